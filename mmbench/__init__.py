@@ -1,0 +1,66 @@
+"""mmbench: one protocol for every method against modality imbalance.
+
+The names below are the whole surface that a plug-in needs. They are imported on first use, so that
+``import mmbench`` (and with it the command line's ``--help``) does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmbench.dataset import Dataset, DatasetInfo, Modality, SplitArrays, Task
+    from mmbench.errors import MMBenchError, UserError
+    from mmbench.method import Batch, Deviation, Fit, Method, MethodConfig, Needs
+    from mmbench.registry import register_dataset, register_encoder, register_method
+    from mmbench.settings import Settings, setting
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Batch": "method",
+    "Dataset": "dataset",
+    "DatasetInfo": "dataset",
+    "Deviation": "method",
+    "Fit": "method",
+    "MMBenchError": "errors",
+    "Method": "method",
+    "MethodConfig": "method",
+    "Modality": "dataset",
+    "Needs": "method",
+    "Settings": "settings",
+    "SplitArrays": "dataset",
+    "Task": "dataset",
+    "UserError": "errors",
+    "register_dataset": "registry",
+    "register_encoder": "registry",
+    "register_method": "registry",
+    "setting": "settings",
+}
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "DatasetInfo",
+    "Deviation",
+    "Fit",
+    "MMBenchError",
+    "Method",
+    "MethodConfig",
+    "Modality",
+    "Needs",
+    "Settings",
+    "SplitArrays",
+    "Task",
+    "UserError",
+    "__version__",
+    "register_dataset",
+    "register_encoder",
+    "register_method",
+    "setting",
+]
+
+
+def __getattr__(name: str) -> Any:  # Any: a module attribute of whatever type the home defines
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mmbench' has no attribute {name!r}")
+    return getattr(import_module(f"mmbench.{_HOMES[name]}"), name)

@@ -1,0 +1,56 @@
+"""One cell: a method on a data set with a seed and settings, and its identity."""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from mmbench.settings import Settings, TrainerSettings
+
+Protocol = Literal["validated", "published"]
+
+
+def canonical(value: Any) -> str:  # Any: whatever JSON can hold
+    """Return the one JSON text of ``value``: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any, length: int = 12) -> str:  # Any: whatever JSON can hold
+    """Return the first ``length`` hex digits of the SHA-256 of the canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
+
+
+class Cell(Settings):
+    """Everything that changes a result, and nothing else (no path, device or logging).
+
+    Attributes:
+        label: the row this cell belongs to; follows from the method's config and is not hashed.
+        protocol: ``validated`` selects the epoch on a validation split and reads test at the end;
+            ``published`` selects it on test, as most released code does.
+        fidelity: the bundle of options the method's config was made from.
+        preset: the recipe the trainer settings were made from.
+    """
+
+    method: str
+    label: str
+    method_version: int
+    method_config: dict[str, Any]
+    dataset: str
+    dataset_version: int
+    dataset_config: dict[str, Any]
+    split_hash: str
+    encoders: dict[str, str]
+    protocol: Protocol = "validated"
+    fidelity: Literal["corrected", "released"] = "corrected"
+    preset: Literal["common", "authors"] = "common"
+    trainer: TrainerSettings
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """The first 12 hex digits of the hash of everything but the label."""
+        return digest(self.model_dump(mode="json", exclude={"label"}))
+
+    @property
+    def folder(self) -> str:
+        """Name of the run directory: readable, and unique by the id."""
+        return f"{self.dataset}.{self.label}.s{self.seed}.{self.id}"

@@ -1,0 +1,168 @@
+"""The contract of ``datasets/``: what a data set is and what it must be able to do."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmbench.errors import UserError
+from mmbench.settings import Settings
+
+Kind = Literal["vector", "image", "spectrogram", "frames", "video", "text"]
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One input stream.
+
+    Attributes:
+        name: key used everywhere; a Python identifier, not ``fused``.
+        kind: what the tensor is, which decides the default encoder.
+        shape: shape of one sample, without the batch axis, as the encoder sees it
+            (image and spectrogram: C, H, W; frames: C, K, H, W; vector: D).
+    """
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or self.name == "fused":
+            raise UserError(
+                f"a modality cannot be called {self.name!r}: use a Python identifier "
+                "other than 'fused'"
+            )
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be predicted from what.
+
+    Attributes:
+        modalities: in the data set's fixed order.
+        classes: display name of each class; the label is the index.
+        metrics: names from ``mmbench.metrics.METRICS``, for the tables.
+        primary: the metric that selects the epoch and ranks methods.
+    """
+
+    modalities: tuple[Modality, ...]
+    classes: tuple[str, ...]
+    metrics: tuple[str, ...] = ("accuracy", "map", "macro_f1")
+    primary: str = "accuracy"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the modalities, in order."""
+        return tuple(m.name for m in self.modalities)
+
+
+@dataclass(frozen=True)
+class SplitArrays:
+    """One split in memory or memory-mapped.
+
+    Attributes:
+        inputs: per modality an array [N, *shape]; float32, float16, or uint8 (see ``scale``).
+        label: [N] int64.
+        ids: N names, unique over the whole data set.
+        groups: N keys (speaker, source image ...) used to look for leaks.
+    """
+
+    inputs: Mapping[str, NDArray[np.generic]]
+    label: NDArray[np.int64]
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a reader must know before using a data set.
+
+    Attributes:
+        title: one line.
+        licence: under which terms, and for what.
+        source: where it comes from or how to obtain it.
+        real: which part is recorded data and which is synthesised.
+        layout: the folder tree that ``prepare`` expects; empty if none is needed.
+    """
+
+    title: str
+    licence: str
+    source: str
+    real: str
+    layout: str = ""
+
+
+class DatasetConfig(Settings):
+    """Options of a data set; part of a cell's identity. Subclass it as ``Config``."""
+
+
+class Dataset(ABC):
+    """A data set: a task, its origin, and how to make its arrays.
+
+    A subclass is registered with ``@register_dataset("name")``. It is constructed with its
+    validated config and must be cheap to construct: data is touched only by ``build``.
+
+    Class attributes:
+        Config: options of the data set.
+        info: title, licence, source.
+        version: raise it when ``build`` gives other arrays for the same config.
+        embedded: True if ``build`` needs no root folder and no network.
+        trainer: defaults of the trainer for this data set, e.g. ``{"epochs": 30}``.
+        encoders: default encoder per modality as ``"name"``; missing: by kind.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[DatasetConfig]] = DatasetConfig
+    info: ClassVar[DatasetInfo]
+    version: ClassVar[int] = 1
+    embedded: ClassVar[bool] = False
+    trainer: ClassVar[Mapping[str, object]] = {}
+    encoders: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, config: DatasetConfig | None = None) -> None:
+        self.config = config if config is not None else self.Config()
+
+    @property
+    @abstractmethod
+    def task(self) -> Task:
+        """The modalities, classes and metrics under this config."""
+
+    @abstractmethod
+    def build(self, root: Path | None, scratch: Path) -> Mapping[str, SplitArrays]:
+        """Make the arrays of ``train``, ``val`` and ``test``.
+
+        Args:
+            root: folder with the native files; None for embedded sets.
+            scratch: a folder that is deleted afterwards.
+
+        Raises:
+            UserError: if ``root`` is missing, unreadable or does not have the layout.
+        """
+
+    def augmentations(self) -> Mapping[str, str]:
+        """Return the batched augmentation of each modality in training (``data.augment``)."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set as the trainer sees it: loaded from the cache, checked against its manifest.
+
+    Attributes:
+        split_hash: hash of ids, labels and split membership; part of a cell's identity.
+        data_hash: hash of every array; in the record only.
+    """
+
+    task: Task
+    splits: Mapping[str, SplitArrays]
+    split_hash: str
+    data_hash: str
+    augmentations: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,30 @@
+"""The few exceptions of mmbench. Each message says what was wrong, what was found, what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class MMBenchError(Exception):
+    """Base of all errors that mmbench raises on purpose."""
+
+
+class UserError(MMBenchError):
+    """A mistake of the user: leaves the command line without a traceback, with exit code 2."""
+
+
+class NonFiniteLoss(MMBenchError):
+    """A loss became NaN or infinite; the cell fails and says at which epoch and step."""
+
+
+class CorruptFile(MMBenchError):
+    """A file of ours is truncated or altered: its bytes do not match its checksum."""
+
+
+class StopRequested(MMBenchError):
+    """Training was asked to stop; a checkpoint was written and the cell can be continued."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest of ``known``, or an empty string."""
+    close = get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

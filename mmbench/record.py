@@ -1,0 +1,134 @@
+"""What a run leaves behind: written once, atomically, and never edited."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmbench.cell import Cell
+
+SCHEMA = 1  # raise it when a field changes meaning; older versions refuse newer records
+
+Metrics = dict[str, dict[str, float]]  # prediction ("fused" or a modality) -> metric -> value
+
+
+class Part(BaseModel):
+    """Base of a record's parts: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Environment(Part):
+    """Where and with what a run was made."""
+
+    mmbench: str
+    python: str
+    libraries: dict[str, str]
+    commit: str | None
+    clean: bool | None
+    platform: str
+    device: str
+    device_name: str
+    threads: int
+
+
+class Data(Part):
+    """Which samples were used."""
+
+    split_hash: str
+    data_hash: str
+    sizes: dict[str, int]
+
+
+class EpochRow(Part):
+    """One epoch of the curve.
+
+    Attributes:
+        lr: base learning rate.
+        train: means over the steps of what the method logged (losses and diagnostics).
+        gradient_norm: mean norm of each encoder's gradient, over the sampled updates.
+        val: validation metrics; empty under ``published``.
+        test: test metrics; empty under ``validated``.
+        seconds: time of the training steps alone.
+    """
+
+    epoch: int
+    lr: float
+    train: dict[str, float]
+    gradient_norm: dict[str, float] = Field(default_factory=dict)
+    val: Metrics = Field(default_factory=dict)
+    test: Metrics = Field(default_factory=dict)
+    seconds: float
+
+
+class Selection(Part):
+    """Which epoch was chosen, and by what."""
+
+    rule: str
+    split: Literal["val", "test"]
+    metric: str
+    epoch: int
+    value: float
+
+
+class Timing(Part):
+    """Seconds; the first epoch is left out of mean and spread when there are others."""
+
+    epoch_mean: float
+    epoch_std: float
+    samples_per_second: float
+    training: float
+    total: float
+    resumed: int
+
+
+class Memory(Part):
+    """Peak memory in bytes: ``cuda`` allocator peak, or the process's resident set."""
+
+    peak_bytes: int
+    kind: Literal["cuda", "resident"]
+
+
+class Parameters(Part):
+    """Number of parameters."""
+
+    total: int
+    trainable: int
+
+
+class Failure(Part):
+    """Why a cell failed."""
+
+    kind: str
+    message: str
+    traceback: str
+
+
+class Record(Part):
+    """One finished, refused or failed run.
+
+    Attributes:
+        final: test metrics at the ``selected`` and at the ``last`` epoch.
+        remark: what every output must say about this cell.
+        reason: why a refused cell was refused.
+        imbalance: measures of the imbalance reached at the end of training, by name.
+    """
+
+    schema_version: int = SCHEMA
+    cell_id: str
+    cell: Cell
+    status: Literal["done", "refused", "failed"]
+    started: str
+    finished: str
+    environment: Environment
+    data: Data | None = None
+    remark: str | None = None
+    reason: str | None = None
+    curve: list[EpochRow] = Field(default_factory=list)
+    selection: Selection | None = None
+    final: dict[str, Metrics] = Field(default_factory=dict)
+    imbalance: dict[str, Any] = Field(default_factory=dict)
+    timing: Timing | None = None
+    memory: Memory | None = None
+    parameters: Parameters | None = None
+    failure: Failure | None = None
+    task: dict[str, Any] = Field(default_factory=dict)
