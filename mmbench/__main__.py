@@ -1,0 +1,5 @@
+"""``python -m mmbench``."""
+
+from mmbench.cli import main
+
+main()

@@ -1,0 +1,188 @@
+"""All commands and their options. Nothing heavy is imported before a command needs it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="mmbench",
+    help="Benchmark methods against modality imbalance under one protocol.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Results = Annotated[Path, typer.Option(help="Results folder.")]
+Cache = Annotated[
+    Path | None, typer.Option(help="Prepared data; default $MMBENCH_CACHE or ~/.cache/mmbench.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Plugin = Annotated[
+    list[str] | None, typer.Option(help="Your own classes: FILE.py or package.module. Repeatable.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="KEY=VALUE, e.g. trainer.epochs=5 or iprm.alpha=0.5. Repeatable."),
+]
+RESULTS = Path("results")
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, datasets, encoders or runs")],
+    results: Results = RESULTS,
+    plugin: Plugin = None,
+    json: Json = False,
+) -> None:
+    """List methods, datasets, encoders or runs. Example: mmbench list methods"""
+    from mmbench.cli import browse
+
+    browse.list_things(what, results, plugin or [], json)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="a method, data set, encoder or run")],
+    results: Results = RESULTS,
+    plugin: Plugin = None,
+    json: Json = False,
+) -> None:
+    """Explain one method, data set, encoder or run. Example: mmbench show concat"""
+    from mmbench.cli import browse
+
+    browse.show(name, results, plugin or [], json)
+
+
+@app.command()
+def run(
+    methods: Annotated[str, typer.Option(help="Comma-separated names, or all.")] = "",
+    datasets: Annotated[str, typer.Option(help="Comma-separated names, embedded, or all.")] = "",
+    seeds: Annotated[str, typer.Option(help="How many (3), or which (0,1,7).")] = "",
+    protocol: Annotated[str, typer.Option(help="validated or published.")] = "",
+    fidelity: Annotated[str, typer.Option(help="corrected or released.")] = "",
+    preset: Annotated[str, typer.Option(help="common or authors.")] = "",
+    encoder: Annotated[
+        list[str] | None, typer.Option(help="MODALITY=ENCODER. Repeatable.")
+    ] = None,
+    set_: Set = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with the same keys.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "auto",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Workers on the CPU.")] = None,
+    per_gpu: Annotated[int, typer.Option(min=1, help="Workers per GPU.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads per worker.")] = None,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="Also write a checkpoint inside an epoch this often.")
+    ] = 60.0,
+    results: Results = RESULTS,
+    cache: Cache = None,
+    plugin: Plugin = None,
+    dry_run: Annotated[bool, typer.Option(help="Print what would run, and stop.")] = False,
+    json: Json = False,
+) -> None:
+    """Run a grid of cells here; finished cells are skipped, interrupted ones continued.
+
+    Example: mmbench run --methods concat,sum --datasets embedded --seeds 3
+    """
+    from mmbench.cli import running
+
+    code = running.run(
+        running.Options(
+            given={
+                "methods": methods,
+                "datasets": datasets,
+                "seeds": seeds,
+                "protocol": protocol,
+                "fidelity": fidelity,
+                "preset": preset,
+            },
+            encoder=encoder or [],
+            set=set_ or [],
+            config=config,
+            device=device,
+            jobs=jobs,
+            per_gpu=per_gpu,
+            threads=threads,
+            checkpoint_seconds=checkpoint_seconds,
+            results=results,
+            cache=cache,
+            plugins=plugin or [],
+            dry_run=dry_run,
+            json=json,
+        )
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def status(results: Results = RESULTS, json: Json = False) -> None:
+    """Show what is done, running, failed. Example: mmbench status"""
+    from mmbench.cli import browse
+
+    browse.status(results, json)
+
+
+@app.command()
+def report(
+    results: Results = RESULTS,
+    study: Annotated[list[str] | None, typer.Option(help="Study name. Repeatable.")] = None,
+    source: Annotated[str, typer.Option(help="auto, runs or records.")] = "auto",
+    readme: Annotated[
+        Path | None, typer.Option(help="Also put the tables between the markers of this file.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write and print the tables, from records alone. Example: mmbench report"""
+    from mmbench.cli import reporting
+
+    reporting.report(results, study or [], source, readme, json)
+
+
+@app.command()
+def collect(results: Results = RESULTS, json: Json = False) -> None:
+    """Copy the finished records to RESULTS/records. Example: mmbench collect"""
+    from mmbench.cli import reporting
+
+    reporting.collect(results, json)
+
+
+@app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="the data set")],
+    root: Annotated[Path | None, typer.Option(help="Folder with the native files.")] = None,
+    rebuild: Annotated[bool, typer.Option(help="Build again even if it is there.")] = False,
+    set_: Set = None,
+    cache: Cache = None,
+    plugin: Plugin = None,
+) -> None:
+    """Build a data set's cache once. Example: mmbench prepare mydata --root DIR"""
+    from mmbench.cli import preparing
+
+    preparing.prepare(name, root, rebuild, set_ or [], cache, plugin or [])
+
+
+@app.command()
+def verify(
+    name: Annotated[str, typer.Argument(help="the data set")],
+    set_: Set = None,
+    cache: Cache = None,
+    plugin: Plugin = None,
+    json: Json = False,
+) -> None:
+    """Check a prepared data set: hashes, counts, leaks. Example: mmbench verify mydata"""
+    from mmbench.cli import preparing
+
+    raise typer.Exit(preparing.verify(name, set_ or [], cache, plugin or [], json))
+
+
+@app.command()
+def clean(
+    results: Results = RESULTS,
+    failed: Annotated[bool, typer.Option(help="Remove failed attempts.")] = False,
+    unfinished: Annotated[bool, typer.Option(help="Remove interrupted runs.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print what would go, and stop.")] = False,
+) -> None:
+    """Remove failed or unfinished runs, never finished ones. Example: mmbench clean --failed"""
+    from mmbench.cli import browse
+
+    browse.clean(results, failed, unfinished, dry_run)

@@ -1,0 +1,167 @@
+"""``list``, ``show``, ``status`` and ``clean``."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmbench.cli.output import console, print_rows
+from mmbench.errors import UserError, nearest
+from mmbench.registry import DATASETS, ENCODERS, METHODS, Registry, load_plugin
+from mmbench.store import RunDirectory
+
+KINDS: dict[str, Registry] = {"methods": METHODS, "datasets": DATASETS, "encoders": ENCODERS}
+
+
+def list_things(what: str, results: Path, plugins: Sequence[str], as_json: bool) -> None:
+    """Print the names of one kind."""
+    if what == "runs":
+        print_rows(_runs(results), as_json, f"no runs in {results}")
+        return
+    if what not in KINDS:
+        choices = [*KINDS, "runs"]
+        raise UserError(
+            f"cannot list {what!r}{nearest(what, choices)} (there are {', '.join(choices)})"
+        )
+    for plugin in plugins:
+        load_plugin(plugin)
+    rows = [
+        {"name": e.name, "summary": e.summary, "from": e.origin} for e in KINDS[what].entries()
+    ]
+    print_rows(rows, as_json, f"no {what}")
+
+
+def _directories(results: Path) -> list[RunDirectory]:
+    folder = results / "runs"
+    if not folder.is_dir():
+        return []
+    return [RunDirectory(p.parent) for p in sorted(folder.glob("*/cell.json"))]
+
+
+def _runs(results: Path) -> list[dict[str, Any]]:
+    rows = []
+    for directory in _directories(results):
+        cell = json.loads((directory.path / "cell.json").read_text(encoding="utf-8"))
+        progress = directory.path / "progress.json"
+        live = json.loads(progress.read_text()) if progress.exists() else {}
+        state = directory.state()
+        rows.append(
+            {
+                "run": directory.path.name,
+                "dataset": cell["dataset"],
+                "method": cell["label"],
+                "seed": cell["seed"],
+                "state": state,
+                "epoch": f"{live['epoch'] + 1}/{live['epochs']}" if "epochs" in live else None,
+            }
+        )
+    return rows
+
+
+def status(results: Path, as_json: bool) -> None:
+    """Print how many runs are in each state, and those that are not done."""
+    rows = _runs(results)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    counts = Counter(row["state"] for row in rows)
+    summary = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
+    print(summary or f"no runs in {results}; start some with: mmbench run --help")
+    open_rows = [row for row in rows if row["state"] not in {"done", "refused"}]
+    if open_rows:
+        print_rows(open_rows, False, "")
+
+
+def show(name: str, results: Path, plugins: Sequence[str], as_json: bool) -> None:
+    """Print what is known of one name."""
+    for plugin in plugins:
+        load_plugin(plugin)
+    for registry in KINDS.values():
+        if name in registry.names():
+            _show_class(registry, name, as_json)
+            return
+    runs = [d for d in _directories(results) if name in d.path.name]
+    if runs:
+        for directory in runs:
+            file = directory.record_file
+            if not file.exists() and directory.failures():
+                file = directory.failures()[-1]
+            print((file if file.exists() else directory.path / "cell.json").read_text())
+        return
+    known = [n for registry in KINDS.values() for n in registry.names()]
+    raise UserError(
+        f"nothing is called {name!r}{nearest(name, known)} (mmbench list methods|datasets|"
+        "encoders|runs shows what there is)"
+    )
+
+
+def _show_class(registry: Registry, name: str, as_json: bool) -> None:
+    import inspect
+
+    entry, cls = registry.entry(name), registry.load(name)
+    fields = []
+    if hasattr(cls, "Config"):
+        from mmbench.settings import allowed
+
+        for key, field in cls.Config.model_fields.items():
+            extra = field.json_schema_extra
+            fields.append(
+                {
+                    "option": f"{name}.{key}",
+                    "default": field.default,
+                    "allowed": allowed(cls.Config, key),
+                    "meaning": field.description,
+                    "source": extra.get("source") if isinstance(extra, dict) else None,
+                }
+            )
+    deviations = [vars(d) for d in getattr(cls, "deviations", ())]
+    doc = inspect.getdoc(inspect.getmodule(cls)) or ""
+    if registry is ENCODERS:
+        doc = inspect.getdoc(cls) or ""
+    info = vars(cls.info) if hasattr(cls, "info") else {}
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "name": name,
+                    "file": str(entry.file),
+                    "doc": doc,
+                    "info": info,
+                    "options": fields,
+                    "deviations": deviations,
+                    "authors": dict(getattr(cls, "authors", {})),
+                },
+                indent=1,
+            )
+        )
+        return
+    print(f"{name} ({registry.kind}, {entry.file})\n\n{doc}\n")
+    for key, value in info.items():
+        if value:
+            print(f"{key}: {value}")
+    if fields:
+        print("\nOptions (--set OPTION=VALUE):")
+        print_rows(fields, False, "")
+    if deviations:
+        print("\nDifferences from the released code (--fidelity released switches them):")
+        print_rows(deviations, False, "")
+    authors = dict(getattr(cls, "authors", {}))
+    if authors:
+        print("\nThe authors' recipe (--preset authors):")
+        for key, value in authors.items():
+            print(f"  {key} = {value}")
+
+
+def clean(results: Path, failed: bool, unfinished: bool, dry_run: bool) -> None:
+    """Remove failed attempts or interrupted runs."""
+    if not (failed or unfinished):
+        raise UserError("say what to remove: --failed, --unfinished or both")
+    doomed = {"failed": failed, "started": unfinished, "waiting": unfinished}
+    gone = [d.path for d in _directories(results) if doomed.get(d.state())]
+    for path in gone:
+        console().print(f"{'would remove' if dry_run else 'removed'} {path}", highlight=False)
+        if not dry_run:
+            shutil.rmtree(path)
+    print(f"{len(gone)} runs {'would go' if dry_run else 'removed'}; finished runs are never touched")

@@ -1,0 +1,62 @@
+"""Time and memory of cells, from past records of the same kind, else from a few steps."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmbench.cell import Cell
+from mmbench.settings import RunSettings, default_cache
+from mmbench.store import Store, iter_records
+
+if TYPE_CHECKING:
+    from mmbench.cli.running import Options
+
+Estimate = tuple[float, int, str]  # seconds, bytes, what it is based on
+Kind = tuple[str, str, str]
+
+
+def _kind(cell: Cell) -> Kind:
+    return (cell.dataset, cell.label, str(sorted(cell.encoders.items())))
+
+
+def estimates(
+    todo: Sequence[Cell], store: Store, options: "Options", run: RunSettings
+) -> dict[str, Estimate]:
+    """Return an estimate for every cell, by id."""
+    past: dict[Kind, list[tuple[float, int]]] = {}
+    for record in iter_records(store.runs):
+        if record.timing and record.memory:
+            cell = record.cell
+            each = record.timing.total / cell.trainer.epochs
+            past.setdefault(_kind(cell), []).append((each, record.memory.peak_bytes))
+    found: dict[str, Estimate] = {}
+    tried: dict[Kind, tuple[float, int]] = {}
+    for cell in todo:
+        kind = _kind(cell)
+        if kind in past:
+            seconds = statistics.median(s for s, _ in past[kind]) * cell.trainer.epochs
+            memory = max(m for _, m in past[kind])
+            found[cell.id] = (seconds, memory, f"{len(past[kind])} past runs")
+            continue
+        if kind not in tried:
+            tried[kind] = _calibrate(cell, options.cache or default_cache(), run)
+        seconds, memory = tried[kind]
+        found[cell.id] = (seconds * cell.trainer.epochs, memory, "a calibration of one epoch")
+    return found
+
+
+def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> tuple[float, int]:
+    """Run one epoch in a folder that is deleted afterwards; return seconds and peak bytes."""
+    from mmbench.training.run_cell import run_cell
+
+    short = cell.model_copy(
+        update={"trainer": cell.trainer.model_copy(update={"epochs": 1})}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        record = run_cell(short, results=Path(folder), cache=cache, run=run)
+        elapsed = time.perf_counter() - begun
+    return elapsed, record.memory.peak_bytes if record.memory else 0

@@ -1,0 +1,30 @@
+"""How the command line prints: one table for a person, or JSON for a program."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def console() -> Console:
+    """Return the console on standard output; without a terminal, wide and without colour."""
+    return Console() if sys.stdout.isatty() else Console(width=120, no_color=True)
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool, empty: str) -> None:
+    """Print rows as a table or as JSON; ``empty`` is what to say when there are none."""
+    if as_json:
+        print(json.dumps(list(rows), indent=1))
+        return
+    if not rows:
+        print(empty)
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for key in rows[0]:
+        table.add_column(key.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*("" if v is None else str(v) for v in row.values()))
+    console().print(table)

@@ -1,0 +1,110 @@
+"""Live progress: bars on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections import Counter
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from mmbench.cell import Cell
+
+
+class Progress:
+    """Shows what the workers say.
+
+    Args:
+        total: number of cells to run.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.counts: Counter[str] = Counter()
+        self.running: dict[str, tuple[Cell, dict[str, Any]]] = {}
+        self.begun = time.monotonic()
+        self.live = Live(console=Console(), refresh_per_second=4) if sys.stdout.isatty() else None
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.live:
+            self.live.update(self._render())
+            self.live.stop()
+
+    def see(self, cell: Cell | None, message: dict[str, Any]) -> None:
+        """Take in one message."""
+        kind = message["kind"]
+        if kind == "stopping":
+            self._say("stopping: writing checkpoints (a second or two)")
+        if cell is None:
+            return
+        if "warning" in message:
+            self._say(f"warning: {cell.folder}: {message['warning']}")
+        elif kind == "started":
+            self.running[cell.id] = (cell, {})
+        elif kind == "progress":
+            self.running[cell.id] = (cell, message)
+        elif kind in {"done", "refused", "failed", "stopped"}:
+            _, last = self.running.pop(cell.id, (cell, {}))
+            self.counts[kind] += 1
+            self._say(self._line(cell, kind, message, last))
+        if self.live:
+            self.live.update(self._render())
+
+    def summary(self) -> str:
+        """Return one line: how many cells ended how, and how long it took."""
+        words = ", ".join(f"{n} {kind}" for kind, n in sorted(self.counts.items())) or "none run"
+        return f"{words} of {self.total} cells in {_clock(time.monotonic() - self.begun)}"
+
+    def _line(
+        self, cell: Cell, kind: str, message: dict[str, Any], last: dict[str, Any]
+    ) -> str:
+        ended = sum(self.counts.values())
+        scores = _scores(last.get("metrics", {}))
+        reason = (message.get("reason") or "").strip().splitlines()
+        detail = reason[-1] if reason else f"val {scores}" if scores else ""
+        return f"[{ended}/{self.total}] {kind} {cell.dataset} {cell.label} seed {cell.seed} {detail}"
+
+    def _say(self, line: str) -> None:
+        if self.live:
+            self.live.console.print(line, highlight=False, markup=False)
+        else:
+            print(line, flush=True)
+
+    def _render(self) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("cell", "epoch", "accuracy", "left"):
+            table.add_column(name)
+        for cell, live in self.running.values():
+            epochs = live.get("epochs", cell.trainer.epochs)
+            epoch = live.get("epoch", -1) + 1
+            left = live.get("seconds_per_epoch", 0.0) * (epochs - epoch)
+            name = f"{cell.dataset} {cell.label} s{cell.seed}"
+            table.add_row(
+                name, f"{epoch}/{epochs}", _scores(live.get("metrics", {})), _clock(left)
+            )
+        ended = sum(self.counts.values())
+        elapsed = time.monotonic() - self.begun
+        left = _clock(elapsed / ended * (self.total - ended)) if ended else "?"
+        return Group(table, Text(f"{ended}/{self.total} cells, {_clock(elapsed)}, {left} left"))
+
+
+def _scores(metrics: dict[str, float]) -> str:
+    return " ".join(f"{name} {100 * value:.1f}" for name, value in metrics.items())
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

@@ -1,0 +1,54 @@
+"""``report`` and ``collect``: from records alone, without torch."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmbench.errors import UserError
+from mmbench.store import iter_records, write_atomic
+
+SOURCES = ("auto", "runs", "records")
+
+
+def report(
+    results: Path, studies: Sequence[str], source: str, readme: Path | None, as_json: bool
+) -> None:
+    """Write the tables of the studies and print them."""
+    from mmbench.report import build, readme as readme_tables, terminal
+    from mmbench.report.study import study_names
+
+    if source not in SOURCES:
+        raise UserError(f"--source is one of {', '.join(SOURCES)}; found {source!r}")
+    built = build.report(results, list(studies) or study_names(), source)
+    if as_json:
+        print(json.dumps([str(path) for path in built.files], indent=1))
+        return
+    for tables in built.tables.values():
+        for table in tables:
+            terminal.print_table(table)
+    for path in built.files:
+        print(f"wrote {path}")
+    if readme is not None:
+        readme_tables.update(readme, built.tables)
+        print(f"updated {readme}")
+
+
+def collect(results: Path, as_json: bool) -> None:
+    """Copy finished records to ``<results>/records``, one file a cell; never overwrite another."""
+    target = results / "records"
+    target.mkdir(parents=True, exist_ok=True)
+    copied, kept = [], 0
+    for record in iter_records(results / "runs"):
+        if record.status == "failed":
+            continue
+        file = target / f"{record.cell.folder}.json"
+        if file.exists():
+            kept += 1
+            continue
+        text = json.dumps(record.model_dump(mode="json", exclude_none=True), allow_nan=False)
+        write_atomic(file, text.encode())
+        copied.append(str(file))
+    if as_json:
+        print(json.dumps(copied, indent=1))
+    else:
+        print(f"copied {len(copied)} records to {target}; {kept} were there already")

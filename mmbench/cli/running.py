@@ -1,0 +1,224 @@
+"""``run``: settings from file and options, cells, an estimate, the pool, a summary."""
+
+import json
+import logging
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbench.cell import Cell
+from mmbench.cli.output import print_rows
+from mmbench.errors import UserError, nearest
+from mmbench.registry import load_plugin
+from mmbench.settings import RunSettings, default_cache, parse_value, validate
+
+DEFAULTS = {
+    "methods": "",
+    "datasets": "embedded",
+    "seeds": "1",
+    "protocol": "validated",
+    "fidelity": "corrected",
+    "preset": "common",
+}
+CHOICES = {
+    "protocol": ("validated", "published"),
+    "fidelity": ("corrected", "released"),
+    "preset": ("common", "authors"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What was typed; an empty text in ``given`` means: not typed."""
+
+    given: Mapping[str, str]
+    encoder: Sequence[str]
+    set: Sequence[str]
+    config: Path | None
+    device: str
+    jobs: int | None
+    per_gpu: int
+    threads: int | None
+    checkpoint_seconds: float
+    results: Path
+    cache: Path | None
+    plugins: Sequence[str]
+    dry_run: bool
+    json: bool
+
+
+def _pairs(items: Sequence[str], option: str) -> dict[str, str]:
+    pairs = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UserError(f"{option} wants KEY=VALUE; found {item!r}")
+        pairs[key] = value
+    return pairs
+
+
+def read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a TOML file into (run keys, dotted settings).
+
+    Raises:
+        UserError: if it cannot be read or holds an unknown top-level key.
+    """
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        raise UserError(f"cannot read the config file {file}: {err}") from err
+    keys: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            settings.update({f"{key}.{name}": v for name, v in value.items()})
+        elif key in DEFAULTS:
+            keys[key] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            if key == "seeds" and isinstance(value, list) and len(value) == 1:
+                keys[key] += ","
+        else:
+            raise UserError(
+                f"unknown key {key!r} in {file}{nearest(key, DEFAULTS)} "
+                f"(known: {', '.join(DEFAULTS)}, and tables such as [trainer])"
+            )
+    return keys, settings
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read ``3`` as seeds 0, 1, 2, and ``0,7`` (or ``7,``) as those seeds."""
+    try:
+        if "," in text:
+            seeds = [int(part) for part in text.split(",") if part.strip()]
+        else:
+            seeds = list(range(int(text)))
+    except ValueError as err:
+        raise UserError(f"--seeds wants a count (3) or a list (0,1,7); found {text!r}") from err
+    if not seeds or min(seeds) < 0:
+        raise UserError(f"--seeds wants at least one seed, none negative; found {text!r}")
+    return seeds
+
+
+def make_cells(options: Options) -> list[Cell]:
+    """Return the cells that the options ask for.
+
+    Raises:
+        UserError: for anything that cannot be run.
+    """
+    for plugin in options.plugins:
+        load_plugin(plugin)
+    from_file, settings = read_config(options.config) if options.config else ({}, {})
+    asked = {**DEFAULTS, **from_file, **{k: v for k, v in options.given.items() if v}}
+    for key, choices in CHOICES.items():
+        if asked[key] not in choices:
+            raise UserError(f"--{key} is one of {', '.join(choices)}; found {asked[key]!r}")
+    if not asked["methods"]:
+        raise UserError("say which methods to run, e.g. --methods all (mmbench list methods)")
+    settings |= {k: parse_value(v) for k, v in _pairs(options.set, "--set").items()}
+    settings |= {f"encoder.{k}": v for k, v in _pairs(options.encoder, "--encoder").items()}
+    from mmbench.sweep import Request, expand
+
+    request = Request(
+        methods=[m.strip() for m in asked["methods"].split(",") if m.strip()],
+        datasets=[d.strip() for d in asked["datasets"].split(",") if d.strip()],
+        seeds=parse_seeds(asked["seeds"]),
+        protocol=asked["protocol"],
+        fidelity=asked["fidelity"],
+        preset=asked["preset"],
+        settings=settings,
+    )
+    return expand(request, options.cache or default_cache())
+
+
+def run(options: Options) -> int:
+    """Run the command; return the exit code: 0 all done, 1 a cell failed, 130 interrupted."""
+    from mmbench.store import Store
+
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    settings = validate(
+        RunSettings,
+        {
+            "device": options.device,
+            "threads": options.threads,
+            "checkpoint_seconds": options.checkpoint_seconds,
+        },
+        "run",
+    )
+    store = Store(options.results)
+    store.check_writable()
+    cells = make_cells(options)
+    states = {cell.id: store.state(cell) for cell in cells}
+    todo = [cell for cell in cells if states[cell.id] not in {"done", "refused"}]
+    if options.dry_run:
+        from mmbench.cli.estimate import estimates
+
+        _print_plan(cells, states, estimates(todo, store, options, settings), options.json)
+        return 0
+    print(
+        f"{len(cells)} cells: {len(cells) - len(todo)} finished already, {len(todo)} to run; "
+        f"records go to {store.runs}"
+    )
+    if not todo:
+        print("nothing to do; tables: mmbench report")
+        return 0
+    return _run_pool(todo, options, settings)
+
+
+def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> int:
+    from mmbench.cli.progress import Progress
+    from mmbench.launch.local import Pool, slots
+
+    places = slots(options.device, options.jobs, options.per_gpu, options.threads)
+    with Progress(len(todo)) as progress:
+        pool = Pool(
+            options.results,
+            options.cache or default_cache(),
+            settings,
+            places,
+            options.plugins,
+            progress.see,
+        )
+        outcome = pool.run(todo)
+    print(progress.summary())
+    for cell in todo:
+        if cell.id in outcome.failed:
+            last = outcome.failed[cell.id].strip().splitlines()[-1]
+            print(f"failed: {cell.folder}: {last}")
+    if outcome.interrupted:
+        print("interrupted; run the same command to continue where it stopped")
+        return 130
+    if outcome.failed:
+        print("mmbench show CELL prints the traceback; run the same command to try again")
+        return 1
+    print("all cells done; tables: mmbench report")
+    return 0
+
+
+def _print_plan(
+    cells: Sequence[Cell],
+    states: Mapping[str, str],
+    guesses: Mapping[str, tuple[float, int, str]],
+    as_json: bool,
+) -> None:
+    rows = []
+    for cell in cells:
+        seconds, memory, basis = guesses.get(cell.id, (None, None, None))
+        rows.append(
+            {
+                "cell": cell.folder,
+                "state": states[cell.id],
+                "seconds": None if seconds is None else round(seconds, 1),
+                "memory_mib": None if memory is None else round(memory / 2**20),
+                "estimated_from": basis,
+            }
+        )
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    print_rows(rows, False, "no cells")
+    total = sum(seconds for seconds, _, _ in guesses.values())
+    print(
+        f"{len(cells)} cells, {len(guesses)} to run, about {total:.0f} s of one worker's time; "
+        "nothing was run"
+    )

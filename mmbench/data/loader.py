@@ -1,0 +1,124 @@
+"""Batches drawn by index: from the device when the set fits there, else from the memory map."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from mmbench.data.augment import augment
+from mmbench.dataset import SplitArrays
+from mmbench.method import Batch
+from mmbench.training.seeding import generator
+
+
+def resident_bytes(arrays: SplitArrays) -> int:
+    """Return what the split's inputs take."""
+    return sum(a.nbytes for a in arrays.inputs.values())
+
+
+def fits(arrays: SplitArrays, device: torch.device, share: float) -> bool:
+    """Say whether the split takes less than ``share`` of the device's free memory."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = psutil.virtual_memory().available
+    return resident_bytes(arrays) <= share * free
+
+
+class Loader:
+    """Draws batches of one split.
+
+    Args:
+        arrays: the split.
+        device: where batches are wanted.
+        dtype: floating type of the inputs.
+        batch_size: samples per batch.
+        seed: of the order and the augmentation.
+        augmentations: per modality the name of a batched augmentation, for training batches.
+        share: keep the split on the device if it takes less than this share of free memory.
+    """
+
+    def __init__(
+        self,
+        arrays: SplitArrays,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch_size: int,
+        seed: int,
+        augmentations: Mapping[str, str] | None = None,
+        share: float = 0.5,
+    ) -> None:
+        self.arrays, self.device, self.dtype = arrays, device, dtype
+        self.batch_size, self.seed = batch_size, seed
+        self.augmentations = augmentations or {}
+        self.label = torch.as_tensor(np.array(arrays.label), dtype=torch.int64)
+        self.resident = fits(arrays, device, share)
+        self._label = self.label.to(device)
+        self._inputs: dict[str, Tensor] = {}
+        if self.resident:
+            self._inputs = {
+                m: torch.as_tensor(np.array(a)).to(device) for m, a in arrays.inputs.items()
+            }
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def gather(self, index: Tensor) -> Batch:
+        """Return the samples at ``index`` ([B] int64, on the CPU), without augmentation."""
+        on_device = index.to(self.device, non_blocking=True)
+        if self.resident:
+            raw = {m: t.index_select(0, on_device) for m, t in self._inputs.items()}
+        else:
+            rows = index.numpy()
+            raw = {
+                m: torch.as_tensor(np.ascontiguousarray(a[rows])).to(self.device)
+                for m, a in self.arrays.inputs.items()
+            }
+        inputs = {m: _as_float(t, self.dtype) for m, t in raw.items()}
+        return Batch(inputs, self._label.index_select(0, on_device), on_device)
+
+    def in_order(self, index: Tensor) -> Iterator[Batch]:
+        """Yield ``index`` in batches, as it stands."""
+        for part in index.split(self.batch_size):
+            yield self.gather(part)
+
+    def everything(self) -> Iterator[Batch]:
+        """Yield the whole split in its own order."""
+        return self.in_order(torch.arange(len(self)))
+
+    def shuffled(self, index: Tensor, *axes: object) -> Tensor:
+        """Return ``index`` in an order given by the seed and ``axes`` alone."""
+        order = torch.randperm(
+            len(index), generator=generator(torch.device("cpu"), self.seed, *axes)
+        )
+        return index[order]
+
+    def training(self, index: Tensor, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the training batches of ``epoch`` from step ``start`` on, augmented.
+
+        A last batch of one sample is dropped: batch statistics need two.
+        """
+        parts = self.shuffled(index, "order", epoch).split(self.batch_size)
+        if len(parts) > 1 and len(parts[-1]) == 1:
+            parts = parts[:-1]
+        for step in range(start, len(parts)):
+            batch = self.gather(parts[step])
+            if not self.augmentations:
+                yield batch
+                continue
+            inputs = dict(batch.inputs)
+            for m, name in self.augmentations.items():
+                draw = generator(self.device, self.seed, "augment", m, epoch, step)
+                inputs[m] = augment(name, inputs[m], draw)
+            yield Batch(inputs, batch.label, batch.index)
+
+    def steps(self, samples: int) -> int:
+        """Return the number of training batches that ``samples`` samples make."""
+        full, rest = divmod(samples, self.batch_size)
+        return full + (1 if rest > 1 or (rest == 1 and full == 0) else 0)
+
+
+def _as_float(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t.to(dtype) / 255 if t.dtype == torch.uint8 else t.to(dtype)

@@ -1,0 +1,1 @@
+"""Launchers: they know cells, not methods."""

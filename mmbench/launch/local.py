@@ -1,0 +1,195 @@
+"""The local pool: one long-lived worker per slot, so that torch is imported once per slot."""
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmbench.cell import Cell
+from mmbench.errors import UserError
+from mmbench.settings import RunSettings
+
+Watcher = Callable[[Cell | None, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one worker runs."""
+
+    device: str
+    threads: int
+
+
+def slots(device: str, jobs: int | None, per_gpu: int, threads: int | None) -> list[Slot]:
+    """Return the slots: GPUs x ``per_gpu``, or ``jobs`` on the CPU with its cores divided.
+
+    Raises:
+        UserError: if the device is not there.
+    """
+    import torch
+
+    from mmbench.training.device import choose
+
+    chosen = choose(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cores or 1
+    if chosen.type == "cuda":
+        fixed = ":" in device
+        names = [device] if fixed else [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        where = [name for name in names for _ in range(per_gpu)]
+    else:
+        where = [chosen.type] * (jobs or (cores if chosen.type == "cpu" else 1))
+    share = threads or max(1, cores // len(where))
+    return [Slot(name, share) for name in where]
+
+
+@dataclass
+class _Worker:
+    slot: Slot
+    process: "subprocess.Popen[str]"
+    log: Path
+    cell: Cell | None = None
+
+
+@dataclass
+class Outcome:
+    """How a pool ended."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+class Pool:
+    """Runs cells on this machine.
+
+    Args:
+        results: the results folder.
+        cache: the folder of prepared data.
+        run: settings of this machine.
+        places: one worker each.
+        plugins: the user's ``--plugin`` values.
+        watch: called with (cell, message) for every message of a worker.
+    """
+
+    def __init__(
+        self,
+        results: Path,
+        cache: Path,
+        run: RunSettings,
+        places: Sequence[Slot],
+        plugins: Sequence[str],
+        watch: Watcher,
+    ) -> None:
+        self.results, self.cache, self.run_settings = results, cache, run
+        self.places, self.plugins, self.watch = places, plugins, watch
+        self.messages: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        self.outcome = Outcome()
+
+    def run(self, cells: Sequence[Cell]) -> Outcome:
+        """Run the cells; a failed one does not stop the rest, Ctrl-C stops at a step boundary."""
+        waiting = deque(cells)
+        workers = [self._start(slot) for slot in self.places[: len(cells)]]
+        try:
+            self._serve(workers, waiting)
+        except KeyboardInterrupt:
+            self.outcome.interrupted = True
+            self._stop(workers)
+        finally:
+            for worker in workers:
+                if worker.process.poll() is None:
+                    self._tell(worker, {"do": "stop"})
+            for worker in workers:
+                worker.process.wait()
+        return self.outcome
+
+    def _serve(self, workers: list[_Worker], waiting: deque[Cell]) -> None:
+        open_workers = len(workers)
+        while open_workers:
+            worker, message = self.messages.get()
+            if message is None:
+                open_workers -= 1
+                open_workers += self._replace(workers, worker, waiting)
+                continue
+            self.watch(worker.cell, message)
+            if message["kind"] == "progress":
+                continue
+            if message["kind"] == "failed" and worker.cell is not None:
+                self.outcome.failed[worker.cell.id] = str(message["reason"])
+            worker.cell = None
+            if waiting:
+                worker.cell = waiting.popleft()
+                self._tell(worker, {"do": "run", "cell": worker.cell.model_dump(mode="json")})
+                self.watch(worker.cell, {"kind": "started"})
+            else:
+                self._tell(worker, {"do": "stop"})
+
+    def _replace(self, workers: list[_Worker], dead: _Worker, waiting: deque[Cell]) -> int:
+        """Report the cell of a worker that died; start another if there is work. Return 0 or 1."""
+        code = dead.process.wait()
+        workers.remove(dead)
+        if dead.cell is not None:
+            reason = f"its worker ended with code {code}; see the end of {dead.log}"
+            self.outcome.failed.setdefault(dead.cell.id, reason)
+            self.watch(dead.cell, {"kind": "failed", "reason": reason})
+        elif code != 0:
+            raise UserError(f"a worker could not start (code {code}); see {dead.log}")
+        if not waiting:
+            return 0
+        workers.append(self._start(dead.slot))
+        return 1
+
+    def _start(self, slot: Slot) -> _Worker:
+        settings = self.run_settings.model_copy(
+            update={"device": slot.device, "threads": slot.threads}
+        )
+        folder = self.results / "runs" / ".logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / f"worker-{os.getpid()}-{threading.get_native_id()}-{len(self.places)}.log"
+        command = [sys.executable, "-P", "-m", "mmbench.launch.worker"]
+        command += ["--results", str(self.results), "--cache", str(self.cache)]
+        command += ["--run", settings.model_dump_json()]
+        for plugin in self.plugins:
+            command += ["--plugin", plugin]
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(slot.threads),
+            "MKL_NUM_THREADS": str(slot.threads),
+        }
+        with log.open("a") as errors:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches the pool alone
+            )
+        worker = _Worker(slot, process, log)
+        threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
+        return worker
+
+    def _listen(self, worker: _Worker) -> None:
+        assert worker.process.stdout is not None  # opened with PIPE
+        for line in worker.process.stdout:
+            self.messages.put((worker, json.loads(line)))
+        self.messages.put((worker, None))
+
+    def _tell(self, worker: _Worker, message: dict[str, Any]) -> None:
+        assert worker.process.stdin is not None  # opened with PIPE
+        with contextlib.suppress(OSError):  # a dead worker is seen by its closed output
+            worker.process.stdin.write(json.dumps(message) + "\n")
+            worker.process.stdin.flush()
+
+    def _stop(self, workers: Sequence[_Worker]) -> None:
+        for worker in workers:
+            self._tell(worker, {"do": "stop"})
+        self.watch(None, {"kind": "stopping"})

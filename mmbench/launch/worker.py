@@ -1,0 +1,123 @@
+"""A long-lived worker process: cells come in as JSON lines, messages go out as JSON lines.
+
+Started by the local pool. It imports torch once and then runs cell after cell. It ends when its
+input closes (the pool is gone), after a checkpoint at the next step boundary.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+from mmbench.cell import Cell
+from mmbench.errors import StopRequested, UserError
+from mmbench.registry import load_plugin
+from mmbench.settings import RunSettings
+from mmbench.training.run_cell import run_cell
+from mmbench.training.trainer import Hooks
+
+
+class Messages:
+    """Sends messages to the pool; a broken pipe asks for a stop."""
+
+    def __init__(self, out: TextIO, stop: threading.Event) -> None:
+        self.out, self.stop = out, stop
+
+    def send(self, **values: Any) -> None:  # Any: JSON values
+        """Write one line."""
+        try:
+            self.out.write(json.dumps(values) + "\n")
+            self.out.flush()
+        except OSError:
+            self.stop.set()
+
+
+def _listen(stop: threading.Event, work: "queue.Queue[dict[str, Any] | None]") -> None:
+    for line in sys.stdin:
+        message = json.loads(line)
+        if message["do"] == "stop":
+            stop.set()
+            break
+        work.put(message)
+    else:
+        stop.set()  # the input closed without a word: the pool is gone
+    work.put(None)
+
+
+def main() -> None:
+    """Run cells until told to stop."""
+    parser = argparse.ArgumentParser()
+    for name in ("--results", "--cache", "--run"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--plugin", action="append", default=[])
+    given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's to handle
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # stray prints of libraries go to the log, not into the protocol
+    stop = threading.Event()
+    messages = Messages(out, stop)
+    for plugin in given.plugin:
+        load_plugin(plugin)
+    run = RunSettings.model_validate_json(given.run)
+    work: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    threading.Thread(target=_listen, args=(stop, work), daemon=True).start()
+    messages.send(kind="ready")
+    while (message := work.get()) is not None and not stop.is_set():
+        cell = Cell.model_validate(message["cell"])
+        _run(cell, Path(given.results), Path(given.cache), run, messages, stop)
+
+
+def _run(
+    cell: Cell,
+    results: Path,
+    cache: Path,
+    run: RunSettings,
+    messages: Messages,
+    stop: threading.Event,
+) -> None:
+    folder = results / "runs" / cell.folder
+    hooks = Hooks(
+        stop=stop.is_set,
+        progress=lambda values: _progress(folder, cell, values, messages),
+        checkpoint_seconds=run.checkpoint_seconds,
+    )
+    try:
+        record = run_cell(cell, results=results, cache=cache, run=run, hooks=hooks)
+        messages.send(
+            kind=record.status,
+            id=cell.id,
+            reason=record.reason or (record.failure.message if record.failure else None),
+        )
+    except StopRequested:
+        messages.send(kind="stopped", id=cell.id)
+    except UserError as err:
+        messages.send(kind="failed", id=cell.id, reason=str(err))
+    except OSError as err:
+        messages.send(
+            kind="failed",
+            id=cell.id,
+            reason=f"cannot write to {results}: {err.strerror or err}; make room or fix "
+            "permissions and run again: finished work is kept",
+        )
+    except BaseException:
+        messages.send(kind="failed", id=cell.id, reason=traceback.format_exc())
+        raise
+
+
+def _progress(folder: Path, cell: Cell, values: dict[str, Any], messages: Messages) -> None:
+    messages.send(kind="progress", id=cell.id, **values)
+    part = folder / f".progress.{os.getpid()}"
+    with contextlib.suppress(OSError):  # the live view is a convenience
+        part.write_text(json.dumps({"pid": os.getpid(), **values}))
+        part.replace(folder / "progress.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Encoders by kind of input, and the heads that methods share."""

@@ -1,0 +1,149 @@
+"""Encoders: each maps [B, *shape] of one modality to [B, width]."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from mmbench.dataset import Modality
+from mmbench.errors import UserError
+from mmbench.registry import ENCODERS, register_encoder
+
+BY_KIND = {"vector": "mlp", "image": "conv", "spectrogram": "conv", "frames": "resnet18"}
+
+
+@register_encoder("mlp")
+class MLP(nn.Module):
+    """Two hidden layers of 64 with ReLU, for vectors (datasets.md section 2.4)."""
+
+    width = 64
+    kinds = ("vector",)
+
+    def __init__(self, modality: Modality) -> None:
+        super().__init__()
+        (size,) = modality.shape
+        self.net = nn.Sequential(nn.Linear(size, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, D] to [B, 64]."""
+        out: Tensor = self.net(x)
+        return out
+
+
+@register_encoder("conv")
+class SmallConv(nn.Module):
+    """Three 3x3 convolutions of stride 2 (8, 16, 32 channels) and a layer of 64 with ReLU."""
+
+    width = 64
+    kinds = ("image", "spectrogram")
+
+    def __init__(self, modality: Modality) -> None:
+        super().__init__()
+        channels, height, width = modality.shape
+        layers: list[nn.Module] = []
+        for out in (8, 16, 32):
+            layers += [nn.Conv2d(channels, out, 3, stride=2, padding=1), nn.ReLU()]
+            channels, height, width = out, (height + 1) // 2, (width + 1) // 2
+        layers += [nn.Flatten(), nn.Linear(channels * height * width, self.width), nn.ReLU()]
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, 64]."""
+        out: Tensor = self.net(x)
+        return out
+
+
+@register_encoder("resnet18")
+class ResNet18(nn.Module):
+    """ResNet-18 from scratch, without its classifier, for spectrograms, images and frames.
+
+    The first convolution takes the modality's channels. Frames [C, K, H, W] are folded into the
+    batch and averaged over K, which is the released code's adaptive 3-d pooling. Initialisation
+    as the IPRM script's: Kaiming fan_out convolutions, BN weight ~ N(1, 0.02), BN bias 0.
+    """
+
+    width = 512
+    kinds = ("image", "spectrogram", "frames")
+
+    def __init__(self, modality: Modality) -> None:
+        super().__init__()
+        self.net = resnet18(weights=None)
+        self.net.conv1 = nn.Conv2d(modality.shape[0], 64, 7, stride=2, padding=3, bias=False)
+        self.net.fc = nn.Identity()
+        for module in self.net.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight, 1.0, 0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, H, W] or [B, C, K, H, W] to [B, 512]."""
+        if x.dim() == 4:
+            out: Tensor = self.net(x)
+            return out
+        frames = x.transpose(1, 2)
+        folded: Tensor = self.net(frames.flatten(0, 1))
+        return folded.unflatten(0, frames.shape[:2]).mean(1)
+
+
+class Projected(nn.Module):
+    """An encoder followed by a linear map to the common width (methods.md section 0.2)."""
+
+    def __init__(self, encoder: nn.Module, width: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projection = nn.Linear(int(encoder.width), width)  # type: ignore[arg-type]  # Encoder
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, *shape] to [B, width]."""
+        out: Tensor = self.projection(self.encoder(x))
+        return out
+
+
+def encoder_names(modalities: tuple[Modality, ...], chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return the encoder of each modality: the chosen one, else the default of its kind.
+
+    Raises:
+        UserError: for an unknown modality or encoder, or one that does not take the kind.
+    """
+    known = {m.name for m in modalities}
+    for name in chosen:
+        if name not in known:
+            raise UserError(f"no modality {name!r} to encode; there are {', '.join(sorted(known))}")
+    names = {m.name: chosen.get(m.name) or BY_KIND.get(m.kind, "") for m in modalities}
+    for m in modalities:
+        cls = ENCODERS.load(names[m.name])
+        if m.kind not in cls.kinds:
+            raise UserError(
+                f"encoder {names[m.name]!r} takes {', '.join(cls.kinds)}; "
+                f"modality {m.name!r} is a {m.kind}"
+            )
+    return names
+
+
+def build_encoders(
+    modalities: tuple[Modality, ...], names: Mapping[str, str]
+) -> dict[str, nn.Module]:
+    """Build one encoder per modality; widths that differ are projected to the largest."""
+    built = {m.name: ENCODERS.load(names[m.name])(m) for m in modalities}
+    widths = {encoder.width for encoder in built.values()}
+    if len(widths) == 1:
+        return built
+    return {name: Projected(encoder, max(widths)) for name, encoder in built.items()}
+
+
+def initialise(module: nn.Module, scheme: str) -> None:
+    """Re-initialise linear and convolutional layers: ``xavier`` or ``kaiming``; else keep."""
+    if scheme == "torch":
+        return
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            if scheme == "xavier":
+                nn.init.xavier_normal_(layer.weight)
+            else:
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                torch.nn.init.zeros_(layer.bias)

@@ -1,0 +1,166 @@
+"""Run directories and records: atomic writes, and a state that ``ls`` can show.
+
+``<results>/runs/<cell folder>/`` holds ``cell.json``, ``progress.json`` while training,
+``checkpoint-*`` until done, ``record.json`` once done or refused, and ``failed-NNN.json`` for
+every failed attempt. ``<results>/records/`` holds committed reference records.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from mmbench.cell import Cell
+from mmbench.errors import UserError
+from mmbench.record import SCHEMA, Record
+
+State = Literal["done", "refused", "failed", "running", "started", "waiting"]
+
+
+def write_atomic(file: Path, data: bytes) -> None:
+    """Write ``data`` so that ``file`` holds the old bytes or the new, never a part.
+
+    Raises:
+        OSError: as the system says (full disk, no permission); nothing is left behind.
+    """
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_record(file: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        UserError: if it was written by a newer version, or is not a record.
+    """
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        version = raw.get("schema_version", 0)
+        if version > SCHEMA:
+            raise UserError(
+                f"{file} was written by a newer mmbench (record version {version}; this one reads "
+                f"up to {SCHEMA}); update mmbench"
+            )
+        return Record.model_validate(raw)
+    except (OSError, ValueError, AttributeError, ValidationError) as err:
+        if isinstance(err, UserError):
+            raise
+        raise UserError(
+            f"{file} is not a readable record ({type(err).__name__}); move it away and run the "
+            "cell again"
+        ) from err
+
+
+def iter_records(folder: Path) -> Iterator[Record]:
+    """Yield the records of ``<results>/runs`` or ``<results>/records``, in name order.
+
+    A cell with a finished record yields that; one that only failed yields its last failure.
+    """
+    if not folder.is_dir():
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.suffix == ".json" and entry.is_file():
+            yield read_record(entry)
+        elif entry.is_dir():
+            done = entry / "record.json"
+            failures = sorted(entry.glob("failed-*.json"))
+            if done.exists():
+                yield read_record(done)
+            elif failures:
+                yield read_record(failures[-1])
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The directory of one cell."""
+
+    path: Path
+
+    @property
+    def record_file(self) -> Path:
+        """The record of a done or refused cell."""
+        return self.path / "record.json"
+
+    def failures(self) -> list[Path]:
+        """Return the records of failed attempts, oldest first."""
+        return sorted(self.path.glob("failed-*.json"))
+
+    def state(self) -> State:
+        """Return the state, from files alone."""
+        if self.record_file.exists():
+            status = read_record(self.record_file).status
+            return "refused" if status == "refused" else "done"
+        if self.failures():
+            return "failed"
+        return "started" if any(self.path.glob("checkpoint-*")) else "waiting"
+
+    def write(self, record: Record) -> Path:
+        """Write a record: ``record.json``, or the next ``failed-NNN.json``."""
+        file = self.record_file
+        if record.status == "failed":
+            file = self.path / f"failed-{len(self.failures()) + 1:03d}.json"
+        text = json.dumps(record.model_dump(mode="json", exclude_none=True), allow_nan=False)
+        write_atomic(file, text.encode())
+        return file
+
+    def write_progress(self, **values: Any) -> None:  # Any: JSON values
+        """Write the live state that ``mmbench status`` shows; best effort, not fsynced."""
+        part = self.path / f".progress.{os.getpid()}"
+        part.write_text(json.dumps(values))
+        part.replace(self.path / "progress.json")
+
+
+class Store:
+    """A results folder.
+
+    Args:
+        results: the folder; made if missing.
+
+    Raises:
+        UserError: if it cannot be made or written.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self.runs = results / "runs"
+
+    def check_writable(self) -> None:
+        """Refuse early if nothing can be written here."""
+        probe = self.runs / f".probe.{os.getpid()}"
+        try:
+            self.runs.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as err:
+            raise UserError(
+                f"cannot write to the results folder {self.results}: {err.strerror}; "
+                "choose another with --results DIR"
+            ) from err
+
+    def directory(self, cell: Cell) -> RunDirectory:
+        """Return the run directory of ``cell``, which may not exist yet."""
+        return RunDirectory(self.runs / cell.folder)
+
+    def create(self, cell: Cell) -> RunDirectory:
+        """Make the run directory of ``cell`` and write ``cell.json``."""
+        directory = self.directory(cell)
+        directory.path.mkdir(parents=True, exist_ok=True)
+        file = directory.path / "cell.json"
+        if not file.exists():
+            write_atomic(file, cell.model_dump_json(indent=1).encode())
+        return directory
+
+    def state(self, cell: Cell) -> State:
+        """Return the state of ``cell``."""
+        return self.directory(cell).state()

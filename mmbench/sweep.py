@@ -1,0 +1,152 @@
+"""From lists and settings to cells: everything is validated here, before anything runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mmbench.cell import Cell, Protocol
+from mmbench.data import cache as data_cache
+from mmbench.dataset import Dataset, Task
+from mmbench.errors import UserError, nearest
+from mmbench.method import Method
+from mmbench.nets.encoders import encoder_names
+from mmbench.registry import DATASETS, METHODS
+from mmbench.settings import TrainerSettings, validate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        methods: names, or ``all``.
+        datasets: names, ``embedded``, or ``all``.
+        seeds: the seeds themselves.
+        settings: dotted keys: ``trainer.X``, ``method.X``, ``dataset.X``, ``<name>.X``,
+            ``encoder.<modality>``.
+    """
+
+    methods: Sequence[str]
+    datasets: Sequence[str]
+    seeds: Sequence[int]
+    protocol: Protocol = "validated"
+    fidelity: Literal["corrected", "released"] = "corrected"
+    preset: Literal["common", "authors"] = "common"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def expand(request: Request, cache: Path) -> list[Cell]:
+    """Return the cells of a request, data sets outermost, seeds innermost, without repeats.
+
+    Raises:
+        UserError: for anything unknown, out of range or not prepared.
+    """
+    methods = _names(request.methods, METHODS.names(), "method", {"all": METHODS.names()})
+    datasets = _dataset_names(request.datasets)
+    by_prefix = _split_settings(request.settings, methods, datasets)
+    cells: dict[str, Cell] = {}
+    for dataset_name in datasets:
+        cls = DATASETS.load(dataset_name)
+        values = {**by_prefix.get("dataset", {}), **by_prefix.get(dataset_name, {})}
+        dataset = cls(validate(cls.Config, values, dataset_name))
+        prepared = data_cache.ensure(dataset, cache=cache)
+        for method_name in methods:
+            for cell in _cells(
+                request, by_prefix, dataset, prepared.split_hash, prepared.task, method_name
+            ):
+                cells[cell.id] = cell
+    return list(cells.values())
+
+
+def _cells(
+    request: Request,
+    by_prefix: Mapping[str, Mapping[str, Any]],
+    dataset: Dataset,
+    split_hash: str,
+    task: Task,
+    method_name: str,
+) -> list[Cell]:
+    cls: type[Method] = METHODS.load(method_name)
+    released = cls.released() if request.fidelity == "released" else {}
+    authors = dict(cls.authors) if request.preset == "authors" else {}
+    recipe = {
+        k.removeprefix("trainer."): v for k, v in authors.items() if k.startswith("trainer.")
+    }
+    options = {k: v for k, v in authors.items() if not k.startswith("trainer.")}
+    trainer = validate(
+        TrainerSettings,
+        {**dataset.trainer, **recipe, **by_prefix.get("trainer", {})},
+        "trainer",
+    )
+    chosen = {**dataset.encoders, **by_prefix.get("encoder", {})}
+    encoders = encoder_names(task.modalities, chosen)
+    given = {**by_prefix.get("method", {}), **by_prefix.get(method_name, {})}
+    cells = []
+    for variant in cls.variants(task):
+        config = validate(cls.Config, {**variant, **options, **released, **given}, method_name)
+        cells.extend(
+            Cell(
+                method=method_name,
+                label=cls.label(config),
+                method_version=cls.version,
+                method_config=config.model_dump(mode="json"),
+                dataset=dataset.name,
+                dataset_version=dataset.version,
+                dataset_config=dataset.config.model_dump(mode="json"),
+                split_hash=split_hash,
+                encoders=encoders,
+                protocol=request.protocol,
+                fidelity="released" if released else "corrected",
+                preset="authors" if authors else "common",
+                trainer=trainer,
+                seed=seed,
+            )
+            for seed in request.seeds
+        )
+    return cells
+
+
+def _names(
+    asked: Sequence[str], known: Sequence[str], kind: str, groups: Mapping[str, Sequence[str]]
+) -> list[str]:
+    found: list[str] = []
+    for name in asked:
+        if name in groups:
+            found.extend(groups[name])
+        elif name in known:
+            found.append(name)
+        else:
+            raise UserError(
+                f"unknown {kind} {name!r}{nearest(name, [*known, *groups])} "
+                f"(mmbench list {kind}s shows all {len(known)})"
+            )
+    if not found:
+        raise UserError(f"no {kind} given; name some, or say 'all'")
+    return list(dict.fromkeys(found))
+
+
+def _dataset_names(asked: Sequence[str]) -> list[str]:
+    groups: dict[str, Sequence[str]] = {}
+    if {"embedded", "all"} & set(asked):
+        groups["embedded"] = [n for n in DATASETS.names() if DATASETS.load(n).embedded]
+        groups["all"] = DATASETS.names()
+    else:
+        groups = {"embedded": [], "all": []}
+    return _names(asked, DATASETS.names(), "dataset", groups)
+
+
+def _split_settings(
+    settings: Mapping[str, Any], methods: Sequence[str], datasets: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    prefixes = ["trainer", "method", "dataset", "encoder", *methods, *datasets]
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        prefix, _, name = key.partition(".")
+        if not name or prefix not in prefixes:
+            raise UserError(
+                f"unknown setting {key!r}{nearest(prefix, prefixes)}; a key is PREFIX.NAME with "
+                f"PREFIX one of {', '.join(prefixes)}"
+            )
+        found.setdefault(prefix, {})[name] = value
+    return found

@@ -1,0 +1,1 @@
+"""The shared trainer: loop, schedule, precision, checkpoints, evaluation, timing."""

@@ -1,0 +1,102 @@
+"""Checkpoints: everything a run needs to go on, checksummed, the last two kept."""
+
+import hashlib
+import io
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmbench.errors import CorruptFile
+from mmbench.store import write_atomic
+
+MAGIC = b"mmbench-checkpoint-1\n"
+
+
+def clone(value: Any) -> Any:  # Any: nested dicts, lists and tensors
+    """Copy nested containers and their tensors, so that later steps do not change them."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {k: clone(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(clone(v) for v in value)
+    return value
+
+
+def rng_state() -> dict[str, Any]:
+    """Return the state of every global generator, as tensors and plain values."""
+    version, words, gauss = random.getstate()
+    name, keys, pos, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # the global one
+    state: dict[str, Any] = {
+        "python": [version, list(words), gauss],
+        "numpy": [name, torch.from_numpy(np.array(keys, dtype=np.int64)), pos, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Restore what ``rng_state`` returned."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, pos, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write ``checkpoint-<step>`` atomically and delete all but the last two.
+
+    Raises:
+        OSError: as the system says; the earlier checkpoints are untouched.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    file = folder / f"checkpoint-{step:09d}"
+    write_atomic(file, MAGIC + hashlib.sha256(payload).digest() + payload)
+    for old in sorted(folder.glob("checkpoint-*"))[:-2]:
+        old.unlink(missing_ok=True)
+    return file
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Read one checkpoint.
+
+    Raises:
+        CorruptFile: if it is truncated or altered.
+    """
+    data = file.read_bytes()
+    head = len(MAGIC) + 32
+    if data[: len(MAGIC)] != MAGIC or hashlib.sha256(data[head:]).digest() != data[
+        len(MAGIC) : head
+    ]:
+        raise CorruptFile(f"the checkpoint {file} is truncated or altered")
+    state: dict[str, Any] = torch.load(
+        io.BytesIO(data[head:]), weights_only=True, map_location="cpu"
+    )
+    return state
+
+
+def latest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the newest whole checkpoint and a message for each newer one that is not whole."""
+    complaints = []
+    for file in sorted(folder.glob("checkpoint-*"), reverse=True):
+        try:
+            return read(file), complaints
+        except (CorruptFile, OSError) as err:
+            complaints.append(f"{err}; falling back to the one before")
+    return None, complaints
+
+
+def discard(folder: Path) -> None:
+    """Delete all checkpoints of a run."""
+    for file in folder.glob("checkpoint-*"):
+        file.unlink(missing_ok=True)

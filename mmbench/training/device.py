@@ -1,0 +1,61 @@
+"""Which device to train on, what it is called, and how much memory was used."""
+
+import platform
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+from mmbench.errors import UserError
+from mmbench.record import Memory
+
+
+def choose(name: str) -> torch.device:
+    """Return the device for ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        UserError: if the device is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as err:
+        raise UserError(f"unknown device {name!r}; use auto, cpu, mps, cuda or cuda:N") from err
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UserError(f"device {name!r} is not there: torch sees {count} CUDA devices")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device 'mps' is not there; use cpu")
+    return device
+
+
+def describe(device: torch.device) -> str:
+    """Return the name of the hardware behind ``device``."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu" and Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device; used around timings and at epoch ends only."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def peak_memory(device: torch.device) -> Memory:
+    """Return the CUDA allocator's peak, or the peak resident set of this process."""
+    if device.type == "cuda":
+        return Memory(peak_bytes=torch.cuda.max_memory_allocated(device), kind="cuda")
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return Memory(peak_bytes=peak, kind="resident")

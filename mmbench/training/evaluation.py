@@ -1,0 +1,36 @@
+"""Metrics of the fused and of each modality's prediction on one split."""
+
+import torch
+from torch import Tensor
+
+from mmbench.data.loader import Loader
+from mmbench.method import Method
+from mmbench.metrics import METRICS
+from mmbench.record import Metrics
+
+
+@torch.no_grad()
+def predictions(method: Method, loader: Loader) -> dict[str, Tensor]:
+    """Return the logits [N, C] of every prediction, in the split's order, in eval mode."""
+    training = method.training
+    method.eval()
+    parts: dict[str, list[Tensor]] = {}
+    for batch in loader.everything():
+        for name, logits in method.predict(batch.inputs).items():
+            parts.setdefault(name, []).append(logits)
+    method.train(training)
+    return {name: torch.cat(logits) for name, logits in parts.items()}
+
+
+def evaluate(method: Method, loader: Loader) -> Metrics:
+    """Return ``metrics[prediction][metric]``; waits for the device once."""
+    label = loader.label.to(loader.device)
+    values, keys = [], []
+    for name, logits in predictions(method, loader).items():
+        for metric in method.task.metrics:
+            keys.append((name, metric))
+            values.append(METRICS[metric](logits, label).float())
+    out: Metrics = {}
+    for (name, metric), value in zip(keys, torch.stack(values).tolist(), strict=True):
+        out.setdefault(name, {})[metric] = value
+    return out

@@ -1,0 +1,94 @@
+"""Named optimisers over named parameter groups, rebuilt from a checkpoint by name."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmbench.method import ParameterGroup
+from mmbench.settings import TrainerSettings
+
+
+class Optimizers:
+    """The optimisers of one run.
+
+    Args:
+        model: whose parameters they step.
+        settings: kind, momentum and weight decay.
+    """
+
+    def __init__(self, model: nn.Module, settings: TrainerSettings) -> None:
+        self.settings = settings
+        self.by_name: dict[str, torch.optim.Optimizer] = {}
+        self._parameters = dict(model.named_parameters())
+        self._names = {id(p): name for name, p in self._parameters.items()}
+
+    def create(
+        self,
+        name: str,
+        groups: Iterable[ParameterGroup],
+        lr: float | None = None,
+        weight_decay: float | None = None,
+    ) -> None:
+        """Create or replace the optimiser ``name``; ``lr`` None follows the schedule."""
+        decay = self.settings.weight_decay if weight_decay is None else weight_decay
+        rows = [
+            {
+                "params": list(group.parameters),
+                "name": group.name,
+                "lr_scale": group.lr_scale,
+                "scheduled": lr is None,
+                "weight_decay": decay,
+                "lr": self.settings.lr * group.lr_scale if lr is None else lr,
+            }
+            for group in groups
+        ]
+        self.by_name[name] = self._make(rows)
+
+    def set_lr(self, base: float) -> None:
+        """Give every scheduled group its learning rate, ``base * lr_scale``."""
+        for optimizer in self.by_name.values():
+            for group in optimizer.param_groups:
+                if group["scheduled"]:
+                    group["lr"] = base * group["lr_scale"]
+
+    def scale(self, group_name: str, factor: float) -> None:
+        """Set the factor of a group of the main optimiser."""
+        for group in self.by_name["main"].param_groups:
+            if group["name"] == group_name:
+                group["lr"] = group["lr"] / group["lr_scale"] * factor
+                group["lr_scale"] = factor
+                return
+        raise KeyError(f"the main optimiser has no parameter group {group_name!r}")
+
+    def state(self) -> dict[str, Any]:
+        """Return what ``load`` needs: state dicts and the parameters' names."""
+        return {
+            name: {
+                "names": [
+                    [self._names[id(p)] for p in g["params"]] for g in optimizer.param_groups
+                ],
+                "state": optimizer.state_dict(),
+            }
+            for name, optimizer in self.by_name.items()
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Rebuild every optimiser."""
+        self.by_name.clear()
+        for name, saved in state.items():
+            rows = [
+                {**{k: v for k, v in group.items() if k != "params"},
+                 "params": [self._parameters[p] for p in names]}
+                for group, names in zip(saved["state"]["param_groups"], saved["names"], strict=True)
+            ]  # fmt: skip
+            self.by_name[name] = self._make(rows)
+            self.by_name[name].load_state_dict(saved["state"])
+
+    def _make(self, rows: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        settings = self.settings
+        if settings.optimizer == "sgd":
+            return torch.optim.SGD(rows, lr=settings.lr, momentum=settings.momentum)
+        kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+        return kind(rows, lr=settings.lr)

@@ -1,0 +1,275 @@
+"""From a cell to its record: load the data, build the method, train, evaluate, write."""
+
+import fcntl
+import statistics
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmbench.cell import Cell
+from mmbench.data import cache as data_cache
+from mmbench.data.loader import Loader
+from mmbench.dataset import Dataset, Prepared, SplitArrays, Task
+from mmbench.errors import MMBenchError, NonFiniteLoss, StopRequested, UserError
+from mmbench.method import Method
+from mmbench.nets.encoders import build_encoders, initialise
+from mmbench.record import Data, Failure, Metrics, Parameters, Record, Selection, Timing
+from mmbench.registry import DATASETS, METHODS
+from mmbench.settings import RunSettings, validate
+from mmbench.store import RunDirectory, Store, read_record
+from mmbench.training import checkpoint
+from mmbench.training.device import choose, peak_memory
+from mmbench.training.environment import environment
+from mmbench.training.evaluation import evaluate
+from mmbench.training.seeding import forked
+from mmbench.training.trainer import Hooks, Trainer
+
+RULES = {
+    "validated": "epoch with the best validation metric; test read once, at the end",
+    "published": "epoch with the best TEST metric, as most released code does",
+}
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def make_dataset(cell: Cell) -> Dataset:
+    """Construct the cell's data set with its config."""
+    cls = DATASETS.load(cell.dataset)
+    dataset: Dataset = cls(validate(cls.Config, cell.dataset_config, cell.dataset))
+    return dataset
+
+
+def make_method(cell: Cell, task: Task) -> Method:
+    """Construct the method; the same seed gives the same initial encoders to every method."""
+    cls = METHODS.load(cell.method)
+    config = validate(cls.Config, cell.method_config, cell.method)
+    used = set(cls.modalities(task, config))
+    encoders: dict[str, nn.Module] = {}
+    with forked(cell.seed, "encoders"):
+        everything = build_encoders(task.modalities, cell.encoders)
+        for name, encoder in everything.items():
+            initialise(encoder, cell.trainer.init)
+            if name in used:
+                encoders[name] = encoder
+    with forked(cell.seed, "heads"):
+        method: Method = cls(task, encoders, config)
+        for name, part in method.named_children():
+            if name != "encoders":
+                initialise(part, cell.trainer.init)
+    return method
+
+
+def joined(first: SplitArrays, second: SplitArrays) -> SplitArrays:
+    """Return both splits as one: the official training list of the ``published`` protocol."""
+    return SplitArrays(
+        inputs={m: np.concatenate([a, second.inputs[m]]) for m, a in first.inputs.items()},
+        label=np.concatenate([first.label, second.label]),
+        ids=first.ids + second.ids,
+        groups=first.groups + second.groups,
+    )
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold the run directory's lock; it is released when the process ends, however it ends.
+
+    Raises:
+        UserError: if another process is running this cell.
+    """
+    with (folder / "lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise UserError(
+                f"another process is running {folder.name}; wait for it or stop it"
+            ) from err
+        yield
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What training needs, ready on the device."""
+
+    prepared: Prepared
+    method: Method
+    loaders: Mapping[str, Loader]
+    select: str
+
+
+def assemble(cell: Cell, cache: Path, run: RunSettings) -> Parts:
+    """Load the data and build the method on the device.
+
+    Raises:
+        UserError: if the data is not prepared or is not what the cell was made from.
+    """
+    device = choose(run.device)
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    prepared = data_cache.ensure(make_dataset(cell), cache=cache)
+    if prepared.split_hash != cell.split_hash:
+        raise UserError(
+            f"the prepared {cell.dataset} has split {prepared.split_hash}, but the cell was made "
+            f"from {cell.split_hash}; run the sweep again, or mmbench prepare {cell.dataset} "
+            "--rebuild"
+        )
+    dtype = torch.float64 if cell.trainer.precision == "fp64" else torch.float32
+    method = make_method(cell, prepared.task).to(device, dtype)
+    splits = dict(prepared.splits)
+    select = "val"
+    if cell.protocol == "published":
+        splits["train"] = joined(splits["train"], splits["val"])
+        select = "test"
+    loaders = {
+        name: Loader(
+            splits[name],
+            device,
+            dtype,
+            cell.trainer.batch_size,
+            cell.seed,
+            prepared.augmentations if name == "train" else None,
+            run.resident_fraction,
+        )
+        for name in ("train", "val", "test")
+    }
+    return Parts(prepared, method, loaders, select)
+
+
+def run_cell(
+    cell: Cell, *, results: Path, cache: Path, run: RunSettings, hooks: Hooks | None = None
+) -> Record:
+    """Run a cell to its record, continuing an interrupted run; a finished cell is just read.
+
+    Raises:
+        StopRequested: if the hooks asked to stop; the cell can be continued.
+        UserError: if another process holds the cell.
+        OSError: if the results folder cannot be written.
+    """
+    directory = Store(results).create(cell)
+    with claimed(directory.path):
+        if directory.record_file.exists():
+            return read_record(directory.record_file)
+        started = now()
+        try:
+            record = _train(cell, directory, started, cache, run, hooks or Hooks())
+        except StopRequested:
+            raise
+        except Exception as err:
+            if isinstance(err, NonFiniteLoss):
+                checkpoint.discard(directory.path)  # continuing would end the same way
+            record = _failed(cell, started, run, err)
+        directory.write(record)
+        if record.status != "failed":
+            checkpoint.discard(directory.path)
+        (directory.path / "progress.json").unlink(missing_ok=True)
+    return record
+
+
+def _train(
+    cell: Cell,
+    directory: RunDirectory,
+    started: str,
+    cache: Path,
+    run: RunSettings,
+    hooks: Hooks,
+) -> Record:
+    begun = time.perf_counter()
+    dataset = make_dataset(cell)
+    cls = METHODS.load(cell.method)
+    reason = cls.refuse(dataset.task, validate(cls.Config, cell.method_config, cell.method))
+    common: dict[str, Any] = {
+        "cell_id": cell.id,
+        "cell": cell,
+        "started": started,
+        "environment": environment(choose(run.device)),
+    }
+    if reason is not None:
+        return Record(status="refused", reason=reason, finished=now(), **common)
+    parts = assemble(cell, cache, run)
+    device = parts.loaders["train"].device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    trainer = Trainer(
+        parts.method, parts.loaders, parts.select, cell.trainer, cell.seed, directory.path, hooks
+    )
+    trainer.train()
+    final = _final(trainer, parts)
+    parameters = list(parts.method.parameters())
+    task = parts.prepared.task
+    return Record(
+        status="done",
+        finished=now(),
+        data=Data(
+            split_hash=parts.prepared.split_hash,
+            data_hash=parts.prepared.data_hash,
+            sizes={name: len(loader) for name, loader in parts.loaders.items()},
+        ),
+        remark=cls.remark(task),
+        curve=trainer.curve,
+        selection=Selection(
+            rule=RULES[cell.protocol],
+            split=parts.select,  # type: ignore[arg-type]  # val or test
+            metric=task.primary,
+            epoch=trainer.best.epoch,
+            value=trainer.best.value,
+        ),
+        final=final,
+        timing=_timing(trainer, len(trainer.index), time.perf_counter() - begun),
+        memory=peak_memory(device),
+        parameters=Parameters(
+            total=sum(p.numel() for p in parameters),
+            trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        ),
+        task={
+            "modalities": list(task.names),
+            "classes": len(task.classes),
+            "metrics": list(task.metrics),
+            "primary": task.primary,
+        },
+        **common,
+    )
+
+
+def _final(trainer: Trainer, parts: Parts) -> dict[str, Metrics]:
+    """Read the test split: at the last epoch, and at the selected one."""
+    last = evaluate(parts.method, parts.loaders["test"])
+    parts.method.load_state_dict(trainer.best.state)
+    return {"selected": evaluate(parts.method, parts.loaders["test"]), "last": last}
+
+
+def _timing(trainer: Trainer, samples: int, total: float) -> Timing:
+    seconds = [row.seconds for row in trainer.curve]
+    steady = seconds[1:] or seconds
+    mean = statistics.fmean(steady)
+    return Timing(
+        epoch_mean=mean,
+        epoch_std=statistics.stdev(steady) if len(steady) > 1 else 0.0,
+        samples_per_second=samples / mean,
+        training=sum(seconds),
+        total=total,
+        resumed=trainer.resumed,
+    )
+
+
+def _failed(cell: Cell, started: str, run: RunSettings, err: Exception) -> Record:
+    text = "" if isinstance(err, MMBenchError) else traceback.format_exc()
+    return Record(
+        cell_id=cell.id,
+        cell=cell,
+        status="failed",
+        started=started,
+        finished=now(),
+        environment=environment(choose("cpu" if isinstance(err, UserError) else run.device)),
+        failure=Failure(kind=type(err).__name__, message=str(err), traceback=text),
+    )

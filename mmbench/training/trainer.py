@@ -1,0 +1,308 @@
+"""The one training loop, readable from top to bottom, and what it offers to methods."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmbench.data.loader import Loader
+from mmbench.errors import NonFiniteLoss, StopRequested
+from mmbench.method import Batch, Method, ParameterGroup
+from mmbench.record import EpochRow, Metrics
+from mmbench.settings import TrainerSettings
+from mmbench.training import checkpoint
+from mmbench.training.device import synchronize
+from mmbench.training.evaluation import evaluate
+from mmbench.training.meter import Meter
+from mmbench.training.optimizers import Optimizers
+from mmbench.training.schedule import lr_at
+from mmbench.training.seeding import derive, generator, seed_everything
+
+NORM_EVERY = 10  # updates between two measurements of the encoders' gradient norms
+
+
+@dataclass
+class Best:
+    """The selected epoch so far, with the weights it had."""
+
+    epoch: int = -1
+    value: float = float("-inf")
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Hooks:
+    """How the world outside watches and stops a run; none of it changes the result."""
+
+    stop: Callable[[], bool] = lambda: False
+    progress: Callable[[dict[str, Any]], None] = lambda values: None
+    checkpoint_seconds: float = 60.0
+
+
+class Trainer:
+    """Trains one method on one data set; a method sees it as its ``fit`` (``mmbench.Fit``).
+
+    Args:
+        method: already on the device.
+        loaders: ``train`` and the split that selects the epoch (``val`` or ``test``).
+        select: name of that split.
+        settings: what to do.
+        seed: of order, augmentation, dropout and the method's own draws.
+        folder: where checkpoints go.
+        hooks: progress, stopping, checkpoint interval.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        loaders: Mapping[str, Loader],
+        select: str,
+        settings: TrainerSettings,
+        seed: int,
+        folder: Path,
+        hooks: Hooks | None = None,
+    ) -> None:
+        self.method, self.loaders, self.select = method, loaders, select
+        self.settings, self.seed, self.folder = settings, seed, folder
+        self.hooks = hooks or Hooks()
+        self.device = loaders["train"].device
+        self.epochs = method.passes(settings.epochs)
+        self.epoch = self.step = self.step_in_epoch = self.updates = self.resumed = 0
+        self.index = torch.arange(len(loaders["train"]))
+        self.held = torch.empty(0, dtype=torch.int64)
+        self.held_fraction = 0.0
+        self.optimizers = Optimizers(method, settings)
+        self.meter, self.norms = Meter(self.device), Meter(self.device)
+        self.best = Best()
+        self.curve: list[EpochRow] = []
+        self.epoch_seconds = 0.0
+        self._saved_at = time.monotonic()
+
+    # ------------------------------------------------------------------ the loop
+
+    def train(self) -> None:
+        """Train to the end, continuing from the newest whole checkpoint if there is one.
+
+        Raises:
+            NonFiniteLoss: with the epoch and step.
+            StopRequested: after writing a checkpoint.
+        """
+        self.method.fit = self
+        self.method.train()
+        if not self._resume():
+            seed_everything(derive(self.seed, "fit"))
+            self.optimizers.create("main", self.method.parameter_groups())
+            self.method.on_fit_start()
+        while self.epoch < self.epochs:
+            if self.step_in_epoch == 0:
+                self.meter.reset()
+                self.norms.reset()
+                self.epoch_seconds = 0.0
+                self.optimizers.set_lr(self.lr)
+                self.method.on_epoch_start()
+            self._train_epoch()
+            metrics = evaluate(self.method, self.loaders[self.select])
+            self._select(metrics)
+            self.method.on_epoch_end(metrics if self.select == "val" else None)
+            self._add_row(metrics)
+            self.epoch, self.step_in_epoch = self.epoch + 1, 0
+            self._save()
+            self._report(metrics)
+            self._stop_if_asked()
+
+    def _train_epoch(self) -> None:
+        started = time.perf_counter()
+        batches = self.loaders["train"].training(self.index, self.epoch, self.step_in_epoch)
+        for batch in batches:
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
+            ):
+                logged = self.method.step(batch)
+            self.meter.watch(logged["loss"], self.step_in_epoch)
+            self.meter.add(logged)
+            self.step += 1
+            self.step_in_epoch += 1
+            if time.monotonic() - self._saved_at >= self.hooks.checkpoint_seconds:
+                self.epoch_seconds += time.perf_counter() - started
+                self._save()
+                started = time.perf_counter()
+            if self.hooks.stop():
+                self.epoch_seconds += time.perf_counter() - started
+                self._save()
+                self._stop_if_asked()
+        synchronize(self.device)
+        self.epoch_seconds += time.perf_counter() - started
+        bad = self.meter.first_bad()  # the one wait of the epoch
+        if bad >= 0:
+            raise NonFiniteLoss(
+                f"the loss is not finite at epoch {self.epoch}, step {bad}; "
+                "lower trainer.lr, or set trainer.clip_norm"
+            )
+
+    def _select(self, metrics: Metrics) -> None:
+        value = metrics["fused"][self.method.task.primary]
+        if value > self.best.value:  # the first maximum wins
+            self.best = Best(self.epoch, value, checkpoint.clone(dict(self.method.state_dict())))
+
+    def _add_row(self, metrics: Metrics) -> None:
+        row = EpochRow(
+            epoch=self.epoch,
+            lr=self.lr,
+            train=self.meter.means(),
+            gradient_norm=self.norms.means(),
+            seconds=self.epoch_seconds,
+            **{self.select: metrics},  # type: ignore[arg-type]  # the key is val or test
+        )
+        self.curve.append(row)
+
+    def _report(self, metrics: Metrics) -> None:
+        primary = self.method.task.primary
+        self.hooks.progress(
+            {
+                "epoch": self.epoch,
+                "epochs": self.epochs,
+                "seconds_per_epoch": self.epoch_seconds,
+                "metrics": {name: values[primary] for name, values in metrics.items()},
+            }
+        )
+
+    def _stop_if_asked(self) -> None:
+        if self.hooks.stop():
+            raise StopRequested(f"stopped at epoch {self.epoch}, step {self.step_in_epoch}")
+
+    # ------------------------------------------------------------------ saving
+
+    def state(self) -> dict[str, Any]:
+        """Return everything a run needs to go on; its tensors are those in use, not copies."""
+        return {
+            "model": dict(self.method.state_dict()),
+            "optimizers": self.optimizers.state(),
+            "rng": checkpoint.rng_state(),
+            "counters": [self.epoch, self.step, self.step_in_epoch, self.updates],
+            "meters": [self.meter.state(), self.norms.state()],
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state`` returned."""
+        self.method.load_state_dict(state["model"])
+        self.optimizers.load(state["optimizers"])
+        self.epoch, self.step, self.step_in_epoch, self.updates = state["counters"]
+        self.meter.load(state["meters"][0])
+        self.norms.load(state["meters"][1])
+        self.method.zero_grad(set_to_none=True)
+        checkpoint.set_rng_state(state["rng"])
+
+    def _save(self) -> None:
+        state = self.state()
+        state["best"] = asdict(self.best)
+        state["curve"] = [row.model_dump_json() for row in self.curve]
+        state["held_fraction"] = self.held_fraction
+        state["epoch_seconds"], state["resumed"] = self.epoch_seconds, self.resumed
+        checkpoint.save(self.folder, self.step, state)
+        self._saved_at = time.monotonic()
+
+    def _resume(self) -> bool:
+        state, complaints = checkpoint.latest(self.folder)
+        for complaint in complaints:
+            self.hooks.progress({"warning": complaint})
+        if state is None:
+            return False
+        if state["held_fraction"]:
+            self.hold_out(state["held_fraction"])
+        self.best = Best(**state["best"])
+        self.curve = [EpochRow.model_validate_json(row) for row in state["curve"]]
+        self.epoch_seconds, self.resumed = state["epoch_seconds"], state["resumed"] + 1
+        self.load(state)
+        return True
+
+    # ------------------------------------------------------------------ what a method may ask for
+
+    @property
+    def lr(self) -> float:
+        """The scheduled base learning rate of this epoch."""
+        return lr_at(self.settings, self.epoch, self.epochs)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of training batches in an epoch."""
+        return self.loaders["train"].steps(len(self.index))
+
+    def backward(self, loss: Tensor, *, retain_graph: bool = False) -> None:
+        """Add the gradients of ``loss``; outside autocast, as torch advises."""
+        with torch.autocast(self.device.type, enabled=False):
+            loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch's own
+
+    def update(self, optimizer: str = "main") -> None:
+        """Clip if asked, take one optimiser step, set all gradients to None."""
+        if self.updates % NORM_EVERY == 0:
+            self._measure_norms()
+        self.updates += 1
+        chosen = self.optimizers.by_name[optimizer]
+        if self.settings.clip_norm is not None:
+            parameters = [p for g in chosen.param_groups for p in g["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
+        chosen.step()
+        self.method.zero_grad(set_to_none=True)
+
+    def _measure_norms(self) -> None:
+        for name, encoder in self.method.encoders.items():
+            grads = [p.grad for p in encoder.parameters() if p.grad is not None]
+            if grads:
+                self.norms.add({name: torch.nn.utils.get_total_norm(grads)})
+
+    def new_optimizer(
+        self,
+        name: str,
+        groups: Iterable[ParameterGroup],
+        *,
+        lr: float | None = None,
+        weight_decay: float | None = None,
+    ) -> None:
+        """Create or replace an optimiser; see ``mmbench.Fit``."""
+        self.optimizers.create(name, groups, lr, weight_decay)
+        self.optimizers.set_lr(self.lr)
+
+    def scale_lr(self, group: str, factor: float) -> None:
+        """Set the factor of a group of the main optimiser, from now on."""
+        self.optimizers.scale(group, factor)
+
+    def generator(self, tag: str) -> torch.Generator:
+        """Return a generator on the device, seeded by (seed, tag, step)."""
+        return generator(self.device, self.seed, tag, self.step)
+
+    def train_batches(self, *, samples: int | None = None, tag: str = "pass") -> Iterator[Batch]:
+        """Iterate over training data without augmentation, ordered by (tag, epoch)."""
+        loader = self.loaders["train"]
+        index = loader.shuffled(self.index, tag, self.epoch)
+        if samples is not None:
+            batches = -(-samples // loader.batch_size)
+            index = index[: batches * loader.batch_size]
+        return loader.in_order(index)
+
+    def hold_out(self, fraction: float) -> None:
+        """Take a stratified share of the training data away; the choice depends on the seed."""
+        loader = self.loaders["train"]
+        everyone = torch.arange(len(loader))
+        held = torch.zeros(len(loader), dtype=torch.bool)
+        for label in loader.label.unique():
+            of_class = loader.shuffled(everyone[loader.label == label], "hold-out", int(label))
+            held[of_class[: max(1, round(fraction * len(of_class)))]] = True
+        self.index, self.held, self.held_fraction = everyone[~held], everyone[held], fraction
+
+    def held_out_batches(self) -> Iterator[Batch]:
+        """Iterate over what ``hold_out`` took away, in fixed order."""
+        return self.loaders["train"].in_order(self.held)
+
+    @contextmanager
+    def sandbox(self) -> Iterator[None]:
+        """Run the body on the live model, then restore model, optimisers and RNG exactly."""
+        before = checkpoint.clone(self.state())
+        try:
+            yield
+        finally:
+            self.load(before)
