@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""From native files to batches: prepared caches, the loader, augmentation."""
