@@ -81,9 +81,7 @@ class MFeat3(Dataset):
             for split, index in rows.items()
         }
 
-    def _weakened(
-        self, x: NDArray[np.float64], view: str, split: str
-    ) -> NDArray[np.float32]:
+    def _weakened(self, x: NDArray[np.float64], view: str, split: str) -> NDArray[np.float32]:
         rng = np.random.default_rng([list(PER_CLASS).index(split), sorted(SIZES).index(view)])
         x = x + self.config.noise.get(view, 0.0) * rng.standard_normal(x.shape)
         kept = rng.random(len(x)) >= self.config.missing

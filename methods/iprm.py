@@ -33,7 +33,7 @@ SCRIPT, TALK = "IPRM script", "IPRM talk; methods.md section 11.1"
 EPS = 1e-12
 
 
-class Config(MethodConfig):
+class IPRMConfig(MethodConfig):
     """Options of IPRM."""
 
     alpha: float = setting(0.8, "EMA weight of the past", source="IPRM launch lines", ge=0, le=1)
@@ -99,14 +99,12 @@ def strength(k_own: Tensor, k_other: Tensor) -> Tensor:
 class IPRM(Method):
     """Probe how far each modality is from their mixture, and re-mix at once."""
 
-    Config = Config
-    config: Config
+    Config = IPRMConfig
+    config: IPRMConfig
     needs = Needs(min_modalities=2)
     reference = "Yang, Wu, Jiang, IJCAI 2025"
     authors = {"trainer.lr": 0.01, "trainer.epochs": 100, "alpha": 0.8}
-    deviations = (
-        Deviation("third_head", "own", "second", "Released: head 3 is never trained."),
-    )
+    deviations = (Deviation("third_head", "own", "second", "Released: head 3 is never trained."),)
     lam: Tensor
     lam_used: Tensor
     omega: Tensor

@@ -18,7 +18,7 @@ from mmbench.registry import register_method
 from mmbench.settings import setting
 
 
-class Config(MethodConfig):
+class UnimodalConfig(MethodConfig):
     """Options of unimodal."""
 
     modality: str = setting(
@@ -30,8 +30,8 @@ class Config(MethodConfig):
 class Unimodal(Method):
     """One encoder and head, trained alone; one cell per modality."""
 
-    Config = Config
-    config: Config
+    Config = UnimodalConfig
+    config: UnimodalConfig
 
     @classmethod
     def variants(cls, task: Task) -> list[dict[str, object]]:
@@ -39,17 +39,17 @@ class Unimodal(Method):
         return [{"modality": m} for m in task.names]
 
     @classmethod
-    def label(cls, config: Config) -> str:
+    def label(cls, config: UnimodalConfig) -> str:
         """Name the row after the modality."""
         return f"{cls.name}-{config.modality}" if config.modality else cls.name
 
     @classmethod
-    def modalities(cls, task: Task, config: Config) -> tuple[str, ...]:
+    def modalities(cls, task: Task, config: UnimodalConfig) -> tuple[str, ...]:
         """Build this modality's encoder only."""
         return (config.modality or task.names[0],)
 
     @classmethod
-    def refuse(cls, task: Task, config: Config) -> str | None:
+    def refuse(cls, task: Task, config: UnimodalConfig) -> str | None:
         """Refuse a modality that the task does not have."""
         if config.modality and config.modality not in task.names:
             return (

@@ -23,7 +23,7 @@ from mmbench.registry import register_method
 from mmbench.settings import setting
 
 
-class Config(MethodConfig):
+class WeightConfig(MethodConfig):
     """Options of weight."""
 
     weight: Literal["cmml_softmax", "learned_gate"] = setting(
@@ -40,8 +40,8 @@ def softmax_weights(z: Tensor) -> Tensor:
 class Weight(Method):
     """Features averaged with weights per sample, then one shared head."""
 
-    Config = Config
-    config: Config
+    Config = WeightConfig
+    config: WeightConfig
 
     def build(self) -> None:
         """Create the shared head, and the gate if asked."""

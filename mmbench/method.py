@@ -104,8 +104,11 @@ class Fit(Protocol):
     epochs: int  # passes over the data in this run
     step: int  # from 0, over the whole run
     step_in_epoch: int
-    steps_per_epoch: int
     device: torch.device
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of training batches in an epoch."""
 
     @property
     def lr(self) -> float:
@@ -208,7 +211,7 @@ class Method(nn.Module):
         self.encoders = nn.ModuleDict(encoders)
         self.classes = len(task.classes)
         self.width = int(next(iter(encoders.values())).width)  # type: ignore[arg-type]  # Encoder
-        self.fit = _NoFit()  # type: ignore[assignment]  # replaced by the trainer
+        self.fit = _NoFit()
         self.build()
 
     @classmethod

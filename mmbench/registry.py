@@ -4,19 +4,23 @@ Names are read from the source text (the decorator's first argument), so listing
 heavy. A class is imported when it is first needed.
 """
 
-import ast
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import Any, ClassVar, TypeVar
 
 from mmbench.errors import UserError, nearest
+from mmbench.scan import check_name, first_line, registered_names
 
 T = TypeVar("T", bound=type)
 
@@ -29,7 +33,7 @@ class Entry:
         name: as typed on the command line.
         file: the source file.
         module: what to import.
-        summary: first line of the module's (or class's) docstring.
+        summary: first line of the class's docstring, else of the module's.
         origin: ``built-in``, ``entry point`` or ``plugin``.
     """
 
@@ -90,11 +94,17 @@ class Registry:
             The class (typed Any: each registry holds another base class).
 
         Raises:
-            UserError: for an unknown name, or if the import did not register it.
+            UserError: for an unknown name, a missing library, or if the import did not register it.
         """
         entry = self.entry(name)
         if name not in self._classes:
-            importlib.import_module(entry.module)
+            try:
+                importlib.import_module(entry.module)
+            except ModuleNotFoundError as err:
+                raise UserError(
+                    f"cannot import the {self.kind} {name!r} from {entry.file}: {err}; "
+                    "install the missing library or correct the import"
+                ) from err
         if name not in self._classes:
             raise UserError(
                 f"{entry.file} was expected to register the {self.kind} {name!r} and did not; "
@@ -106,25 +116,38 @@ class Registry:
         """Record ``cls`` under ``name``; called by the decorators.
 
         Raises:
-            UserError: if another file already registered the name.
+            UserError: if another file already registered the name, or it is not a usable name.
         """
-        file = Path(inspect.getfile(cls)).resolve()
+        file = _source_file(cls)
+        check_name(name, self.decorator, file)
         known = self._entries.get(name)
         if known is not None and known.file != file:
             raise UserError(self._twice(name, known.file, file))
         if known is None:
-            summary = _first_line(sys.modules[cls.__module__].__doc__ or cls.__doc__)
+            module_doc = getattr(sys.modules.get(cls.__module__), "__doc__", None)
+            summary = first_line(cls.__doc__) or first_line(module_doc)
             self._entries[name] = Entry(name, file, cls.__module__, summary, "plugin")
         self._classes[name] = cls
 
     def add_file(self, file: Path, module: str, origin: str) -> int:
-        """Add the names that ``file`` registers; return how many there are."""
-        found = _registered_names(file, self.decorator)
+        """Add the names that ``file`` registers; return how many there are.
+
+        Raises:
+            UserError: if the file cannot be read, or a name is taken or not usable.
+        """
+        file = file.resolve()
+        found = registered_names(file, self.decorator)
+        taken = set()
         for name, summary in found:
             known = self._entries.get(name)
-            if known is not None and known.file != file.resolve():
+            if name in taken:
+                raise UserError(self._twice(name, file, file))
+            if known is not None and known.file != file:
                 raise UserError(self._twice(name, known.file, file))
-            self._entries[name] = Entry(name, file.resolve(), module, summary, origin)
+            taken.add(name)
+            # A file known under another module name keeps it: one file must not be imported twice.
+            if known is None or known.module == module:
+                self._entries[name] = Entry(name, file, module, summary, origin)
         return len(found)
 
     def _twice(self, name: str, first: Path, second: Path) -> str:
@@ -135,49 +158,43 @@ class Registry:
     def _scan(self) -> None:
         if self._scanned:
             return
-        self._scanned = True
         spec = importlib.util.find_spec(self.package)
-        for folder in (spec.submodule_search_locations or []) if spec else []:
-            for file in sorted(Path(folder).glob("*.py")):
-                self.add_file(file, f"{self.package}.{file.stem}", "built-in")
+        if spec is None:
+            raise UserError(
+                f"the package {self.package} is not there, so no {self.kind} can be found; "
+                "install mmbench first (pip install -e . in its folder)"
+            )
+        for folder in spec.submodule_search_locations or []:
+            for file in sorted(Path(folder).glob("[!.]*.py")):
+                own = self.package if file.stem == "__init__" else f"{self.package}.{file.stem}"
+                self.add_file(file, own, "built-in")
         for point in importlib.metadata.entry_points(group=self.group):
-            module = point.value.partition(":")[0]
-            self.add_file(_module_file(module), module, "entry point")
+            where = f"entry point {point.name!r} of {self.group}"
+            if not self.add_file(_module_file(point.module, where), point.module, "entry point"):
+                raise UserError(
+                    f"the {where} names the module {point.module!r}, which registers no "
+                    f"{self.kind}; point it at the file with @{self.decorator}"
+                )
+        self._scanned = True  # only now: a scan that failed must fail again, not list a part
 
 
-def _first_line(doc: str | None) -> str:
-    return (doc or "").strip().partition("\n")[0]
-
-
-def _registered_names(file: Path, decorator: str) -> list[tuple[str, str]]:
+def _source_file(cls: type) -> Path:
     try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, UnicodeDecodeError) as err:
-        raise UserError(f"cannot read the plug-in {file}: {err}") from err
-    summary = _first_line(ast.get_docstring(tree))
-    found = []
-    for node in tree.body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        for call in node.decorator_list:
-            if not (isinstance(call, ast.Call) and call.args):
-                continue
-            called = call.func.attr if isinstance(call.func, ast.Attribute) else None
-            called = call.func.id if isinstance(call.func, ast.Name) else called
-            first = call.args[0]
-            if called == decorator and isinstance(first, ast.Constant):
-                own = _first_line(ast.get_docstring(node))
-                found.append((str(first.value), own or summary))
-    return found
+        return Path(inspect.getfile(cls)).resolve()
+    except (OSError, TypeError):  # typed at a prompt or into a notebook: there is no file
+        return Path(f"<{cls.__module__}>")
 
 
-def _module_file(module: str) -> Path:
+def _module_file(module: str, where: str = "plug-in") -> Path:
     try:
         spec = importlib.util.find_spec(module)
-    except ImportError as err:
-        raise UserError(f"cannot find the plug-in module {module!r}: {err}") from err
-    if spec is None or spec.origin is None:
-        raise UserError(f"cannot find the plug-in module {module!r}; is it installed?")
+    except (ImportError, ValueError) as err:  # ValueError: an empty or half-imported name
+        raise UserError(f"cannot find the module {module!r} of the {where}: {err}") from err
+    if spec is None or not spec.has_location or spec.origin is None:
+        raise UserError(
+            f"cannot find a file for the module {module!r} of the {where}; is it installed, and a "
+            "module rather than a bare folder?"
+        )
     return Path(spec.origin)
 
 
@@ -198,31 +215,36 @@ def load_plugin(spec: str) -> None:
         if not file.is_file():
             raise UserError(f"there is no plug-in file {spec}; give a .py file or a module name")
         digest = hashlib.sha256(str(file).encode()).hexdigest()[:8]
-        module = f"mmbench_plugin_{file.stem}_{digest}"
-        _make_importable(module, file)
+        module = re.sub(r"\W", "_", f"mmbench_plugin_{file.stem}_{digest}")
+        _PluginFinder.files[module] = file
     else:
         module, file = spec, _module_file(spec)
     for registry in REGISTRIES:
         registry.names()
     if not sum(registry.add_file(file, module, "plugin") for registry in REGISTRIES):
         decorators = ", ".join(f"@{registry.decorator}" for registry in REGISTRIES)
-        raise UserError(f"the plug-in {spec} registers nothing; use one of {decorators}")
+        raise UserError(
+            f"the plug-in {spec} registers nothing; decorate a class at its top level with one of "
+            f"{decorators}"
+        )
 
 
-def _make_importable(module: str, file: Path) -> None:
-    if module in sys.modules:
-        return
+class _PluginFinder(MetaPathFinder):
+    """Makes the files given by path importable under their generated module names."""
 
-    class Finder:
-        """Finds just this one file under its generated module name."""
+    files: ClassVar[dict[str, Path]] = {}
 
-        @staticmethod
-        def find_spec(name: str, path: object = None, target: object = None) -> Any:
-            return importlib.util.spec_from_file_location(name, file) if name == module else None
+    @classmethod
+    def find_spec(
+        cls, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the spec of a plug-in file, or None for every other module."""
+        if fullname not in cls.files:
+            return None
+        return importlib.util.spec_from_file_location(fullname, cls.files[fullname])
 
-    if not any(getattr(f, "module", None) == module for f in sys.meta_path):
-        Finder.module = module  # type: ignore[attr-defined]  # marks it as already installed
-        sys.meta_path.append(Finder)  # type: ignore[arg-type]  # typeshed wants a class with ABC
+
+sys.meta_path.append(_PluginFinder)
 
 
 def _decorator(registry: Registry) -> Callable[[str], Callable[[T], T]]:

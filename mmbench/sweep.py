@@ -70,9 +70,7 @@ def _cells(
     cls: type[Method] = METHODS.load(method_name)
     released = cls.released() if request.fidelity == "released" else {}
     authors = dict(cls.authors) if request.preset == "authors" else {}
-    recipe = {
-        k.removeprefix("trainer."): v for k, v in authors.items() if k.startswith("trainer.")
-    }
+    recipe = {k.removeprefix("trainer."): v for k, v in authors.items() if k.startswith("trainer.")}
     options = {k: v for k, v in authors.items() if not k.startswith("trainer.")}
     trainer = validate(
         TrainerSettings,
@@ -82,7 +80,7 @@ def _cells(
     chosen = {**dataset.encoders, **by_prefix.get("encoder", {})}
     encoders = encoder_names(task.modalities, chosen)
     given = {**by_prefix.get("method", {}), **by_prefix.get(method_name, {})}
-    cells = []
+    cells: list[Cell] = []
     for variant in cls.variants(task):
         config = validate(cls.Config, {**variant, **options, **released, **given}, method_name)
         cells.extend(

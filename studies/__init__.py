@@ -1,4 +1,4 @@
-"""Named comparisons, one TOML file each: which cells they need and how their tables are laid out."""
+"""Named comparisons, one TOML file each: their rows, and what differences are taken to."""
 
 if __name__ != "mmbench.studies":
     raise ImportError("import this package as 'mmbench.studies', not as 'studies'")

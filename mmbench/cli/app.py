@@ -62,9 +62,7 @@ def run(
     protocol: Annotated[str, typer.Option(help="validated or published.")] = "",
     fidelity: Annotated[str, typer.Option(help="corrected or released.")] = "",
     preset: Annotated[str, typer.Option(help="common or authors.")] = "",
-    encoder: Annotated[
-        list[str] | None, typer.Option(help="MODALITY=ENCODER. Repeatable.")
-    ] = None,
+    encoder: Annotated[list[str] | None, typer.Option(help="MODALITY=ENCODER. Repeatable.")] = None,
     set_: Set = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the same keys.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "auto",

@@ -27,9 +27,7 @@ def list_things(what: str, results: Path, plugins: Sequence[str], as_json: bool)
         )
     for plugin in plugins:
         load_plugin(plugin)
-    rows = [
-        {"name": e.name, "summary": e.summary, "from": e.origin} for e in KINDS[what].entries()
-    ]
+    rows = [{"name": e.name, "summary": e.summary, "from": e.origin} for e in KINDS[what].entries()]
     print_rows(rows, as_json, f"no {what}")
 
 
@@ -164,4 +162,6 @@ def clean(results: Path, failed: bool, unfinished: bool, dry_run: bool) -> None:
         console().print(f"{'would remove' if dry_run else 'removed'} {path}", highlight=False)
         if not dry_run:
             shutil.rmtree(path)
-    print(f"{len(gone)} runs {'would go' if dry_run else 'removed'}; finished runs are never touched")
+    print(
+        f"{len(gone)} runs {'would go' if dry_run else 'removed'}; finished runs are never touched"
+    )

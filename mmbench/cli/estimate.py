@@ -52,9 +52,7 @@ def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> tuple[float, int]:
     """Run one epoch in a folder that is deleted afterwards; return seconds and peak bytes."""
     from mmbench.training.run_cell import run_cell
 
-    short = cell.model_copy(
-        update={"trainer": cell.trainer.model_copy(update={"epochs": 1})}
-    )
+    short = cell.model_copy(update={"trainer": cell.trainer.model_copy(update={"epochs": 1})})
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         record = run_cell(short, results=Path(folder), cache=cache, run=run)

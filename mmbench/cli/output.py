@@ -11,7 +11,7 @@ from rich.table import Table
 
 def console() -> Console:
     """Return the console on standard output; without a terminal, wide and without colour."""
-    return Console() if sys.stdout.isatty() else Console(width=120, no_color=True)
+    return Console() if sys.stdout.isatty() else Console(width=140, no_color=True)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool, empty: str) -> None:

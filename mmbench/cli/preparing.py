@@ -37,9 +37,7 @@ def prepare(
     from mmbench.data import cache as data_cache
 
     dataset = _dataset(name, settings, plugins)
-    where = data_cache.prepare(
-        dataset, cache=cache or default_cache(), root=root, rebuild=rebuild
-    )
+    where = data_cache.prepare(dataset, cache=cache or default_cache(), root=root, rebuild=rebuild)
     print(f"prepared {name} in {where}\ncheck it with: mmbench verify {name}")
 
 

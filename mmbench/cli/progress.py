@@ -68,14 +68,14 @@ class Progress:
         words = ", ".join(f"{n} {kind}" for kind, n in sorted(self.counts.items())) or "none run"
         return f"{words} of {self.total} cells in {_clock(time.monotonic() - self.begun)}"
 
-    def _line(
-        self, cell: Cell, kind: str, message: dict[str, Any], last: dict[str, Any]
-    ) -> str:
+    def _line(self, cell: Cell, kind: str, message: dict[str, Any], last: dict[str, Any]) -> str:
         ended = sum(self.counts.values())
         scores = _scores(last.get("metrics", {}))
         reason = (message.get("reason") or "").strip().splitlines()
         detail = reason[-1] if reason else f"val {scores}" if scores else ""
-        return f"[{ended}/{self.total}] {kind} {cell.dataset} {cell.label} seed {cell.seed} {detail}"
+        return (
+            f"[{ended}/{self.total}] {kind} {cell.dataset} {cell.label} seed {cell.seed} {detail}"
+        )
 
     def _say(self, line: str) -> None:
         if self.live:
@@ -92,9 +92,7 @@ class Progress:
             epoch = live.get("epoch", -1) + 1
             left = live.get("seconds_per_epoch", 0.0) * (epochs - epoch)
             name = f"{cell.dataset} {cell.label} s{cell.seed}"
-            table.add_row(
-                name, f"{epoch}/{epochs}", _scores(live.get("metrics", {})), _clock(left)
-            )
+            table.add_row(name, f"{epoch}/{epochs}", _scores(live.get("metrics", {})), _clock(left))
         ended = sum(self.counts.values())
         elapsed = time.monotonic() - self.begun
         left = _clock(elapsed / ended * (self.total - ended)) if ended else "?"
@@ -107,4 +105,8 @@ def _scores(metrics: dict[str, float]) -> str:
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+    return (
+        f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+        if minutes >= 60
+        else f"{minutes}:{rest:02d}"
+    )

@@ -14,7 +14,8 @@ def report(
     results: Path, studies: Sequence[str], source: str, readme: Path | None, as_json: bool
 ) -> None:
     """Write the tables of the studies and print them."""
-    from mmbench.report import build, readme as readme_tables, terminal
+    from mmbench.cli.output import console
+    from mmbench.report import build, render
     from mmbench.report.study import study_names
 
     if source not in SOURCES:
@@ -25,11 +26,11 @@ def report(
         return
     for tables in built.tables.values():
         for table in tables:
-            terminal.print_table(table)
+            render.print_table(table, console())
     for path in built.files:
         print(f"wrote {path}")
     if readme is not None:
-        readme_tables.update(readme, built.tables)
+        render.update_readme(readme, built.tables)
         print(f"updated {readme}")
 
 

@@ -85,7 +85,7 @@ class ResNet18(nn.Module):
             return out
         frames = x.transpose(1, 2)
         folded: Tensor = self.net(frames.flatten(0, 1))
-        return folded.unflatten(0, frames.shape[:2]).mean(1)
+        return folded.view(*frames.shape[:2], -1).mean(1)
 
 
 class Projected(nn.Module):

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""From records to tables: no torch, no data, no device."""

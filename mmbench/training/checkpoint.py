@@ -29,7 +29,7 @@ def clone(value: Any) -> Any:  # Any: nested dicts, lists and tensors
 def rng_state() -> dict[str, Any]:
     """Return the state of every global generator, as tensors and plain values."""
     version, words, gauss = random.getstate()
-    name, keys, pos, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # the global one
+    name, keys, pos, has_gauss, cached = np.random.get_state()  # the global one
     state: dict[str, Any] = {
         "python": [version, list(words), gauss],
         "numpy": [name, torch.from_numpy(np.array(keys, dtype=np.int64)), pos, has_gauss, cached],
@@ -45,7 +45,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, pos, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))  # noqa: NPY002
+    np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -75,9 +75,10 @@ def read(file: Path) -> dict[str, Any]:
     """
     data = file.read_bytes()
     head = len(MAGIC) + 32
-    if data[: len(MAGIC)] != MAGIC or hashlib.sha256(data[head:]).digest() != data[
-        len(MAGIC) : head
-    ]:
+    if (
+        data[: len(MAGIC)] != MAGIC
+        or hashlib.sha256(data[head:]).digest() != data[len(MAGIC) : head]
+    ):
         raise CorruptFile(f"the checkpoint {file} is truncated or altered")
     state: dict[str, Any] = torch.load(
         io.BytesIO(data[head:]), weights_only=True, map_location="cpu"
@@ -87,7 +88,7 @@ def read(file: Path) -> dict[str, Any]:
 
 def latest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """Return the newest whole checkpoint and a message for each newer one that is not whole."""
-    complaints = []
+    complaints: list[str] = []
     for file in sorted(folder.glob("checkpoint-*"), reverse=True):
         try:
             return read(file), complaints

@@ -25,7 +25,7 @@ def generator(device: torch.device, *axes: object) -> torch.Generator:
 def seed_everything(seed: int) -> None:
     """Seed the global generators of Python, NumPy and torch (all devices)."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  # libraries that ignore explicit generators
+    np.random.seed(seed % 2**32)  # libraries that ignore explicit generators
     torch.manual_seed(seed)
 
 

@@ -156,7 +156,7 @@ class Trainer:
             train=self.meter.means(),
             gradient_norm=self.norms.means(),
             seconds=self.epoch_seconds,
-            **{self.select: metrics},  # type: ignore[arg-type]  # the key is val or test
+            **{self.select: metrics},
         )
         self.curve.append(row)
 
@@ -235,7 +235,7 @@ class Trainer:
     def backward(self, loss: Tensor, *, retain_graph: bool = False) -> None:
         """Add the gradients of ``loss``; outside autocast, as torch advises."""
         with torch.autocast(self.device.type, enabled=False):
-            loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # torch's own
+            loss.backward(retain_graph=retain_graph)
 
     def update(self, optimizer: str = "main") -> None:
         """Clip if asked, take one optimiser step, set all gradients to None."""

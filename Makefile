@@ -1,0 +1,59 @@
+# The menu: make help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONSAFEPATH := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install bench tables test test-fast format lint types check dist clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"mmbench needs Python 3.11 or 3.12; found {v[0]}.{v[1]}; try: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+install: $(VENV)/.installed ## make .venv and install mmbench into it
+
+bench: install ## run the embedded benchmark and write its tables
+	$(BIN)/mmbench run --methods all --datasets embedded --seeds 3
+	$(MAKE) --no-print-directory tables
+
+tables: install ## write the tables from records alone
+	$(BIN)/mmbench report
+
+test: $(VENV)/.tested lint types ## run everything: lint, types, all tests on the CPU
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-fast: $(VENV)/.tested ## run the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow and not install"
+
+format: $(VENV)/.tested ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/.tested ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.tested ## check types
+	$(BIN)/mypy mmbench
+	$(BIN)/mypy methods datasets
+
+check: test ## what a reviewer runs
+
+dist: $(VENV)/.tested ## build the wheel
+	$(BIN)/python -m build --wheel
+
+clean: ## remove the environment and build files, not results
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

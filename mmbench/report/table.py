@@ -1,0 +1,46 @@
+"""A table before it is rendered: text, and which entries are best and second."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Style = Literal["plain", "best", "second", "absent"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry.
+
+    Attributes:
+        text: what is shown.
+        style: how.
+        value: the number behind it, as a fraction; None if there is none.
+        spread: its sample standard deviation.
+        seeds: how many seeds it is the mean of.
+    """
+
+    text: str
+    style: Style = "plain"
+    value: float | None = None
+    spread: float | None = None
+    seeds: int = 0
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of one data set under one protocol.
+
+    Attributes:
+        name: study and data set, for labels and files.
+        heading: one line above.
+        columns: headings; the first names the rows.
+        rows: row name and its entries, one per further column.
+        caption: protocol, seeds, device, date, commit.
+        notes: remarks and conclusions below.
+    """
+
+    name: str
+    heading: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Entry, ...]], ...]
+    caption: str
+    notes: tuple[str, ...] = field(default=())
