@@ -1,0 +1,131 @@
+"""Every mistake of the user gets one clear message and exit code 2."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def mmbench(*arguments, **more):
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "mmbench", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **more,
+    )
+
+
+RUN = ["run", "--methods", "concat", "--datasets", "mfeat3"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    assert mmbench("prepare", "mfeat3", "--cache", folder).returncode == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set", "trainer.epoch=5"], "unknown setting 'trainer.epoch'; did you mean 'epochs'?"),
+        (["--set", "trainer.epochs=0"], "'trainer.epochs' cannot be 0"),
+        (["--set", "concat.alpha=1"], "unknown setting 'concat.alpha'"),
+        (["--set", "iprm.alpha=0.5"], "unknown setting 'iprm.alpha'"),
+        (["--set", "trainer.epochs"], "--set wants KEY=VALUE"),
+        (["--seeds", "-1"], "--seeds wants"),
+        (["--protocol", "secret"], "--protocol is one of validated, published"),
+        (["--device", "cuda:7"], "device 'cuda:7' is not there"),
+        (["--encoder", "kar=mpl"], "unknown encoder 'mpl'; did you mean 'mlp'?"),
+        (["--encoder", "kar=conv"], "encoder 'conv' takes image, spectrogram"),
+        (["--encoder", "ear=mlp"], "no modality 'ear' to encode"),
+        (["--config", "no.toml"], "cannot read the config file no.toml"),
+        (["--plugin", "no.py"], "there is no plug-in file no.py"),
+    ],
+)
+def test_bad_setting_is_refused_before_anything_runs(more, message, cache, tmp_path):
+    done = mmbench(*RUN, "--results", tmp_path, "--cache", cache, *more)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("runs/*/cell.json"))
+
+
+def test_unknown_method_suggests_the_nearest(cache, tmp_path):
+    done = mmbench("run", "--methods", "concta", "--results", tmp_path, "--cache", cache)
+    assert done.returncode == 2
+    assert "unknown method 'concta'; did you mean 'concat'?" in done.stderr
+
+
+def test_config_file_sets_and_command_line_wins(cache, tmp_path):
+    config = tmp_path / "grid.toml"
+    config.write_text(
+        'methods = ["iprm"]\ndatasets = "mfeat3"\n[iprm]\nalpha = 0\n[trainer]\nlr = 1'
+    )
+    found = mmbench(
+        "run", "--config", config, "--set", "trainer.lr=0.5", "--set", "trainer.epochs=1",
+        "--cache", cache, "--results", tmp_path / "r",
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    (cell,) = (tmp_path / "r").glob("runs/*/cell.json")
+    text = cell.read_text()
+    assert '"alpha": 0.0' in text
+    assert '"lr": 0.5' in text
+
+
+def test_damaged_cache_file_is_named(tmp_path):
+    assert mmbench("prepare", "mfeat3", "--cache", tmp_path).returncode == 0
+    (file,) = tmp_path.glob("mfeat3/*/train.kar.npy")
+    file.write_bytes(file.read_bytes()[:-10])
+    done = mmbench(*RUN, "--results", tmp_path / "r", "--cache", tmp_path)
+    assert done.returncode == 2
+    assert "train.kar.npy is damaged" in done.stderr
+    assert "mmbench prepare mfeat3 --rebuild" in done.stderr
+
+
+def test_changed_cache_file_fails_verify(tmp_path):
+    assert mmbench("prepare", "mfeat3", "--cache", tmp_path).returncode == 0
+    assert mmbench("verify", "mfeat3", "--cache", tmp_path).returncode == 0
+    (file,) = tmp_path.glob("mfeat3/*/train.kar.npy")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    done = mmbench("verify", "mfeat3", "--cache", tmp_path)
+    assert done.returncode == 1
+    assert "train.kar.npy" in done.stdout
+
+
+def test_results_that_cannot_be_a_folder(cache, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = mmbench(*RUN, "--results", tmp_path / "file", "--cache", cache)
+    assert done.returncode == 2
+    assert "cannot write to the results folder" in done.stderr
+
+
+def test_record_of_a_newer_version_is_refused(tmp_path):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "x.json").write_text('{"schema_version": 999}')
+    done = mmbench("report", "--results", tmp_path)
+    assert done.returncode == 2
+    assert "written by a newer mmbench" in done.stderr
+
+
+def test_help_and_listing_do_not_import_torch():
+    for arguments in (["--help"], ["list", "methods"], ["status"]):
+        code = (
+            f"import sys\nsys.argv = ['mmbench', *{arguments!r}]\nfrom mmbench.cli import main\n"
+            "try:\n    main()\nexcept SystemExit:\n    pass\n"
+            "assert 'torch' not in sys.modules"
+        )
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_dry_run_estimates_and_runs_nothing(cache, tmp_path):
+    done = mmbench(*RUN, "--results", tmp_path, "--cache", cache, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert '"estimated_from": "a calibration of one epoch"' in done.stdout
+    assert not list(tmp_path.glob("runs/*/cell.json"))

@@ -1,0 +1,155 @@
+"""A cell killed at any moment continues, and on the CPU ends bitwise as if never stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SETTINGS = ["--datasets", "mfeat3", "--set", "trainer.epochs=6", "--jobs", "1", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def command(results: Path, cache: Path, *more: str) -> list[str]:
+    base = [sys.executable, "-P", "-m", "mmbench", "run", *SETTINGS]
+    return [*base, "--results", str(results), "--cache", str(cache), *more]
+
+
+def run(results, cache, *more):
+    return subprocess.run(
+        command(results, cache, *more), capture_output=True, text=True, check=False
+    )
+
+
+def record(results: Path) -> dict:
+    (file,) = results.glob("runs/*/record.json")
+    return json.loads(file.read_text())
+
+
+def numbers(found: dict) -> list:
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in found["curve"]]
+    return [rows, found["final"], found["selection"]]
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(p) for p in text.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["concat", "iprm"])
+def test_resume_after_kill_matches_uninterrupted_run(method, cache, tmp_path):
+    more = ["--methods", method, "--checkpoint-seconds", "0"]
+    assert run(tmp_path / "straight", cache, *more).returncode == 0
+    straight = record(tmp_path / "straight")
+    kills = 0
+    for _ in range(12):
+        process = subprocess.Popen(
+            command(tmp_path / "killed", cache, *more), stdout=subprocess.DEVNULL
+        )
+        before = newest(tmp_path / "killed")
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if newest(tmp_path / "killed") >= before + 15:
+                kills += 1
+                for child in children(process.pid):
+                    os.kill(child, signal.SIGKILL)
+                process.kill()
+        process.wait()
+        if list((tmp_path / "killed").glob("runs/*/record.json")):
+            break
+    assert kills >= 2
+    resumed = record(tmp_path / "killed")
+    assert resumed["timing"]["resumed"] >= 2
+    assert numbers(resumed) == numbers(straight)
+
+
+def newest(results: Path) -> int:
+    steps = [int(f.name.partition("-")[2]) for f in results.glob("runs/*/checkpoint-*")]
+    return max(steps, default=0)
+
+
+def test_finished_cells_are_skipped(cache, tmp_path):
+    assert run(tmp_path, cache, "--methods", "concat").returncode == 0
+    (file,) = tmp_path.glob("runs/*/record.json")
+    before = file.stat().st_mtime_ns
+    again = run(tmp_path, cache, "--methods", "concat")
+    assert again.returncode == 0
+    assert "1 finished already, 0 to run" in again.stdout
+    assert file.stat().st_mtime_ns == before
+
+
+def test_truncated_checkpoint_falls_back_to_the_one_before(cache, tmp_path):
+    process = subprocess.Popen(
+        command(tmp_path, cache, "--methods", "concat", "--checkpoint-seconds", "0"),
+        stdout=subprocess.DEVNULL,
+    )
+    while newest(tmp_path) < 10:
+        assert process.poll() is None
+        time.sleep(0.005)
+    for child in children(process.pid):
+        os.kill(child, signal.SIGKILL)
+    process.kill()
+    process.wait()
+    files = sorted(tmp_path.glob("runs/*/checkpoint-*"))
+    files[-1].write_bytes(files[-1].read_bytes()[:100])
+    done = run(tmp_path, cache, "--methods", "concat")
+    assert done.returncode == 0
+    assert "falling back to the one before" in done.stdout
+    assert record(tmp_path)["timing"]["resumed"] == 1
+
+
+def test_nan_loss_fails_the_cell_with_epoch_and_step(cache, tmp_path):
+    done = run(
+        tmp_path, cache, "--methods", "concat,sum", "--set", "trainer.lr=1e30",
+        "--set", "trainer.momentum=0",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "the loss is not finite at epoch 0, step" in done.stdout
+    assert len(list(tmp_path.glob("runs/*/failed-001.json"))) == 2
+
+
+def test_failing_cell_does_not_stop_the_rest(cache, tmp_path):
+    plugin = tmp_path / "broken.py"
+    plugin.write_text(
+        '"""Broken on purpose."""\n'
+        "from mmbench import Method, register_method\n\n"
+        '@register_method("broken")\n'
+        "class Broken(Method):\n"
+        '    """Broken on purpose."""\n'
+        "    def step(self, batch):\n"
+        "        raise ValueError('no step today')\n"
+    )
+    done = run(
+        tmp_path, cache, "--methods", "broken,concat", "--plugin", str(plugin)
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "1 done, 1 failed of 2 cells" in done.stdout
+    (failed,) = tmp_path.glob("runs/*/failed-001.json")
+    failure = json.loads(failed.read_text())["failure"]
+    assert failure["kind"] == "ValueError"
+    assert "no step today" in failure["traceback"]
+
+
+def test_interrupt_stops_cleanly_and_says_how_to_continue(cache, tmp_path):
+    process = subprocess.Popen(
+        command(tmp_path, cache, "--methods", "concat", "--set", "trainer.epochs=500"),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not list(tmp_path.glob("runs/*/progress.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command to continue" in out
+    assert list(tmp_path.glob("runs/*/checkpoint-*"))
