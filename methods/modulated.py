@@ -1,0 +1,137 @@
+"""What the methods share that intervene in a part of training on a plain fusion model.
+
+A fusion head of choice (one layer on the concatenation, or the sum of own heads), a window of
+epochs in which the method acts, and two small pieces of arithmetic. Not a method itself.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal, Self, TypeVar
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from mmbench.method import Method, MethodConfig, setting, window
+from mmbench.nets.heads import ConcatHead, own_heads
+
+EPS = 1e-12  # below this a denominator counts as zero (methods.md section 0.8)
+K = TypeVar("K")
+
+
+class WindowConfig(MethodConfig):
+    """The fusion head, and when the method acts."""
+
+    fusion: Literal["concat", "sum"] = setting(
+        "concat", "one layer on the concatenation, or the sum of own heads", source="paper"
+    )
+    starts: float = setting(0.0, "first epoch of the window", source="authors' script", ge=0)
+    ends: float = setting(1.0, "last epoch of the window, inclusive", source="mmbench", ge=0)
+    window_unit: Literal["fraction", "epochs"] = setting(
+        "fraction", "starts and ends are shares of the run, or epochs", source="mmbench"
+    )
+
+    @model_validator(mode="after")
+    def _window_makes_sense(self) -> Self:
+        if self.starts > self.ends:
+            raise ValueError(
+                f"the window starts at {self.starts} and ends at {self.ends}: give starts <= ends"
+            )
+        if self.window_unit == "fraction" and self.ends > 1:
+            raise ValueError(
+                f"ends={self.ends} is no share of the run: give at most 1, "
+                "or set window_unit=epochs"
+            )
+        return self
+
+    def acts(self, epoch: int, epochs: int) -> bool:
+        """Say whether ``epoch`` (from 0) of ``epochs`` lies in the window, ends inclusive."""
+        return self.spans(self.starts, self.ends, epoch, epochs)
+
+    def spans(self, starts: float, ends: float, epoch: int, epochs: int) -> bool:
+        """Say the same of another window, given in ``window_unit``."""
+        if self.window_unit == "epochs":
+            return starts <= epoch <= ends
+        return window(starts, ends, epoch, epochs)
+
+
+class SumHead(nn.Module):
+    """One linear head per modality, added; the same interface as ``ConcatHead``.
+
+    Args:
+        names: the modalities, in order.
+        width: width of each feature.
+        classes: number of classes.
+    """
+
+    def __init__(self, names: tuple[str, ...], width: int, classes: int) -> None:
+        super().__init__()
+        self.names = names
+        self.heads = own_heads(names, width, classes)
+
+    def forward(self, z: Mapping[str, Tensor]) -> Tensor:
+        """Return the fused logits [B, C] of features z_m [B, d]."""
+        return torch.stack(list(self.split(z).values())).sum(0)
+
+    def split(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return o_m = W_m z_m + b_m, with the whole bias in training and evaluation alike."""
+        return {m: self.heads[m](z[m]) for m in self.names}
+
+
+class Modulated(Method):
+    """A fusion model whose training a subclass modulates inside the window."""
+
+    config: WindowConfig
+
+    def build(self) -> None:
+        """Create the fusion head."""
+        head = ConcatHead if self.config.fusion == "concat" else SumHead
+        self.fusion_head = head(self.names, self.width, self.classes)
+
+    def predict(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Fused logits [B, C], and their split into modalities."""
+        z = self.encode(inputs)
+        return {"fused": self.fusion_head(z), **self.fusion_head.split(z)}
+
+    @property
+    def active(self) -> bool:
+        """Whether this epoch lies in the window."""
+        return self.config.acts(self.fit.epoch, self.fit.epochs)
+
+
+def against_others(score: Mapping[K, Tensor]) -> dict[K, Tensor]:
+    """Return rho_m = score_m / mean of the other scores, guarded against a zero denominator.
+
+    Equal scores give exactly 1. For two modalities it is the papers' ratio; for more it is our
+    extension.
+
+    Args:
+        score: non-negative scalar per modality, at least two.
+    """
+    rho = {}
+    for m, own in score.items():
+        others = torch.stack([s for k, s in score.items() if k != m]).mean()
+        rho[m] = own / others.clamp_min(EPS)
+    return rho
+
+
+def at_least_fp32(t: Tensor) -> Tensor:
+    """Return ``t`` in single precision, or as it is when it is finer: weights need the digits."""
+    return t.to(torch.promote_types(t.dtype, torch.float32))
+
+
+def prefixed(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``values`` under the names ``prefix/key``, for the log."""
+    return {f"{prefix}/{key}": value for key, value in values.items()}
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Run the body with ``module`` in eval mode, then give every part its own mode back."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

@@ -1,0 +1,47 @@
+"""OGM-GE: OGM, plus Gaussian noise of the gradient's own scale on both encoders.
+
+Damping shrinks the noise of stochastic gradients, which is thought to help generalisation; GE puts
+it back. The reference, the coefficients and the deviations are those of ``ogm``; the update is
+
+    g <- k_m g + N(0, sigma^2) elementwise,    sigma = std(g) + 1e-8
+
+with the unbiased std of the unscaled g, one sigma per tensor, for every modality (also where
+k_m = 1) inside the window.
+
+Deviation from the released code: a tensor of one element has no unbiased std, gets NaN there and
+no noise here. Defaults: those of ``ogm``.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mmbench.registry import register_method
+
+from .ogm import OGM, in_scope
+
+FLOOR = 1e-8  # added to sigma, as the authors' script does
+
+
+def enhanced(gradient: Tensor, k: Tensor, draw: torch.Generator) -> Tensor:
+    """Return k g + sigma n, n standard normal, sigma = std(g) + 1e-8; k g if g has one element."""
+    if gradient.numel() < 2:
+        return k * gradient
+    noise = torch.randn(
+        gradient.shape, generator=draw, dtype=gradient.dtype, device=gradient.device
+    )
+    return k * gradient + (gradient.std() + FLOOR) * noise
+
+
+@register_method("ogm-ge")
+class OGMGE(OGM):
+    """OGM, plus Gaussian noise of the gradient's own scale."""
+
+    def modulate(self, k: Mapping[str, Tensor]) -> None:
+        """Damp, and add the noise, to the gradients of encoder m in scope."""
+        draw = self.fit.generator("ge-noise")
+        for m, encoder in self.encoders.items():
+            for p in in_scope(encoder, self.config.scope):
+                if p.grad is not None:
+                    p.grad.copy_(enhanced(p.grad, k[m], draw))
