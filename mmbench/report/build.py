@@ -80,8 +80,7 @@ def build_study(study: Study, records: Sequence[Record], reference: bool) -> lis
     tables = []
     for key, part in frame.groupby(keys, sort=True):
         dataset = str(key[0])
-        compared = set(part["method"]) - set(study.baselines)  # else there is nothing to compare
-        if dataset in tasks and compared:
+        if dataset in tasks:
             tables.append(_table(study, part, tasks[dataset], reference))
     return tables
 
