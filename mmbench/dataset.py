@@ -141,7 +141,8 @@ class Dataset(ABC):
 
         Args:
             root: folder with the native files; None for embedded sets.
-            scratch: a folder that is deleted afterwards.
+            scratch: a folder that is deleted afterwards. If ``notes.json`` is left there, an
+                object, it is kept in the manifest; its ``source`` is shown by ``verify``.
 
         Raises:
             UserError: if ``root`` is missing, unreadable or does not have the layout.

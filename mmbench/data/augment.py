@@ -28,18 +28,33 @@ def flip(x: Tensor, draw: torch.Generator) -> Tensor:
     return torch.where(chosen.view(-1, *[1] * (x.dim() - 1)), x.flip(-1), x)
 
 
-AUGMENTATIONS: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+def noise(x: Tensor, draw: torch.Generator, sigma: float = 1.0) -> Tensor:
+    """Add Gaussian noise of standard deviation ``sigma``, fresh for every batch."""
+    return x + sigma * torch.randn(x.shape, generator=draw, device=x.device, dtype=x.dtype)
+
+
+AUGMENTATIONS: Mapping[str, Callable[..., Tensor]] = {
     "shift": shift,
     "flip": flip,
+    "noise": noise,
 }
 
 
 def augment(name: str, x: Tensor, draw: torch.Generator) -> Tensor:
-    """Apply the augmentation ``name``.
+    """Apply the augmentation ``name``: one, or several joined by ``+``, applied in that order.
+
+    A number may follow a colon: ``shift:2+noise:0.5`` (reach 2, sigma 0.5).
 
     Raises:
-        UserError: if there is none of that name.
+        UserError: if there is none of that name, or what follows the colon is not a number.
     """
-    if name not in AUGMENTATIONS:
-        raise UserError(f"unknown augmentation {name!r}{nearest(name, AUGMENTATIONS)}")
-    return AUGMENTATIONS[name](x, draw)
+    for part in name.split("+"):
+        kind, colon, text = part.partition(":")
+        if kind not in AUGMENTATIONS:
+            raise UserError(f"unknown augmentation {kind!r}{nearest(kind, AUGMENTATIONS)}")
+        try:
+            number = [int(text) if text.isdigit() else float(text)] if colon else []
+        except ValueError as err:
+            raise UserError(f"augmentation {part!r}: {text!r} is not a number") from err
+        x = AUGMENTATIONS[kind](x, draw, *number)
+    return x

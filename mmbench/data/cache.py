@@ -1,31 +1,35 @@
 """Prepared data: one folder per data set and settings, with a hashed manifest.
 
 ``<cache>/<name>/<digest>/`` holds ``<split>.<modality>.npy``, ``<split>.label.npy``,
-``<split>.json`` (ids and groups) and ``manifest.json``. It is built beside its place and renamed,
-so that what is there is whole.
+``<split>.json`` (ids and groups) and ``manifest.json``. It is built beside its place, flushed to
+the disk and renamed, so that what is there is whole; of two processes that prepare at once, the
+slower one drops its copy.
 """
 
-import hashlib
+import errno
 import json
 import logging
-import os
-import shutil
+import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import metadata
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmbench.cell import digest
+from mmbench.data import manifest as manifests
 from mmbench.dataset import SPLITS, Dataset, Prepared, SplitArrays
 from mmbench.errors import UserError
+from mmbench.settings import default_cache
 
-SCHEMA = 1
-LIBRARIES = ("numpy", "scipy", "scikit-learn", "mlxtend", "espeakng-loader")
+FULL = {errno.ENOSPC, errno.EDQUOT}
+OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST}
+ROWS = 4096  # rows looked at together by verify: bounds its memory
 logger = logging.getLogger(__name__)
 
 
@@ -49,127 +53,154 @@ def is_prepared(dataset: Dataset, cache: Path) -> bool:
     return (cache_folder(dataset, cache) / "manifest.json").is_file()
 
 
+def command(dataset: Dataset, cache: Path, *flags: str) -> str:
+    """Return the ``mmbench prepare`` line for this very config and cache, ready to paste."""
+    words = ["mmbench", "prepare", dataset.name, *flags]
+    if not dataset.embedded:
+        words += ["--root", "DIR"]
+    changed = dataset.config.model_dump(mode="json", exclude_defaults=True)
+    for key, value in changed.items():
+        words += ["--set", f"{key}={_typed(value)}"]
+    if cache != default_cache():
+        words += ["--cache", str(cache)]
+    return shlex.join(words)
+
+
+def _typed(value: Any) -> str:  # Any: whatever a config holds
+    """Return a value as ``settings.parse_value`` reads it back."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_typed(v)}" for k, v in value.items()) + "}"
+    return value if isinstance(value, str) else json.dumps(value).replace("null", "none")
+
+
 def prepare(
     dataset: Dataset, *, cache: Path, root: Path | None = None, rebuild: bool = False
 ) -> Path:
     """Build the cache unless it is there; return its folder.
 
+    Args:
+        dataset: what to build.
+        cache: the folder of all caches.
+        root: folder with the native files, for data sets that need one.
+        rebuild: build again even if it is there.
+
     Raises:
-        UserError: if the root is not usable, or the cache cannot be written.
+        UserError: if the root is not usable, the arrays do not fit the task, or the cache cannot
+            be written. Nothing half-built is left behind.
     """
     target = cache_folder(dataset, cache)
     if is_prepared(dataset, cache) and not rebuild:
         return target
-    try:
+    with _explained(dataset, target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as name:
-            work = Path(name)
-            (work / "scratch").mkdir()
-            splits = dataset.build(root, work / "scratch")
-            built = work / "built"
+            work, built = Path(name), Path(name) / "built"
+            scratch = work / "scratch"
+            scratch.mkdir()
             built.mkdir()
-            _write(dataset, splits, built)
-            if rebuild and target.exists():
-                shutil.rmtree(target)
-            try:
-                built.replace(target)
-            except OSError:
-                if not is_prepared(dataset, cache):  # else another process was faster: use its copy
-                    raise
-    except OSError as err:
-        raise UserError(
-            f"cannot write the cache of {dataset.name} in {target.parent}: {err.strerror or err}; "
-            "make room, or choose another folder with --cache DIR"
-        ) from err
+            splits = _build(dataset, root, scratch)
+            _check(dataset, splits)
+            notes = scratch / "notes.json"
+            manifests.write(
+                dataset,
+                splits,
+                built,
+                json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {},
+            )
+            _install(built, target, work, rebuild)
     return target
 
 
-def _write(dataset: Dataset, splits: Mapping[str, SplitArrays], folder: Path) -> None:
-    for split, arrays in splits.items():
-        for modality, array in arrays.inputs.items():
-            np.save(folder / f"{split}.{modality}.npy", np.ascontiguousarray(array))
-        np.save(folder / f"{split}.label.npy", arrays.label)
-        text = json.dumps({"ids": arrays.ids, "groups": arrays.groups})
-        (folder / f"{split}.json").write_text(text, encoding="utf-8")
-    files = {
-        file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-        for file in sorted(folder.iterdir())
-    }
-    manifest = {
-        "schema": SCHEMA,
-        "name": dataset.name,
-        "version": dataset.version,
-        "config": dataset.config.model_dump(mode="json"),
-        "libraries": {name: _version(name) for name in LIBRARIES},
-        "counts": {split: len(arrays) for split, arrays in splits.items()},
-        "split_hash": split_hash(splits),
-        "data_hash": digest([[name, f["sha256"]] for name, f in files.items()], 16),
-        "files": files,
-    }
-    with (folder / "manifest.json").open("w", encoding="utf-8") as handle:
-        json.dump(manifest, handle, indent=1)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def split_hash(splits: Mapping[str, SplitArrays]) -> str:
-    """Return the hash of which sample, with which label, is in which split."""
-    return digest([[s, list(splits[s].ids), splits[s].label.tolist()] for s in sorted(splits)], 16)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _version(name: str) -> str:
+@contextmanager
+def _explained(dataset: Dataset, parent: Path) -> Iterator[None]:
+    """Turn a failure to write into advice."""
     try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "missing"
-
-
-def _manifest(dataset: Dataset, folder: Path) -> dict[str, Any]:
-    again = f"build it again with: mmbench prepare {dataset.name} --rebuild"
-    try:
-        manifest: dict[str, Any] = json.loads(
-            (folder / "manifest.json").read_text(encoding="utf-8")
-        )
-        newer = manifest["schema"] > SCHEMA
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise UserError(f"cannot read {folder / 'manifest.json'}: {err}; {again}") from err
-    if newer:
+        yield
+    except OSError as err:
         raise UserError(
-            f"the cache {folder} was written by a newer mmbench (version {manifest['schema']}, "
-            f"this one reads up to {SCHEMA}); update mmbench, or {again}"
-        )
-    return manifest
+            f"cannot write the cache of {dataset.name} in {parent}: {err.strerror or err}; "
+            "make room, get write permission, or choose another folder with --cache DIR "
+            "(or MMBENCH_CACHE)"
+        ) from err
+
+
+def _build(dataset: Dataset, root: Path | None, scratch: Path) -> Mapping[str, SplitArrays]:
+    try:
+        return dataset.build(root, scratch)
+    except OSError as err:
+        if err.errno in FULL:
+            raise
+        advice = "reinstall mmbench" if dataset.embedded else f"check the files below {root}"
+        raise UserError(f"cannot read the files of {dataset.name}: {err}; {advice}") from err
+
+
+def _check(dataset: Dataset, splits: Mapping[str, SplitArrays]) -> None:
+    """Refuse arrays that are not what the task says: a mistake of the data set's author."""
+    problems = [] if set(splits) == set(SPLITS) else [f"splits {sorted(splits)}, not {SPLITS}"]
+    shapes = {m.name: m.shape for m in dataset.task.modalities}
+    for split, arrays in splits.items():
+        rows = len(arrays.label)
+        if not len(arrays.ids) == len(arrays.groups) == rows:
+            problems.append(f"{split}: ids, groups and labels differ in number")
+        if set(arrays.inputs) != set(shapes):
+            problems.append(f"{split}: modalities {sorted(arrays.inputs)}, not {sorted(shapes)}")
+        for m, x in arrays.inputs.items():
+            if m in shapes and x.shape != (rows, *shapes[m]):
+                problems.append(f"{split}.{m}: shape {x.shape}, not {(rows, *shapes[m])}")
+        if rows and not 0 <= arrays.label.min() <= arrays.label.max() < len(dataset.task.classes):
+            problems.append(f"{split}: labels outside 0..{len(dataset.task.classes) - 1}")
+    if problems:
+        raise UserError(f"{dataset.name}.build does not keep to its task: {'; '.join(problems)}")
+
+
+def _install(built: Path, target: Path, work: Path, rebuild: bool) -> None:
+    """Rename ``built`` to ``target``; a complete copy that came there meanwhile wins."""
+    if rebuild:
+        _move_aside(target, work)
+    while True:  # each turn another process has changed the place in between
+        try:
+            built.replace(target)
+            return
+        except OSError as err:
+            if err.errno not in OCCUPIED:
+                raise
+        if (target / "manifest.json").is_file():  # another process was faster: use its copy
+            return
+        _move_aside(target, work)  # a folder without a manifest is not whole
+
+
+def _move_aside(target: Path, work: Path) -> None:
+    with suppress(FileNotFoundError):
+        target.replace(tempfile.mkdtemp(dir=work))
+
+
+def _manifest(dataset: Dataset, cache: Path) -> dict[str, Any]:
+    return manifests.read(
+        cache_folder(dataset, cache),
+        first=command(dataset, cache),
+        again=command(dataset, cache, "--rebuild"),
+    )
 
 
 def load(dataset: Dataset, *, cache: Path) -> Prepared:
-    """Open the cache, memory-mapped; sizes are checked, hashes are ``verify``'s.
+    """Open the cache, memory-mapped; sizes are checked here, hashes by ``verify``.
 
     Raises:
-        UserError: if a file is missing, truncated or from a newer version.
+        UserError: if a file is missing, truncated or from a newer version; names the file and
+            the command that builds it again.
     """
-    folder = cache_folder(dataset, cache)
-    manifest = _manifest(dataset, folder)
+    folder, manifest = cache_folder(dataset, cache), _manifest(dataset, cache)
+    again = f"build it again with: {command(dataset, cache, '--rebuild')}"
     for name, facts in manifest["files"].items():
         file = folder / name
         size = file.stat().st_size if file.is_file() else -1
         if size != facts["bytes"]:
             found = "missing" if size < 0 else f"{size} bytes instead of {facts['bytes']}"
-            raise UserError(
-                f"the cache file {file} is damaged ({found}); "
-                f"build it again with: mmbench prepare {dataset.name} --rebuild"
-            )
+            raise UserError(f"the cache file {file} is damaged ({found}); {again}")
     try:
         splits = {split: _load_split(dataset, folder, split) for split in SPLITS}
-    except (OSError, ValueError, KeyError) as err:
-        raise UserError(
-            f"the cache {folder} is damaged ({err}); "
-            f"build it again with: mmbench prepare {dataset.name} --rebuild"
-        ) from err
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise UserError(f"the cache {folder} is damaged ({err}); {again}") from err
     return Prepared(
         dataset.task,
         splits,
@@ -181,12 +212,17 @@ def load(dataset: Dataset, *, cache: Path) -> Prepared:
 
 def _load_split(dataset: Dataset, folder: Path, split: str) -> SplitArrays:
     names = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
-    inputs = {
-        m: np.load(folder / f"{split}.{m}.npy", mmap_mode="r", allow_pickle=False)
-        for m in dataset.task.names
-    }
+    inputs = {m: _open(folder / f"{split}.{m}.npy") for m in dataset.task.names}
     label = np.load(folder / f"{split}.label.npy", allow_pickle=False)
     return SplitArrays(inputs, label, tuple(names["ids"]), tuple(names["groups"]))
+
+
+def _open(file: Path) -> NDArray[np.generic]:
+    try:
+        array: NDArray[np.generic] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as err:
+        raise ValueError(f"{file.name}: {err}") from err
+    return array
 
 
 def ensure(dataset: Dataset, *, cache: Path) -> Prepared:
@@ -198,8 +234,7 @@ def ensure(dataset: Dataset, *, cache: Path) -> Prepared:
     if not is_prepared(dataset, cache):
         if not dataset.embedded:
             raise UserError(
-                f"{dataset.name} is not prepared on this machine; "
-                f"type: mmbench prepare {dataset.name} --root DIR"
+                f"{dataset.name} is not prepared on this machine; type: {command(dataset, cache)}"
             )
         logger.info("preparing %s (once)", dataset.name)
         prepare(dataset, cache=cache)
@@ -207,31 +242,54 @@ def ensure(dataset: Dataset, *, cache: Path) -> Prepared:
 
 
 def verify(dataset: Dataset, *, cache: Path) -> list[Check]:
-    """Check hashes, counts, class balance, leaks and finite values."""
-    folder = cache_folder(dataset, cache)
-    manifest = _manifest(dataset, folder)
+    """Check hashes, counts, class balance, leaks and finite values.
+
+    Groups that occur in two splits are reported, not failed: some published splits share
+    speakers by design.
+
+    Raises:
+        UserError: if it is not prepared, or the manifest cannot be used.
+    """
+    folder, manifest = cache_folder(dataset, cache), _manifest(dataset, cache)
     bad = [
         name
         for name, facts in manifest["files"].items()
-        if not (folder / name).is_file() or _sha256(folder / name) != facts["sha256"]
+        if not (folder / name).is_file() or manifests.sha256(folder / name) != facts["sha256"]
     ]
     checks = [Check("hashes", not bad, f"differ: {', '.join(bad)}" if bad else "all files match")]
+    if "source" in manifest.get("notes", {}):
+        checks.append(Check("source", True, str(manifest["notes"]["source"])))
     if bad:
         return checks
     splits = load(dataset, cache=cache).splits
+    same = (manifests.split_hash(splits), manifests.data_hash(manifest["files"])) == (
+        manifest["split_hash"],
+        manifest["data_hash"],
+    )
+    checks.append(Check("identity", same, "split and data hash follow from the files"))
     counts = {s: len(a) for s, a in splits.items()}
     checks.append(Check("counts", counts == manifest["counts"], str(counts)))
-    classes = len(dataset.task.classes)
     for split, arrays in splits.items():
-        per_class = np.bincount(arrays.label, minlength=classes)
-        checks.append(
-            Check(f"classes {split}", bool(per_class.min() > 0), f"{per_class.tolist()} per class")
-        )
-        finite = all(np.isfinite(a).all() for a in arrays.inputs.values())
-        checks.append(Check(f"finite {split}", bool(finite), "no NaN or infinity"))
+        checks += _check_split(dataset, split, arrays)
     for one, two in combinations(splits, 2):
         shared = set(splits[one].ids) & set(splits[two].ids)
         checks.append(Check(f"ids {one}/{two}", not shared, f"{len(shared)} shared"))
         groups = set(splits[one].groups) & set(splits[two].groups)
-        checks.append(Check(f"groups {one}/{two}", not groups, f"{len(groups)} shared"))
+        checks.append(Check(f"groups {one}/{two}", True, f"{len(groups)} shared"))
     return checks
+
+
+def _check_split(dataset: Dataset, split: str, arrays: SplitArrays) -> list[Check]:
+    per_class = np.bincount(arrays.label, minlength=len(dataset.task.classes))
+    repeated = len(arrays.ids) - len(set(arrays.ids))
+    infinite = [
+        m
+        for m, x in arrays.inputs.items()
+        if not all(np.isfinite(x[i : i + ROWS]).all() for i in range(0, len(x), ROWS))
+    ]
+    found = f"NaN or infinity in {', '.join(infinite)}" if infinite else "no NaN or infinity"
+    return [
+        Check(f"classes {split}", bool(per_class.min() > 0), f"{per_class.tolist()} per class"),
+        Check(f"unique ids {split}", not repeated, f"{repeated} repeated"),
+        Check(f"finite {split}", not infinite, found),
+    ]

@@ -1,0 +1,357 @@
+"""The cache of prepared data: whole or absent, checked when read, and errors that help."""
+
+import dataclasses
+import errno
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mmbench.data import cache as data_cache
+from mmbench.data import manifest
+from mmbench.dataset import Dataset, DatasetConfig, DatasetInfo, Modality, SplitArrays, Task
+from mmbench.errors import UserError
+from mmbench.settings import parse_value, setting
+
+COUNTS = {"train": 8, "val": 4, "test": 4}
+
+
+class TinyConfig(DatasetConfig):
+    scale: float = setting(1.0, "factor", source="test")
+    mode: str = setting("plain", "a word", source="test")
+    noise: dict[str, float] = setting({}, "a table", source="test")
+
+
+class Tiny(Dataset):
+    """Sixteen samples of one vector; ``before`` runs inside build, ``change`` edits its result."""
+
+    name = "tiny"
+    Config = TinyConfig
+    info = DatasetInfo(title="t", licence="t", source="t", real="t")
+    embedded = True
+    builds = 0
+
+    def __init__(self, config=None, *, before=None, change=None):
+        super().__init__(config)
+        self.before, self.change = before, change
+
+    @property
+    def task(self):
+        return Task((Modality("kar", "vector", (3,)),), ("a", "b"))
+
+    def augmentations(self):
+        return {"kar": "noise"}
+
+    def build(self, root, scratch):
+        self.builds += 1
+        (scratch / "notes.json").write_text('{"source": "made up"}')
+        if self.before:
+            self.before()
+        splits, start = {}, 0
+        for split, n in COUNTS.items():
+            x = np.arange(start, start + n)[:, None] * np.ones(3) * self.config.scale
+            names = tuple(f"id-{i}" for i in range(start, start + n))
+            label = np.arange(n) % 2
+            splits[split] = SplitArrays({"kar": x.astype(np.float32)}, label, names, names)
+            start += n
+        if self.change:
+            self.change(splits)
+        return splits
+
+
+class FromFiles(Tiny):
+    name = "files"
+    embedded = False
+
+
+def replaced(split, **fields):
+    """Return a change that replaces fields of one split."""
+
+    def change(splits):
+        splits[split] = dataclasses.replace(splits[split], **fields)
+
+    return change
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A prepared data set and its folder."""
+    dataset = Tiny()
+    return dataset, data_cache.prepare(dataset, cache=tmp_path)
+
+
+def leftovers(cache, name="tiny"):
+    return sorted(p.name for p in (cache / name).iterdir())
+
+
+def failed(dataset, cache):
+    return {c.name for c in data_cache.verify(dataset, cache=cache) if not c.ok}
+
+
+def test_what_was_built_comes_back_memory_mapped(tiny, tmp_path):
+    dataset, folder = tiny
+    prepared = data_cache.load(dataset, cache=tmp_path)
+    train = prepared.splits["train"]
+    assert isinstance(train.inputs["kar"], np.memmap) and not train.inputs["kar"].flags.writeable
+    assert np.array_equal(train.inputs["kar"][:, 0], np.arange(8))
+    assert train.label.tolist() == [0, 1] * 4
+    assert train.ids == train.groups == tuple(f"id-{i}" for i in range(8))
+    assert prepared.task == dataset.task and prepared.augmentations == {"kar": "noise"}
+    assert leftovers(tmp_path) == [folder.name]
+
+
+def test_the_manifest_says_what_is_there(tiny):
+    dataset, folder = tiny
+    facts = json.loads((folder / "manifest.json").read_text())
+    assert facts["schema"] == manifest.SCHEMA and facts["counts"] == COUNTS
+    assert facts["config"] == dataset.config.model_dump(mode="json")
+    assert facts["task"]["modalities"][0]["name"] == "kar"
+    assert facts["libraries"]["numpy"] == np.__version__
+    assert facts["notes"] == {"source": "made up"}
+    assert set(facts["files"]) == {p.name for p in folder.iterdir()} - {"manifest.json"}
+    for name, file in facts["files"].items():
+        assert file["bytes"] == (folder / name).stat().st_size
+
+
+def test_preparing_again_builds_only_when_asked(tiny, tmp_path):
+    dataset, folder = tiny
+    assert data_cache.prepare(dataset, cache=tmp_path) == folder and dataset.builds == 1
+    data_cache.ensure(dataset, cache=tmp_path)
+    assert dataset.builds == 1
+    data_cache.prepare(dataset, cache=tmp_path, rebuild=True)
+    assert dataset.builds == 2 and leftovers(tmp_path) == [folder.name]
+
+
+def test_every_setting_and_version_has_its_own_folder(tmp_path, monkeypatch):
+    folders = {
+        data_cache.cache_folder(Tiny(TinyConfig(**options)), tmp_path)
+        for options in ({}, {"scale": 2.0}, {"mode": "x"}, {"noise": {"kar": 1.0}})
+    }
+    monkeypatch.setattr(Tiny, "version", 2)
+    folders.add(data_cache.cache_folder(Tiny(), tmp_path))
+    assert len(folders) == 5
+
+
+def test_the_split_hash_follows_ids_and_labels_but_not_features(tmp_path):
+    def hashes(dataset, place):
+        prepared = data_cache.ensure(dataset, cache=tmp_path / place)
+        return prepared.split_hash, prepared.data_hash
+
+    plain = hashes(Tiny(), "a")
+    scaled = hashes(Tiny(TinyConfig(scale=2.0)), "b")
+    relabelled = hashes(Tiny(change=replaced("val", label=np.array([1, 0, 1, 0]))), "c")
+    renamed = hashes(Tiny(change=replaced("val", ids=("w", "x", "y", "z"))), "d")
+    regrouped = hashes(Tiny(change=replaced("val", groups=("g",) * 4)), "e")
+    assert plain[0] == scaled[0] == regrouped[0]
+    assert len({plain[0], relabelled[0], renamed[0]}) == 3
+    assert len({h[1] for h in (plain, scaled, relabelled, renamed, regrouped)}) == 5
+
+
+@pytest.mark.parametrize("file", ["train.kar.npy", "val.label.npy", "test.json"])
+def test_a_truncated_file_is_named_with_the_remedy(file, tiny, tmp_path):
+    dataset, folder = tiny
+    os.truncate(folder / file, 7)
+    with pytest.raises(UserError, match=rf"{file} .*7 bytes.*mmbench prepare tiny --rebuild"):
+        data_cache.load(dataset, cache=tmp_path)
+    assert failed(dataset, tmp_path) == {"hashes"}
+    data_cache.prepare(dataset, cache=tmp_path, rebuild=True)
+    assert failed(dataset, tmp_path) == set()
+
+
+def test_a_missing_file_is_named_with_the_remedy(tiny, tmp_path):
+    dataset, folder = tiny
+    (folder / "test.kar.npy").unlink()
+    with pytest.raises(UserError, match=r"test.kar.npy .*missing.*mmbench prepare tiny --rebuild"):
+        data_cache.load(dataset, cache=tmp_path)
+
+
+def test_verify_finds_a_changed_byte_that_load_cannot_see(tiny, tmp_path):
+    dataset, folder = tiny
+    with (folder / "train.kar.npy").open("r+b") as handle:
+        handle.seek(-1, os.SEEK_END)
+        handle.write(b"\x7f")
+    data_cache.load(dataset, cache=tmp_path)
+    (check,) = (c for c in data_cache.verify(dataset, cache=tmp_path) if not c.ok)
+    assert check.name == "hashes" and "train.kar.npy" in check.detail
+
+
+def test_a_file_of_the_right_size_that_is_no_array_is_refused(tiny, tmp_path):
+    dataset, folder = tiny
+    file = folder / "train.kar.npy"
+    file.write_bytes(b"x" * file.stat().st_size)
+    with pytest.raises(UserError, match=r"damaged \(train.kar.npy.*--rebuild"):
+        data_cache.load(dataset, cache=tmp_path)
+
+
+def test_a_newer_manifest_is_refused(tiny, tmp_path):
+    dataset, folder = tiny
+    facts = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**facts, "schema": manifest.SCHEMA + 1}))
+    for read in (data_cache.load, data_cache.verify, data_cache.ensure):
+        with pytest.raises(UserError, match=r"newer mmbench .schema 2.*update mmbench"):
+            read(dataset, cache=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "x"}', '{"schema": 1}', "\udc80"])
+def test_a_damaged_manifest_is_refused(text, tiny, tmp_path):
+    dataset, folder = tiny
+    (folder / "manifest.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=r"manifest.json.*mmbench prepare tiny --rebuild"):
+        data_cache.load(dataset, cache=tmp_path)
+
+
+def test_an_edited_manifest_does_not_pass_verify(tiny, tmp_path):
+    dataset, folder = tiny
+    facts = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**facts, "split_hash": "0" * 16}))
+    assert failed(dataset, tmp_path) == {"identity"}
+
+
+def test_a_set_that_needs_files_tells_the_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"type: mmbench prepare files --root DIR$"):
+        data_cache.ensure(FromFiles(), cache=tmp_path)
+    with pytest.raises(UserError, match=r"type: mmbench prepare files --root DIR$"):
+        data_cache.verify(FromFiles(), cache=tmp_path)
+
+
+def test_the_command_names_the_very_config_and_cache(tmp_path):
+    config = TinyConfig(scale=0.5, mode="two words", noise={"kar": 1.5})
+    words = shlex.split(data_cache.command(Tiny(config), tmp_path / "my cache", "--rebuild"))
+    assert words[:4] == ["mmbench", "prepare", "tiny", "--rebuild"]
+    assert words[-2:] == ["--cache", str(tmp_path / "my cache")]
+    pairs = [w.partition("=") for w in words[5:-2:2]]
+    assert TinyConfig(**{key: parse_value(value) for key, _, value in pairs}) == config
+
+
+def test_a_cache_that_cannot_be_made_is_explained(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match=r"cannot write the cache of tiny .*--cache DIR"):
+        data_cache.prepare(Tiny(), cache=tmp_path / "file")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_write_that_fails_leaves_nothing(code, tmp_path, monkeypatch):
+    def fail(descriptor):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(manifest.os, "fsync", fail)
+    with pytest.raises(UserError, match=rf"{os.strerror(code)}.*make room"):
+        data_cache.prepare(Tiny(), cache=tmp_path)
+    assert leftovers(tmp_path) == []
+    assert not data_cache.is_prepared(Tiny(), tmp_path)
+
+
+def test_a_failed_rebuild_keeps_the_old_copy(tiny, tmp_path):
+    _, folder = tiny
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        data_cache.prepare(Tiny(before=interrupt), cache=tmp_path, rebuild=True)
+    assert leftovers(tmp_path) == [folder.name]
+    assert failed(Tiny(), tmp_path) == set()
+
+
+def test_unreadable_source_files_are_not_blamed_on_the_cache(tmp_path):
+    def missing():
+        raise FileNotFoundError(errno.ENOENT, "No such file", "clip.wav")
+
+    with pytest.raises(UserError, match=r"cannot read the files of files.*clip.wav.*below /data"):
+        data_cache.prepare(FromFiles(before=missing), cache=tmp_path, root="/data")
+
+
+def test_the_slower_of_two_drops_its_copy(tmp_path):
+    faster = Tiny()
+    slower = Tiny(before=lambda: data_cache.prepare(faster, cache=tmp_path))
+    folder = data_cache.prepare(slower, cache=tmp_path)
+    inode = (folder / "manifest.json").stat().st_ino
+    assert (faster.builds, slower.builds) == (1, 1)
+    assert leftovers(tmp_path) == [folder.name]
+    assert failed(slower, tmp_path) == set()
+    again = Tiny(before=lambda: data_cache.prepare(Tiny(), cache=tmp_path))
+    data_cache.prepare(again, cache=tmp_path)
+    assert (folder / "manifest.json").stat().st_ino == inode  # what was there stayed
+
+
+def test_two_rebuilds_at_once_leave_one_whole_copy(tiny, tmp_path):
+    _, folder = tiny
+    other = Tiny()
+    both = Tiny(before=lambda: data_cache.prepare(other, cache=tmp_path, rebuild=True))
+    data_cache.prepare(both, cache=tmp_path, rebuild=True)
+    assert leftovers(tmp_path) == [folder.name]
+    assert failed(both, tmp_path) == set()
+
+
+def test_a_folder_without_a_manifest_is_replaced(tmp_path):
+    folder = data_cache.cache_folder(Tiny(), tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "train.kar.npy").write_text("half")
+    assert not data_cache.is_prepared(Tiny(), tmp_path)
+    data_cache.ensure(Tiny(), cache=tmp_path)
+    assert failed(Tiny(), tmp_path) == set() and leftovers(tmp_path) == [folder.name]
+
+
+def test_processes_that_prepare_at_once_all_succeed(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from mmbench.data import cache as c; from mmbench.registry import DATASETS\n"
+        "cls = DATASETS.load('mfeat3'); here = Path(sys.argv[1])\n"
+        "(here / f'ready-{sys.argv[2]}').touch()\n"
+        "while len(list(here.glob('ready-*'))) < 2: time.sleep(0.001)\n"
+        "for rebuild in (False, True, True, True):\n"
+        "    c.prepare(cls(), cache=here / 'cache', rebuild=rebuild)\n"
+    )
+    command = [sys.executable, "-P", "-c", code, str(tmp_path)]
+    running = [
+        subprocess.Popen([*command, str(i)], stderr=subprocess.PIPE, text=True) for i in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], errors
+    assert len(leftovers(tmp_path / "cache", "mfeat3")) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("val"), "splits"),
+        (replaced("val", inputs={}), "val: modalities"),
+        (replaced("val", inputs={"kar": np.zeros((4, 2))}), r"val.kar: shape \(4, 2\), not"),
+        (replaced("val", label=np.array([0, 1, 2, 0])), r"val: labels outside 0\.\.1"),
+        (replaced("val", ids=("a", "b")), "val: ids, groups and labels differ in number"),
+    ],
+)
+def test_arrays_that_do_not_fit_the_task_are_refused(change, message, tmp_path):
+    with pytest.raises(UserError, match=f"tiny.build does not keep to its task: .*{message}"):
+        data_cache.prepare(Tiny(change=change), cache=tmp_path)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"ids": ("id-0", "b", "c", "d")}, {"ids train/val"}),
+        ({"ids": ("a", "a", "c", "d")}, {"unique ids val"}),
+        ({"label": np.zeros(4, np.int64)}, {"classes val"}),
+        ({"inputs": {"kar": np.full((4, 3), np.nan, np.float32)}}, {"finite val"}),
+        ({"inputs": {"kar": np.full((4, 3), np.inf, np.float32)}}, {"finite val"}),
+    ],
+)
+def test_verify_finds_leaks_gaps_and_numbers_that_are_none(fields, expected, tmp_path):
+    dataset = Tiny(change=replaced("val", **fields))
+    data_cache.prepare(dataset, cache=tmp_path)
+    assert failed(dataset, tmp_path) == expected
+
+
+def test_groups_in_two_splits_are_reported_not_failed(tmp_path):
+    dataset = Tiny(change=replaced("val", groups=("id-0", "id-1", "x", "y")))
+    data_cache.prepare(dataset, cache=tmp_path)
+    checks = {c.name: c for c in data_cache.verify(dataset, cache=tmp_path)}
+    assert checks["groups train/val"].ok and checks["groups train/val"].detail == "2 shared"
+    assert checks["groups train/test"].detail == "0 shared"
+    assert checks["source"].detail == "made up"
