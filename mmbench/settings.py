@@ -2,11 +2,20 @@
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import date, time
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from mmbench.errors import UserError, nearest
 
@@ -19,6 +28,26 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_exactly(cls, value: Any, info: ValidationInfo) -> Any:  # Any: not validated yet
+        """Undo two readings that nobody means: ``true`` as 1, and the choice ``none`` as null."""
+        members = _members(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and {int, float} & set(members) and bool not in members:
+            raise ValueError("a number is wanted, not true or false")
+        if value is None and type(None) not in members and "none" in _choices(members):
+            return "none"
+        return value
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:  # Any: a type form, which has no static type
+    """Return the alternatives of a union, or the one type."""
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _choices(members: Sequence[Any]) -> list[Any]:  # Any: as above
+    return [c for member in members if get_origin(member) is Literal for c in get_args(member)]
 
 
 def setting(default: Any, doc: str, *, source: str, **limits: Any) -> Any:
@@ -39,32 +68,50 @@ def setting(default: Any, doc: str, *, source: str, **limits: Any) -> Any:
 def allowed(model: type[BaseModel], key: str) -> str:
     """Describe the values that ``model.key`` takes, in words."""
     schema = model.model_json_schema()
-    field = schema["properties"][key]
-    branches = field.get("anyOf", [field])
-    words = [_branch_words(schema, branch) for branch in branches]
-    return " or ".join(words)
+    return _words(schema, schema["properties"][key])
 
 
-def _branch_words(schema: Mapping[str, Any], branch: Mapping[str, Any]) -> str:
+_KINDS = {
+    "array": "list",
+    "boolean": "true or false",
+    "null": "none",
+    "object": "table",
+    "string": "text",
+}
+_BOUNDS = {
+    "minimum": ">=",
+    "exclusiveMinimum": ">",
+    "maximum": "<=",
+    "exclusiveMaximum": "<",
+    "minItems": "length >=",
+    "maxItems": "length <=",
+    "minLength": "length >=",
+    "maxLength": "length <=",
+    "pattern": "matching",
+}
+
+
+def _words(schema: Mapping[str, Any], branch: Mapping[str, Any]) -> str:
+    if "anyOf" in branch:
+        return " or ".join(_words(schema, each) for each in branch["anyOf"])
     if "$ref" in branch:
         branch = schema["$defs"][branch["$ref"].rsplit("/", 1)[1]]
     if "enum" in branch:
-        return "one of " + ", ".join(str(v) for v in branch["enum"])
+        return "one of " + ", ".join(map(_typed, branch["enum"]))
     if "const" in branch:
-        return str(branch["const"])
-    bounds = {
-        "minimum": ">=",
-        "exclusiveMinimum": ">",
-        "maximum": "<=",
-        "exclusiveMaximum": "<",
-        "minItems": "length >=",
-        "minLength": "length >=",
-    }
-    limits = [f"{sign} {branch[k]}" for k, sign in bounds.items() if k in branch]
-    kind = {"null": "none", "boolean": "true or false"}.get(
-        branch.get("type", "any"), branch.get("type", "any")
-    )
-    return f"{kind} {' and '.join(limits)}".strip()
+        return _typed(branch["const"])
+    kind = branch.get("type", "anything")
+    limits = [f"{sign} {branch[k]}" for k, sign in _BOUNDS.items() if k in branch]
+    words = " ".join([_KINDS.get(kind, kind), " and ".join(limits)]).strip()
+    items = branch.get("items")
+    return f"{words} of {_words(schema, items)}" if isinstance(items, dict) and items else words
+
+
+def _typed(value: object) -> str:
+    """Return a value as it is typed on the command line."""
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def validate(model: type[S], values: Mapping[str, Any], prefix: str) -> S:
@@ -85,37 +132,68 @@ def validate(model: type[S], values: Mapping[str, Any], prefix: str) -> S:
 
 
 def _explain(model: type[BaseModel], err: ValidationError, prefix: str) -> str:
-    lines = []
+    """Return one line per offending key: what is wrong, what was found, what is allowed."""
+    lines: dict[str, str] = {}
     for item in err.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "(all)"
         top = str(item["loc"][0]) if item["loc"] else ""
-        if item["type"] == "extra_forbidden":
-            known = list(model.model_fields)
-            lines.append(
-                f"unknown setting '{prefix}.{key}'{nearest(key, known)} "
-                f"(known: {', '.join(known) or 'none'})"
-            )
-        elif top in model.model_fields:
-            lines.append(
-                f"'{prefix}.{key}' cannot be {item['input']!r}: {item['msg']}; "
-                f"allowed: {allowed(model, top)}"
-            )
+        reason = item["msg"].removeprefix("Value error, ")
+        if not top:
+            lines[f"{prefix}: {reason}"] = f"'{prefix}': {reason}"
+        elif item["type"] == "extra_forbidden":
+            lines[top] = _unknown(model, item["loc"], prefix)
+        elif item["type"] == "missing":
+            lines[top] = f"'{prefix}.{_dotted(item['loc'])}' is missing; give it a value"
         else:
-            lines.append(f"'{prefix}': {item['msg'].removeprefix('Value error, ')}")
-    return "\n".join(dict.fromkeys(lines))
+            # A union reports every alternative it tried; the first line is enough for one key.
+            said = any(word in item["type"] for word in _SAID_BY_ALLOWED)
+            lines.setdefault(
+                top,
+                f"'{prefix}.{_dotted(item['loc'])}' cannot be {_found(item['input'])}"
+                f"{'' if said else f' ({reason})'}; allowed: {allowed(model, top)}",
+            )
+    return "\n".join(lines.values())
+
+
+# Pydantic's error types whose message only repeats what ``allowed`` says.
+_SAID_BY_ALLOWED = ("_type", "_parsing", "than", "literal_error", "too_short", "too_long")
+
+
+def _unknown(model: type[BaseModel], loc: Sequence[int | str], prefix: str) -> str:
+    owner: Any = model  # Any: a field's annotation can be anything
+    for part in loc[:-1]:
+        fields = getattr(owner, "model_fields", {})
+        owner = fields[part].annotation if part in fields else None
+    known = list(getattr(owner, "model_fields", {}))
+    return (
+        f"unknown setting '{prefix}.{'.'.join(map(str, loc))}'{nearest(str(loc[-1]), known)} "
+        f"(known: {', '.join(known) or 'none'})"
+    )
+
+
+def _found(value: object) -> str:
+    return _typed(value) if value is None or isinstance(value, bool) else repr(value)
+
+
+def _dotted(loc: Sequence[int | str]) -> str:
+    """Return the key, with the position in a list but without pydantic's names of union members."""
+    return ".".join([str(loc[0]), *(str(part) for part in loc[1:] if isinstance(part, int))])
 
 
 def parse_value(text: str) -> Any:
     """Read a command-line value as TOML (``0``, ``false``, ``[1, 2]``, ``"x"``), else as text.
 
-    ``none`` and ``null`` give None, which TOML cannot say; an empty text stays an empty text.
+    ``none`` and ``null`` give None, which TOML cannot say; an empty text stays an empty text. So
+    does what TOML would read as a date or a time, which no setting takes.
     """
     if text.strip().lower() in {"none", "null"}:
         return None
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        table = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):  # not TOML, a number of absurd length, endless brackets
         return text
+    value = table.pop("value")
+    # More keys: the text held a line break, and only its first line would be read.
+    return text if table or isinstance(value, date | time) else value
 
 
 class TrainerSettings(Settings):
@@ -173,4 +251,4 @@ class RunSettings(Settings):
 
 def default_cache() -> Path:
     """Return the folder of prepared data: ``$MMBENCH_CACHE``, else ``~/.cache/mmbench``."""
-    return Path(os.environ.get("MMBENCH_CACHE") or Path.home() / ".cache" / "mmbench")
+    return Path(os.environ.get("MMBENCH_CACHE") or "~/.cache/mmbench").expanduser()
