@@ -16,21 +16,23 @@ its own head, where the released trimodal script sends the third through the sec
 a reading of the talk's slides. Defaults: the authors' launch lines (alpha 0.8) and script.
 """
 
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Mapping
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, kl_div, normalize
+from torch.nn.functional import cross_entropy, kl_div
 
 from mmbench.method import Batch, Deviation, Method, MethodConfig, Needs
 from mmbench.nets.heads import own_heads
+from mmbench.nets.sphere import EPS, Arc, unit
 from mmbench.registry import register_method
 from mmbench.settings import setting
+from mmbench.training.seeding import generator
 
 SCRIPT, TALK = "IPRM script", "IPRM talk; methods.md section 11.1"
-EPS = 1e-12
 
 
 class IPRMConfig(MethodConfig):
@@ -62,32 +64,22 @@ class IPRMConfig(MethodConfig):
     pairing: Literal["paired", "same_class", "none"] = setting(
         "paired", "whose features are mixed in training", source=TALK
     )
-    third_head: Literal["own", "second"] = setting(
-        "own", "head of the third modality", source="methods.md section 11"
+    probe: Literal["as_mixed", "paired"] = setting(
+        "as_mixed", "what is probed when samples are not paired", source=TALK
     )
-
-
-def slerp(u: Tensor, v: Tensor, weight: Tensor) -> Tensor:
-    """Mix unit rows u, v [B, d] on the sphere; ``weight`` (scalar) is u's, v has the rest.
-
-    Where the angle is near 0 or pi, linear interpolation stands in: there sin(theta) vanishes.
-    """
-    gap = ((u - v).square().sum(1, keepdim=True) + EPS).sqrt()
-    total = ((u + v).square().sum(1, keepdim=True) + EPS).sqrt()
-    theta = 2 * torch.atan2(gap, total)
-    flat = theta.sin().abs() < 1e-4
-    safe = torch.where(flat, torch.ones_like(theta), theta)  # no NaN gradient passes the where
-    curved = ((weight * safe).sin() * u + ((1 - weight) * safe).sin() * v) / safe.sin()
-    line = weight * u + (1 - weight) * v
-    parallel = (u * v).sum(1, keepdim=True) > 0
-    return torch.where(flat, torch.where(parallel, normalize(line, dim=1, eps=EPS), line), curved)
+    pair_draw: Literal["generator", "python"] = setting(
+        "generator", "how single_cls draws a pair", source="mmbench: needs no checkpoint"
+    )
+    third_head: Literal["own", "second"] = setting(
+        "own", "head of the third of three modalities", source="methods.md section 11"
+    )
 
 
 def divergence(logits: Tensor, mixed: Tensor) -> Tensor:
     """Return K = mean_i KL(softmax(logits_i) || softmax(mixed_i)) in nats, a scalar."""
-    return kl_div(
-        mixed.log_softmax(1), logits.log_softmax(1), log_target=True, reduction="batchmean"
-    )
+    theirs, mine = mixed.log_softmax(1), logits.log_softmax(1)
+    # rounding can make the divergence of equal predictions negative, and a ratio of two arbitrary
+    return kl_div(theirs, mine, log_target=True, reduction="batchmean").clamp_min(0)
 
 
 def strength(k_own: Tensor, k_other: Tensor) -> Tensor:
@@ -104,7 +96,22 @@ class IPRM(Method):
     needs = Needs(min_modalities=2)
     reference = "Yang, Wu, Jiang, IJCAI 2025"
     authors = {"trainer.lr": 0.01, "trainer.epochs": 100, "alpha": 0.8}
-    deviations = (Deviation("third_head", "own", "second", "Released: head 3 is never trained."),)
+    deviations = (
+        Deviation(
+            "third_head",
+            "own",
+            "second",
+            "Released: the third modality goes through the second's head, so that head 3 is never "
+            "trained and head 2 serves two modalities.",
+        ),
+        Deviation(
+            "pair_draw",
+            "generator",
+            "python",
+            "Released: random.sample of Python's generator. A draw that depends on the seed and "
+            "the step alone continues after an interruption by itself.",
+        ),
+    )
     lam: Tensor
     lam_used: Tensor
     omega: Tensor
@@ -119,6 +126,24 @@ class IPRM(Method):
         for name in ("lam", "lam_used", "omega"):
             self.register_buffer(name, torch.full((len(self.pairs),), 0.5))
         self.register_buffer("seen", torch.zeros(len(self.pairs), dtype=torch.bool))
+        self.random = random.Random(0)
+
+    def on_fit_start(self) -> None:
+        """Seed the private generator of ``pair_draw=python``."""
+        self.random.seed(self.fit.seed)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the private generator's state as plain numbers, where it is used."""
+        if self.config.pair_draw != "python":
+            return {}
+        version, words, gauss = self.random.getstate()
+        return {"random": [version, list(words), gauss]}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what ``get_extra_state`` returned."""
+        if "random" in state:
+            version, words, gauss = state["random"]
+            self.random.setstate((version, tuple(words), gauss))
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Probe, weigh, learn, keep; one encoder pass."""
@@ -145,7 +170,7 @@ class IPRM(Method):
             "half": torch.full_like(self.lam, 0.5),
         }[self.config.infer_lambda]
         mixed = [
-            self._mix_head(i)(self._mix(z[a], z[b], weights[i]))
+            self._mix_head(i)(self._mixer(z[a], z[b])[0](weights[i]))
             for i, (a, b) in enumerate(self.pairs)
         ]
         fused = torch.stack(list(own.values())).sum(0) + torch.stack(mixed).mean(0)
@@ -160,48 +185,49 @@ class IPRM(Method):
     def _drawn(self) -> list[int]:
         if self.config.style == "tri_cls":
             return list(range(len(self.pairs)))
+        if self.config.pair_draw == "python":
+            first, second = sorted(self.random.sample(range(len(self.names)), 2))
+            return [self.pairs.index((self.names[first], self.names[second]))]
         # on the CPU, so that drawing a pair does not wait for the device
-        draw = torch.Generator().manual_seed(self.fit.seed * 1_000_003 + self.fit.step)
+        draw = generator(torch.device("cpu"), self.fit.seed, "pair", self.fit.step)
         return [int(torch.randint(len(self.pairs), (), generator=draw))]
 
     def _mix_head(self, index: int) -> nn.Module:
         key = "all" if self.config.style == "single_cls" else "__".join(self.pairs[index])
         return self.mix_heads[key]
 
-    def _mix(self, first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
-        if self.config.mixup == "linear" and self.config.linear_on == "raw":
-            return weight * first + (1 - weight) * second
-        u, v = normalize(first, dim=1, eps=EPS), normalize(second, dim=1, eps=EPS)
+    def _mixer(self, first: Tensor, second: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """Return weight -> mixture [B, d], and the share of rows whose mixture is degenerate."""
         if self.config.mixup == "linear":
-            return weight * u + (1 - weight) * v
-        return slerp(u, v, weight)
+            raw = self.config.linear_on == "raw"
+            u, v = (first, second) if raw else (unit(first), unit(second))
+            return (lambda weight: weight * u + (1 - weight) * v), u.new_zeros(())
+        arc = Arc(unit(first), unit(second))
+        return arc.at, arc.opposite()
 
     def _pair(
         self, index: int, z: Mapping[str, Tensor], own: Mapping[str, Tensor], batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of one pair's mixture, and what to log; moves the pair's lambda on."""
         a, b = self.pairs[index]
         partner = self._partners(batch.label)
-        second = z[b] if partner is None else z[b][partner]
+        second, own_b = (z[b], own[b]) if partner is None else (z[b][partner], own[b][partner])
+        mix, opposite = self._mixer(z[a], second)
         head, lam = self._mix_head(index), self.lam[index].clone()
         one_pass = self.config.passes == "one"
         with torch.set_grad_enabled(one_pass):
-            probed = head(self._mix(z[a], second, lam))
+            probed = head(mix(lam))
         with torch.no_grad():
-            k_a = divergence(own[a], probed)
-            k_b = divergence(own[b] if partner is None else own[b][partner], probed)
-            omega = strength(k_a, k_b)
-            if self.config.omega == "inverse":
-                omega = 1 - omega
-            elif self.config.omega == "half":
-                omega = torch.full_like(omega, 0.5)
-        used = omega if self.config.passes == "two" else lam
-        if self.config.passes == "one_raw":
-            used = self.omega[index].clone()
-        logits = probed if one_pass else head(self._mix(z[a], second, used))
+            seen = probed
+            if partner is not None and self.config.probe == "paired":
+                seen, own_b = head(self._mixer(z[a], z[b])[0](lam)), own[b]
+            k_a, k_b = divergence(own[a], seen), divergence(own_b, seen)
+            omega = self._omega(k_a, k_b)
+        used = {"two": omega, "one": lam, "one_raw": self.omega[index].clone()}[self.config.passes]
+        logits = probed if one_pass else head(mix(used))
         loss = cross_entropy(logits, batch.label)
         if self.config.pairing == "none" and partner is not None:
-            other = cross_entropy(logits, batch.label[partner])
-            loss = used * loss + (1 - used) * other
+            loss = used * loss + (1 - used) * cross_entropy(logits, batch.label[partner])
         self._keep(index, lam, omega)
         name = f"{a}-{b}"
         return loss, {
@@ -210,7 +236,14 @@ class IPRM(Method):
             f"omega/{name}": omega,
             f"kl/{name}/{a}": k_a,
             f"kl/{name}/{b}": k_b,
+            f"opposite/{name}": opposite,
         }
+
+    def _omega(self, k_a: Tensor, k_b: Tensor) -> Tensor:
+        """Return the weight of the pair's first modality under the chosen rule."""
+        if self.config.omega == "half":
+            return torch.full_like(k_a, 0.5)
+        return strength(k_a, k_b) if self.config.omega == "closer" else strength(k_b, k_a)
 
     def _keep(self, index: int, lam: Tensor, omega: Tensor) -> None:
         """Remember the weight just used for probing, and the next one."""
@@ -231,4 +264,6 @@ class IPRM(Method):
         )
         if self.config.pairing == "same_class":
             scores = torch.where(label[:, None] == label[None, :], scores, -1.0)
+            # oneself only if nobody else has the class
+            scores = scores.diagonal_scatter(torch.full_like(scores[0], -0.5))
         return scores.argmax(1)

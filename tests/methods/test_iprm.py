@@ -4,8 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mmbench.methods.iprm import divergence, slerp, strength
+from mmbench.methods.iprm import divergence, strength
 from torch.nn.functional import cross_entropy, normalize
+
+from mmbench.nets.sphere import slerp, unit
 
 DOUBLE = torch.float64
 
@@ -45,7 +47,7 @@ def test_slerp_returns_its_ends():
 def test_gradient_is_finite_for_equal_opposite_and_zero_features(other):
     z = t([1.0, 0.0]).requires_grad_()
     w = t(other).requires_grad_()
-    mixed = slerp(normalize(z, dim=1, eps=1e-12), normalize(w, dim=1, eps=1e-12), t(0.3).squeeze())
+    mixed = slerp(unit(z), unit(w), t(0.3).squeeze())
     mixed.sum().backward()
     assert torch.isfinite(mixed).all()
     assert torch.isfinite(z.grad).all()
@@ -107,6 +109,8 @@ def test_step_follows_a_plain_version(make_bench, make_batch):
         {"omega": "half"},
         {"pairing": "same_class"},
         {"pairing": "none"},
+        {"pairing": "none", "probe": "paired"},
+        {"style": "single_cls", "pair_draw": "python"},
         {"infer_lambda": "ema_next"},
         {"infer_lambda": "half"},
     ],
