@@ -47,14 +47,14 @@ from torch.nn.functional import cross_entropy
 from mmbench.method import Batch, Deviation, Needs, setting
 from mmbench.registry import register_method
 
-from .modulated import Modulated, WindowConfig, at_least_fp32, evaluating
+from .modulated import Modulated, ModulatedConfig, at_least_fp32, evaluating
 from .ogm import in_scope
 
 CREMAD = "authors' CREMA-D script; UR-Funny for three modalities"
 LIMIT = 20.0  # of the exponent: e^20 is already far beyond any useful step
 
 
-class AGMConfig(WindowConfig):
+class AGMConfig(ModulatedConfig):
     """Options of AGM."""
 
     alpha: float = setting(1.0, "strength", source="authors' argparse", ge=0)

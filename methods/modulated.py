@@ -20,11 +20,8 @@ K = TypeVar("K")
 
 
 class WindowConfig(MethodConfig):
-    """The fusion head, and when the method acts."""
+    """When the method acts."""
 
-    fusion: Literal["concat", "sum"] = setting(
-        "concat", "one layer on the concatenation, or the sum of own heads", source="paper"
-    )
     starts: float = setting(0.0, "first epoch of the window", source="authors' script", ge=0)
     ends: float = setting(1.0, "last epoch of the window, inclusive", source="mmbench", ge=0)
     window_unit: Literal["fraction", "epochs"] = setting(
@@ -55,6 +52,14 @@ class WindowConfig(MethodConfig):
         return window(starts, ends, epoch, epochs)
 
 
+class ModulatedConfig(WindowConfig):
+    """The fusion head, and when the method acts."""
+
+    fusion: Literal["concat", "sum"] = setting(
+        "concat", "one layer on the concatenation, or the sum of own heads", source="paper"
+    )
+
+
 class SumHead(nn.Module):
     """One linear head per modality, added; the same interface as ``ConcatHead``.
 
@@ -81,7 +86,7 @@ class SumHead(nn.Module):
 class Modulated(Method):
     """A fusion model whose training a subclass modulates inside the window."""
 
-    config: WindowConfig
+    config: ModulatedConfig
 
     def build(self) -> None:
         """Create the fusion head."""

@@ -35,13 +35,13 @@ from mmbench.errors import UserError
 from mmbench.method import Batch, Deviation, Needs, setting
 from mmbench.registry import register_method
 
-from .modulated import Modulated, WindowConfig, against_others, at_least_fp32, prefixed
+from .modulated import Modulated, ModulatedConfig, against_others, at_least_fp32, prefixed
 
 README = "authors' README, CREMA-D"
 TIE = 1e-6  # ratios closer to 1 than this are a tie
 
 
-class OGMConfig(WindowConfig):
+class OGMConfig(ModulatedConfig):
     """Options of OGM and OGM-GE."""
 
     alpha: float = setting(0.8, "strength of the damping", source=README, ge=0)

@@ -44,7 +44,7 @@ from mmbench.registry import register_method
 from .modulated import (
     EPS,
     Modulated,
-    WindowConfig,
+    ModulatedConfig,
     against_others,
     at_least_fp32,
     evaluating,
@@ -55,7 +55,7 @@ FAR = -1e30  # similarity to a class without prototype: its softmax is 0, and no
 LAUNCH = "authors' launch line, CREMA-D concat"
 
 
-class PMRConfig(WindowConfig):
+class PMRConfig(ModulatedConfig):
     """Options of PMR."""
 
     alpha: float = setting(2.0, "weight of the prototypical loss", source=LAUNCH, ge=0)

@@ -1,6 +1,7 @@
 """The contract of ``methods/``: what a training method is, and what the trainer offers it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -114,6 +115,13 @@ class Fit(Protocol):
     def lr(self) -> float:
         """The scheduled base learning rate of this epoch."""
 
+    @property
+    def validates(self) -> bool:
+        """Whether ``on_epoch_end`` gets validation metrics under this protocol."""
+
+    def lr_at(self, epoch: int) -> float:
+        """Return the scheduled base learning rate of ``epoch``."""
+
     def backward(self, loss: Tensor, *, retain_graph: bool = False) -> None:
         """Add the gradients of ``loss`` to the parameters' ``grad``."""
 
@@ -143,19 +151,28 @@ class Fit(Protocol):
     def generator(self, tag: str) -> torch.Generator:
         """Return a generator on the device, seeded by (seed, tag, step): needs no checkpoint."""
 
-    def train_batches(self, *, samples: int | None = None, tag: str = "pass") -> Iterator[Batch]:
-        """Iterate over training data without augmentation, in an order given by (tag, epoch).
+    def train_batches(
+        self, *, samples: int | None = None, tag: str = "pass", augmented: bool = False
+    ) -> Iterator[Batch]:
+        """Iterate over training data in an order given by (tag, epoch).
 
         Args:
             samples: stop after at least this many samples; None: all.
             tag: names the stream of random numbers.
+            augmented: as the training batches are.
         """
 
     def hold_out(self, fraction: float) -> None:
         """Take a stratified share of the training data away from the training batches."""
 
     def held_out_batches(self) -> Iterator[Batch]:
-        """Iterate over what ``hold_out`` took away, in fixed order, without augmentation."""
+        """Iterate over what ``hold_out`` took away, shuffled once, without augmentation."""
+
+    def sandbox(self) -> AbstractContextManager[None]:
+        """Return a context in which model, optimisers and random numbers may be used up freely.
+
+        On leaving, all of them are exactly what they were. No checkpoint may be written inside.
+        """
 
 
 @dataclass

@@ -104,15 +104,15 @@ class Loader:
         if len(parts) > 1 and len(parts[-1]) == 1:
             parts = parts[:-1]
         for step in range(start, len(parts)):
-            batch = self.gather(parts[step])
-            if not self.augmentations:
-                yield batch
-                continue
-            inputs = dict(batch.inputs)
-            for m, name in self.augmentations.items():
-                draw = generator(self.device, self.seed, "augment", m, epoch, step)
-                inputs[m] = augment(name, inputs[m], draw)
-            yield Batch(inputs, batch.label, batch.index)
+            yield self.augmented(self.gather(parts[step]), epoch, step)
+
+    def augmented(self, batch: Batch, *axes: object) -> Batch:
+        """Return ``batch`` with each modality augmented as the seed and ``axes`` have it."""
+        inputs = dict(batch.inputs)
+        for m, name in self.augmentations.items():
+            draw = generator(self.device, self.seed, "augment", m, *axes)
+            inputs[m] = augment(name, inputs[m], draw)
+        return Batch(inputs, batch.label, batch.index)
 
     def steps(self, samples: int) -> int:
         """Return the number of training batches that ``samples`` samples make."""

@@ -23,7 +23,7 @@ from mmbench.training.optimizers import Optimizers
 from mmbench.training.schedule import lr_at
 from mmbench.training.seeding import derive, generator, seed_everything
 
-NORM_EVERY = 10  # updates between two measurements of the encoders' gradient norms
+NORM_EVERY = 10  # steps between two measurements of the encoders' gradient norms
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Trainer:
         self.hooks = hooks or Hooks()
         self.device = loaders["train"].device
         self.epochs = method.passes(settings.epochs)
-        self.epoch = self.step = self.step_in_epoch = self.updates = self.resumed = 0
+        self.epoch = self.step = self.step_in_epoch = self.resumed = 0
         self.index = torch.arange(len(loaders["train"]))
         self.held = torch.empty(0, dtype=torch.int64)
         self.held_fraction = 0.0
@@ -108,7 +108,7 @@ class Trainer:
             self._train_epoch()
             metrics = evaluate(self.method, self.loaders[self.select])
             self._select(metrics)
-            self.method.on_epoch_end(metrics if self.select == "val" else None)
+            self.method.on_epoch_end(metrics if self.validates else None)
             self._add_row(metrics)
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
             self._save()
@@ -183,7 +183,7 @@ class Trainer:
             "model": dict(self.method.state_dict()),
             "optimizers": self.optimizers.state(),
             "rng": checkpoint.rng_state(),
-            "counters": [self.epoch, self.step, self.step_in_epoch, self.updates],
+            "counters": [self.epoch, self.step, self.step_in_epoch],
             "meters": [self.meter.state(), self.norms.state()],
         }
 
@@ -191,7 +191,7 @@ class Trainer:
         """Restore what ``state`` returned."""
         self.method.load_state_dict(state["model"])
         self.optimizers.load(state["optimizers"])
-        self.epoch, self.step, self.step_in_epoch, self.updates = state["counters"]
+        self.epoch, self.step, self.step_in_epoch = state["counters"]
         self.meter.load(state["meters"][0])
         self.norms.load(state["meters"][1])
         self.method.zero_grad(set_to_none=True)
@@ -225,7 +225,16 @@ class Trainer:
     @property
     def lr(self) -> float:
         """The scheduled base learning rate of this epoch."""
-        return lr_at(self.settings, self.epoch, self.epochs)
+        return self.lr_at(self.epoch)
+
+    def lr_at(self, epoch: int) -> float:
+        """The scheduled base learning rate of ``epoch``."""
+        return lr_at(self.settings, epoch, self.epochs)
+
+    @property
+    def validates(self) -> bool:
+        """Whether a validation split is evaluated after each epoch."""
+        return self.select == "val"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -239,9 +248,8 @@ class Trainer:
 
     def update(self, optimizer: str = "main") -> None:
         """Clip if asked, take one optimiser step, set all gradients to None."""
-        if self.updates % NORM_EVERY == 0:
+        if self.step % NORM_EVERY == 0:
             self._measure_norms()
-        self.updates += 1
         chosen = self.optimizers.by_name[optimizer]
         if self.settings.clip_norm is not None:
             parameters = [p for g in chosen.param_groups for p in g["params"]]
@@ -275,14 +283,20 @@ class Trainer:
         """Return a generator on the device, seeded by (seed, tag, step)."""
         return generator(self.device, self.seed, tag, self.step)
 
-    def train_batches(self, *, samples: int | None = None, tag: str = "pass") -> Iterator[Batch]:
-        """Iterate over training data without augmentation, ordered by (tag, epoch)."""
+    def train_batches(
+        self, *, samples: int | None = None, tag: str = "pass", augmented: bool = False
+    ) -> Iterator[Batch]:
+        """Iterate over training data, ordered by (tag, epoch); see ``mmbench.Fit``."""
         loader = self.loaders["train"]
         index = loader.shuffled(self.index, tag, self.epoch)
         if samples is not None:
             batches = -(-samples // loader.batch_size)
             index = index[: batches * loader.batch_size]
-        return loader.in_order(index)
+        for step, batch in enumerate(loader.in_order(index)):
+            if not augmented:
+                yield batch
+            elif step == 0 or len(batch.label) > 1:  # as in training: batch statistics need two
+                yield loader.augmented(batch, tag, self.epoch, step)
 
     def hold_out(self, fraction: float) -> None:
         """Take a stratified share of the training data away; the choice depends on the seed."""
@@ -292,10 +306,11 @@ class Trainer:
         for label in loader.label.unique():
             of_class = loader.shuffled(everyone[loader.label == label], "hold-out", int(label))
             held[of_class[: max(1, round(fraction * len(of_class)))]] = True
-        self.index, self.held, self.held_fraction = everyone[~held], everyone[held], fraction
+        self.index, self.held_fraction = everyone[~held], fraction
+        self.held = loader.shuffled(everyone[held], "held-out order")
 
     def held_out_batches(self) -> Iterator[Batch]:
-        """Iterate over what ``hold_out`` took away, in fixed order."""
+        """Iterate over what ``hold_out`` took away, in an order that stays."""
         return self.loaders["train"].in_order(self.held)
 
     @contextmanager

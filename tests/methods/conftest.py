@@ -43,7 +43,7 @@ class Bench:
     def step(self, batch):
         log = self.method.step(batch)
         self.trainer.step += 1
-        return {k: float(v) for k, v in log.items()}
+        return {k: float(v.detach()) for k, v in log.items()}
 
 
 def arrays(modalities, samples, classes, seed=0):
