@@ -38,9 +38,10 @@ UR-Funny script for more; the floor of the CREMA-D script.
 import math
 from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -61,7 +62,7 @@ class AGMConfig(ModulatedConfig):
     mode: Literal["logit_hook", "encoder_scale"] = setting(
         "logit_hook", "scale dL/dphi_m, or the encoders' gradients", source="paper"
     )
-    cap: float | Literal["auto", "off"] = setting(
+    cap: Annotated[float, Field(ge=0)] | Literal["auto", "off"] = setting(
         "auto", "upper bound of tau - r; auto: 10 for two modalities, 7 for more", source=CREMAD
     )
     floor: float = setting(

@@ -27,9 +27,10 @@ scripts (0.55, 0.45 for audio and visual; 0.35, 0.25, 0.40 for audio, visual and
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -60,7 +61,7 @@ class MLAConfig(MethodConfig):
     inference: Literal["dynamic", "fixed", "dynamic_official"] = setting(
         "dynamic", "weights by confidence, constant, or the released entropy", source="paper"
     )
-    fixed_weights: tuple[float, ...] | None = setting(
+    fixed_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = setting(
         None, "weights of inference=fixed; none: the authors', else equal", source="authors' mains"
     )
 

@@ -25,9 +25,10 @@ AV-MNIST; they were found on those sets, so here c is 1 unless given.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -48,7 +49,7 @@ class MSLRConfig(WindowConfig):
     strategy: Literal["keep", "dynamic", "cumulative"] = setting(
         "dynamic", "how the ratio follows the accuracy", source=SCRIPT
     )
-    c: dict[str, float] = setting(
+    c: dict[str, Annotated[float, Field(gt=0)]] = setting(
         {}, "factor on each modality's learning rate; 1 unless given", source="mmbench"
     )
     memory: int = setting(5, "epochs that the accuracy is compared with (K)", source=SCRIPT, ge=1)
@@ -89,15 +90,13 @@ class MSLR(Method):
 
     @classmethod
     def refuse(cls, task: Task, config: Any) -> str | None:  # Any: as in Method
-        """Refuse factors for modalities that are not there, or that are not positive."""
+        """Refuse factors for modalities that are not there."""
         unknown = sorted(set(config.c) - set(task.names))
         if unknown:
             return (
                 f"{cls.name}.c names {', '.join(unknown)}; the modalities are "
                 f"{', '.join(task.names)}"
             )
-        if min(config.c.values(), default=1.0) <= 0:
-            return f"{cls.name}.c must be positive"
         return super().refuse(task, config)
 
     def build(self) -> None:

@@ -65,7 +65,7 @@ class ReconBoostConfig(MethodConfig):
         "eval", "mode of the modalities that only give p", source="mmbench"
     )
     hidden: int = setting(256, "width of the shared head's hidden layer", source=CREMAD, ge=1)
-    boost_rate: float = setting(1.0, "initial boost rate", source=CREMAD)
+    boost_rate: float = setting(1.0, "initial boost rate", source=CREMAD, ge=0)
     correct_lr_mult: float = setting(
         1.0, "learning rate of phase 2 over that of phase 1 (e_lr / m_lr)", source=CREMAD, gt=0
     )
@@ -94,7 +94,7 @@ def boosting_loss(
         w2: weight of ``others``.
         residual: ``target``: t = y (w1 - w2 p); ``full``: t = w1 y - w2 p.
     """
-    y = torch.nn.functional.one_hot(label, logits.shape[1]).to(logits.dtype)
+    y = torch.zeros_like(logits).scatter(1, label[:, None], 1.0)
     target = y * (w1 - w2 * others) if residual == "target" else w1 * y - w2 * others
     return -(target * logits.log_softmax(1)).mean()
 

@@ -95,6 +95,23 @@ class Parameters(Part):
     trainable: int
 
 
+class Imbalance(Part):
+    """How unevenly the modalities count at the end of training, on the test split.
+
+    Attributes:
+        fill: what stands for an absent modality.
+        subsets: accuracy of the fused prediction with only these modalities, e.g. ``audio+image``;
+            the empty name is none of them.
+        shapley: share of each modality in the accuracy; they add up to all minus none.
+        probe: accuracy of a linear probe on each encoder's frozen features.
+    """
+
+    fill: str = ""
+    subsets: dict[str, float] = Field(default_factory=dict)
+    shapley: dict[str, float] = Field(default_factory=dict)
+    probe: dict[str, float] = Field(default_factory=dict)
+
+
 class Failure(Part):
     """Why a cell failed."""
 
@@ -110,7 +127,7 @@ class Record(Part):
         final: test metrics at the ``selected`` and at the ``last`` epoch.
         remark: what every output must say about this cell.
         reason: why a refused cell was refused.
-        imbalance: measures of the imbalance reached at the end of training, by name.
+        imbalance: the imbalance reached at the selected epoch.
     """
 
     schema_version: int = SCHEMA
@@ -126,7 +143,7 @@ class Record(Part):
     curve: list[EpochRow] = Field(default_factory=list)
     selection: Selection | None = None
     final: dict[str, Metrics] = Field(default_factory=dict)
-    imbalance: dict[str, Any] = Field(default_factory=dict)
+    imbalance: Imbalance = Field(default_factory=Imbalance)
     timing: Timing | None = None
     memory: Memory | None = None
     parameters: Parameters | None = None

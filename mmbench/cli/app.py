@@ -23,7 +23,7 @@ Plugin = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="KEY=VALUE, e.g. trainer.epochs=5 or iprm.alpha=0.5. Repeatable."),
+    typer.Option("--set", help="KEY=VALUE, e.g. trainer.epochs=5 or METHOD.alpha=0.5. Repeatable."),
 ]
 RESULTS = Path("results")
 
@@ -171,6 +171,28 @@ def verify(
     from mmbench.cli import preparing
 
     raise typer.Exit(preparing.verify(name, set_ or [], cache, plugin or [], json))
+
+
+@app.command("test")
+def test_(
+    what: Annotated[str, typer.Argument(help="FILE.py, package.module, or a method's name")],
+    json: Json = False,
+) -> None:
+    """Check a method against the contract. Example: mmbench test my_method.py"""
+    from mmbench.cli import developing
+
+    raise typer.Exit(developing.test(what, json))
+
+
+@app.command("new-method")
+def new_method(
+    name: Annotated[str, typer.Argument(help="its name on the command line, e.g. my-method")],
+    folder: Annotated[Path, typer.Option(help="Where to write it.")] = Path(),
+) -> None:
+    """Write a working method to start from. Example: mmbench new-method my-method"""
+    from mmbench.cli import developing
+
+    developing.new_method(name, folder)
 
 
 @app.command()

@@ -30,6 +30,7 @@ from mmbench.training import checkpoint
 from mmbench.training.device import choose, peak_memory
 from mmbench.training.environment import environment
 from mmbench.training.evaluation import evaluate
+from mmbench.training.imbalance import measure
 from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
 
@@ -204,7 +205,7 @@ def _train(
         parts.method, parts.loaders, parts.select, cell.trainer, cell.seed, directory.path, hooks
     )
     trainer.train()
-    final = _final(trainer, parts)
+    final = _final(trainer, parts)  # leaves the method at the selected epoch
     parameters = list(parts.method.parameters())
     task = parts.prepared.task
     return Record(
@@ -225,6 +226,7 @@ def _train(
             value=trainer.best.value,
         ),
         final=final,
+        imbalance=measure(parts.method, parts.loaders["train"], parts.loaders["test"]),
         timing=_timing(trainer, len(trainer.index), time.perf_counter() - begun),
         memory=peak_memory(device),
         parameters=Parameters(

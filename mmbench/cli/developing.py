@@ -1,0 +1,68 @@
+"""``test`` and ``new-method``: for those who add a method."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from mmbench.cli.output import console, print_rows
+from mmbench.errors import UserError
+from mmbench.registry import METHODS, load_plugin
+from mmbench.scan import check_name
+
+TEMPLATE = Path(__file__).parent.parent / "contract" / "template.py.txt"
+
+
+def test(what: str, as_json: bool) -> int:
+    """Run the contract on the methods of a file or on one by name; return 0 if all passed."""
+    names = _names(what)
+    import torch
+
+    from mmbench.contract.suite import run_all
+
+    torch.set_num_threads(1)  # toy tensors: threads would only wait for each other
+    rows, failed = [], 0
+    for name in names:
+        for result in run_all(METHODS.load(name)):
+            failed += result.outcome == "FAIL"
+            rows.append({"method": name, **asdict(result)})
+    print_rows(rows, as_json, "no checks")
+    if not as_json:
+        passed = sum(row["outcome"] == "pass" for row in rows)
+        console().print(f"{passed} passed, {failed} failed, {len(rows) - passed - failed} refused")
+    return 1 if failed else 0
+
+
+def _names(what: str) -> list[str]:
+    """Return the methods that ``what`` registers, or ``what`` itself."""
+    if not (what.endswith(".py") or "/" in what or "." in what):
+        return [METHODS.entry(what).name]
+    before = set(METHODS.names())
+    load_plugin(what)
+    file = Path(what).resolve()
+    names = [e.name for e in METHODS.entries() if e.name not in before or e.file == file]
+    if not names:
+        raise UserError(f"{what} registers no method; decorate a class with @register_method(NAME)")
+    return names
+
+
+def new_method(name: str, folder: Path) -> None:
+    """Write a method that works, to be changed; never over an existing file.
+
+    Raises:
+        UserError: for a name that is taken or not usable, or a file that is there.
+    """
+    file = folder / f"{name.replace('-', '_')}.py"
+    check_name(name, METHODS.decorator, file)
+    if name in METHODS.names():
+        raise UserError(f"there is a method {name!r} in {METHODS.entry(name).file}; choose another")
+    if file.exists():
+        raise UserError(f"{file} is there already; choose another name or --folder")
+    words = "".join(part.capitalize() for part in name.replace("-", "_").split("_"))
+    text = TEMPLATE.read_text(encoding="utf-8").replace("NAME", name).replace("CLASS", words)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as err:
+        raise UserError(f"cannot write {file}: {err}; choose another --folder") from err
+    print(f"wrote {file}; next:")
+    print(f"  mmbench test {file}")
+    print(f"  mmbench run --plugin {file} --methods {name} --datasets embedded")

@@ -1,0 +1,1 @@
+"""What every training method must do: checks to run on a class, and a template to start from."""

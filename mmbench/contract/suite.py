@@ -1,0 +1,74 @@
+"""Run the checks on a class and say what passed, what was refused, and what to mend."""
+
+import tempfile
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbench.contract.checks import CHECKS, Broken
+from mmbench.contract.toy import toy_task
+from mmbench.method import Method
+
+COUNTS = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the table.
+
+    Attributes:
+        check: what was checked.
+        modalities: how many the toy task had.
+        outcome: ``pass``, ``refused`` or ``FAIL``.
+        detail: the refusal, or what to mend.
+    """
+
+    check: str
+    modalities: int
+    outcome: str
+    detail: str = ""
+
+
+def plan(cls: type[Method]) -> list[tuple[str, int]]:
+    """Return which check runs with how many modalities: learning with 1 to 4, the rest with less.
+
+    The others run with two and three, as those are what the study has, or else with one.
+    """
+    accepted = [c for c in COUNTS if cls.refuse(toy_task(c), cls.Config()) is None]
+    usual = [c for c in accepted if c in (2, 3)] or accepted[:1] or [2]
+    rows = [("options", usual[0]), *(("learns", c) for c in COUNTS)]
+    return rows + [(name, c) for name in CHECKS if name not in ("options", "learns") for c in usual]
+
+
+def run_one(cls: type[Method], check: str, modalities: int) -> Result:
+    """Run one check in a temporary folder; whatever the class raises becomes a result."""
+    refusal = cls.refuse(toy_task(modalities), cls.Config())
+    if refusal is not None:
+        return Result(check, modalities, "refused", refusal)
+    with tempfile.TemporaryDirectory(prefix="mmbench-contract-") as folder:
+        try:
+            CHECKS[check](cls, modalities, Path(folder))
+        except Broken as err:
+            return Result(check, modalities, "FAIL", str(err))
+        except Exception as err:
+            where = traceback.extract_tb(err.__traceback__)[-1]
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            return Result(check, modalities, "FAIL", f"{type(err).__name__} at {place}: {err}")
+    return Result(check, modalities, "pass")
+
+
+def run_all(cls: type[Method]) -> Iterator[Result]:
+    """Run every check; a refusal of every number of modalities counts as a failure."""
+    try:
+        rows = plan(cls)
+    except Exception as err:
+        yield Result("options", 0, "FAIL", f"cannot be constructed from its defaults: {err}")
+        return
+    refused = []
+    for check, modalities in rows:
+        result = run_one(cls, check, modalities)
+        refused.append(result.outcome == "refused")
+        yield result
+    if all(refused):
+        yield Result("learns", 0, "FAIL", "refuses every number of modalities from 1 to 4")

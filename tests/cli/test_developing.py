@@ -1,0 +1,65 @@
+"""``mmbench new-method`` and ``mmbench test``, as someone who adds a method types them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def mmbench(*args, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "mmbench", *map(str, args)], cwd=cwd, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("new")
+    assert mmbench("new-method", "my-method", cwd=folder).returncode == 0
+    return folder / "my_method.py"
+
+
+def test_new_method_is_short_and_keeps_the_contract(written):
+    assert len(written.read_text().splitlines()) < 40
+    done = mmbench("test", written.name, "--json", cwd=written.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(done.stdout)
+    assert {row["outcome"] for row in rows} == {"pass"}
+    assert {row["method"] for row in rows} == {"my-method"}
+
+
+def test_new_method_runs_as_printed(written, tmp_path):
+    done = mmbench(
+        "run", "--plugin", written.name, "--methods", "my-method", "--datasets", "mfeat3",
+        "--set", "trainer.epochs=1", "--results", tmp_path, cwd=written.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 done of 1 cells" in done.stdout
+
+
+def test_broken_method_fails_with_what_to_mend(written, tmp_path):
+    file = tmp_path / "broken.py"
+    text = written.read_text().replace("my-method", "broken")
+    file.write_text(text.replace("self.fit.backward(total)", "self.fit.backward(-total)"))
+    done = mmbench("test", file, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "did not fall" in done.stdout
+    assert "failed" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("new-method", "my-method"), "is there already"),
+        (("new-method", "concat"), "there is a method 'concat'"),
+        (("new-method", "My Method"), "cannot use the name"),
+        (("new-method", "other", "--folder", "my_method.py/x"), "cannot write"),
+        (("test", "nowhere.py"), "no plug-in file"),
+        (("test", "concta"), "did you mean 'concat'"),
+    ],
+)
+def test_mistakes_are_explained(args, message, written):
+    done = mmbench(*args, cwd=written.parent)
+    assert done.returncode == 2
+    assert message in done.stderr

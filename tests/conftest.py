@@ -1,0 +1,6 @@
+"""For all tests: one thread, as every model here is too small to share, and workers run beside."""
+
+import os
+
+# before torch is imported, and inherited by the commands that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")

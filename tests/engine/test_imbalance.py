@@ -1,0 +1,113 @@
+"""Shapley shares and probes of a trained model, against values worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from mmbench.data.loader import Loader
+from mmbench.dataset import Modality, SplitArrays, Task
+from mmbench.method import Method, MethodConfig
+from mmbench.training.imbalance import measure, shapley, subsets
+
+
+class Votes(Method):
+    """Adds up the inputs themselves as logits: what each modality is worth is known."""
+
+    def predict(self, inputs):
+        z = self.encode(inputs)
+        return {"fused": torch.stack(list(z.values())).sum(0), **z}
+
+
+class Identity(nn.Module):
+    width = 2
+
+    def forward(self, x):
+        return x
+
+
+def loader(inputs, label, seed=0):
+    label = np.asarray(label)
+    names = tuple(map(str, range(len(label))))
+    arrays = {m: np.asarray(x, dtype=np.float32) for m, x in inputs.items()}
+    return Loader(
+        SplitArrays(arrays, label, names, names), torch.device("cpu"), torch.float32, 4, seed
+    )
+
+
+def votes(names):
+    task = Task(tuple(Modality(m, "vector", (2,)) for m in names), ("0", "1"))
+    return Votes(task, {m: Identity() for m in names}, MethodConfig())
+
+
+def test_subsets_go_from_none_to_all():
+    assert subsets(["a", "v"]) == [(), ("a",), ("v",), ("a", "v")]
+
+
+def test_shapley_of_two_by_hand():
+    table = {(): 0.1, ("a",): 0.7, ("v",): 0.3, ("a", "v"): 0.8}
+    shares = shapley(table.__getitem__, ("a", "v"))
+    assert shares == pytest.approx({"a": 0.55, "v": 0.15})
+
+
+@given(st.lists(st.floats(0, 1), min_size=16, max_size=16))
+def test_shares_add_up_and_are_fair(values):
+    names = ("a", "b", "c", "d")
+    table = dict(zip(subsets(names), values, strict=True))
+    shares = shapley(table.__getitem__, names)
+    assert sum(shares.values()) == pytest.approx(table[names] - table[()])
+    # a modality that never changes anything has no share
+    dummy = {s: table[tuple(n for n in s if n != "d")] for s in table}
+    assert shapley(dummy.__getitem__, names)["d"] == pytest.approx(0)
+    # two that are interchangeable have the same share
+    twins = {s: table[("a",) * (len({"a", "b"} & set(s)) > 0)] for s in table}
+    fair = shapley(twins.__getitem__, names)
+    assert fair["a"] == pytest.approx(fair["b"])
+
+
+def test_useless_modality_has_no_share_and_a_poor_probe():
+    rng = np.random.default_rng(0)
+    label = np.arange(40) % 2
+    strong = np.eye(2)[label] + 0.1 * rng.standard_normal((40, 2))
+    noise = 0.01 * rng.standard_normal((40, 2))
+    data = loader({"a": strong, "v": noise}, label)
+    found = measure(votes(("a", "v")), data, data)
+    assert found.subsets["a"] == found.subsets["a+v"] == 1.0
+    assert found.shapley["a"] == pytest.approx(1.0 - found.subsets[""], abs=0.15)
+    assert abs(found.shapley["v"]) < 0.15
+    assert sum(found.shapley.values()) == pytest.approx(
+        found.subsets["a+v"] - found.subsets[""], abs=1e-6
+    )
+    assert found.probe["a"] == 1.0
+    assert found.probe["v"] < 0.8
+
+
+def test_absent_modality_is_the_training_mean():
+    train = loader({"a": [[0, 2], [2, 0]], "v": [[5, 1], [5, 1]]}, [0, 1])
+    test = loader({"a": [[0, 1], [1, 0], [0, 1]], "v": [[0, 0]] * 3}, [0, 1, 0])
+    found = measure(votes(("a", "v")), train, test)
+    # v's mean votes for class 0 by four, whatever a says; a's mean is a tie, won by class 0
+    assert found.subsets["a"] == pytest.approx(2 / 3)
+    assert found.subsets[""] == pytest.approx(2 / 3)
+    assert found.subsets["v"] == pytest.approx(2 / 3)
+    assert found.subsets["a+v"] == pytest.approx(0.0)
+    assert found.fill == "mean of the training inputs"
+
+
+def test_many_modalities_are_probed_but_not_permuted():
+    names = tuple("abcdef")
+    label = np.arange(8) % 2
+    data = loader({m: np.eye(2)[label] for m in names}, label)
+    found = measure(votes(names), data, data)
+    assert found.shapley == {}
+    assert found.probe == dict.fromkeys(names, 1.0)
+
+
+def test_diverged_features_are_left_out_and_the_mode_is_kept():
+    label = np.arange(8) % 2
+    data = loader({"a": np.full((8, 2), np.inf), "v": np.eye(2)[label]}, label)
+    method = votes(("a", "v")).train()
+    assert set(measure(method, data, data).probe) == {"v"}
+    assert method.training
