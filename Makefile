@@ -48,7 +48,7 @@ lint: $(VENV)/.tested ## check style
 
 types: $(VENV)/.tested ## check types
 	$(BIN)/mypy mmbench
-	$(BIN)/mypy methods datasets
+	$(BIN)/mypy methods datasets benchmarks
 
 check: test ## what a reviewer runs
 

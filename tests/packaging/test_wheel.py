@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HOMES = {"mmbench": "mmbench", "methods": "mmbench/methods", "datasets": "mmbench/datasets",
          "studies": "mmbench/studies"}  # fmt: skip
-KINDS = {".py", ".toml", ".npz", ".typed"}
+KINDS = {".py", ".toml", ".npz", ".typed", ".txt"}
 
 
 def expected_files() -> set[str]:

@@ -1,0 +1,212 @@
+"""Time of a training step of every method relative to ``concat``, interleaved in one process.
+
+    python benchmarks/step_time.py --methods concat,iprm --json
+    python benchmarks/step_time.py --markdown docs/step-time.md
+
+Every method gets the same ResNet-18 encoders and the same random batches, and takes its steps
+through the shared trainer. A round gives each method one turn of as many steps as its phases may
+need (two per modality); the order rotates from round to round, and a method's ratio is taken
+within a round, so that a machine that slows down slows all of them. The median over rounds is
+printed, with the quartiles. Work between epochs (PMR's prototypes, OGR-GB's estimate) is not in it.
+
+On a GPU the shapes are CREMA-D's (257 x 1250 spectrogram, two frames of 224 x 224, batch 64); on
+the CPU they are smaller unless given, because the ratio is what counts.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmbench.data.loader import Loader
+from mmbench.dataset import Modality, SplitArrays, Task
+from mmbench.errors import MMBenchError
+from mmbench.method import Batch
+from mmbench.nets.encoders import build_encoders
+from mmbench.registry import METHODS
+from mmbench.settings import TrainerSettings
+from mmbench.training.device import choose, synchronize
+from mmbench.training.environment import environment
+from mmbench.training.seeding import forked
+from mmbench.training.trainer import Trainer
+
+BASELINE, CLASSES, TURN = "concat", 6, 4
+# device -> audio [C, H, W], visual [C, K, H, W], samples per step
+CREMAD = ((1, 257, 1250), (3, 2, 224, 224), 64)
+SMALL = ((1, 65, 128), (3, 2, 64, 64), 8)
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Read ``1,65,128``."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--methods", default="all", help="comma-separated, or all")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--warmup", type=int, default=2, help="rounds that are not counted")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, help="torch threads; default: as torch chooses")
+    parser.add_argument("--batch", type=int, help="samples per step")
+    parser.add_argument("--audio", type=sizes, help="C,H,W of the spectrogram")
+    parser.add_argument("--visual", type=sizes, help="C,K,H,W of the frames")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--json", action="store_true", help="print {method: median ratio}")
+    parser.add_argument("--markdown", type=Path, help="write the table there")
+    return parser.parse_args(argv)
+
+
+def make_trainer(
+    name: str, task: Task, loader: Loader, settings: TrainerSettings, folder: Path
+) -> Trainer:
+    """Return a method with its default options, ready to step."""
+    cls = METHODS.load(name)
+    config = cls.Config()
+    chosen = {m.name: "resnet18" for m in task.modalities}
+    with forked(0, "benchmark"):
+        encoders = build_encoders(task.modalities, chosen)
+        used = cls.modalities(task, config)
+        method = cls(task, {m: encoders[m] for m in used}, config).to(loader.device)
+    trainer = Trainer(method, {"train": loader, "val": loader}, "val", settings, 0, folder)
+    method.fit = trainer
+    method.train()
+    trainer.optimizers.create("main", method.parameter_groups())
+    return trainer
+
+
+def turn(trainer: Trainer, batches: Sequence[Batch]) -> float:
+    """Take one step in each of ``TURN`` epochs; return the seconds of the steps.
+
+    The epochs are late enough that a method which adds modalities one by one has all of them.
+    """
+    seconds = 0.0
+    for offset in range(TURN):
+        trainer.epoch, trainer.step_in_epoch = TURN + offset, 0
+        trainer.method.on_epoch_start()
+        batch = batches[offset % len(batches)]
+        synchronize(trainer.device)
+        started = time.perf_counter()
+        precision = trainer.settings.precision
+        with torch.autocast(trainer.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logged = trainer.method.step(batch)
+        trainer.meter.add(logged)
+        trainer.step += 1
+        synchronize(trainer.device)
+        seconds += time.perf_counter() - started
+    return seconds
+
+
+def measure(
+    trainers: Mapping[str, Trainer], batches: Sequence[Batch], rounds: int, warmup: int
+) -> dict[str, list[float]]:
+    """Return the seconds of every method's turn in every counted round."""
+    names = list(trainers)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(warmup + rounds):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            taken = turn(trainers[name], batches)
+            if number >= warmup:
+                seconds[name].append(taken)
+    return seconds
+
+
+def ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float, float]]:
+    """Return quartile, median, quartile of each method's time over the baseline's, per round."""
+    rows = {}
+    for name, taken in seconds.items():
+        each = [t / base for t, base in zip(taken, seconds[BASELINE], strict=True)]
+        low, middle, high = statistics.quantiles(each, n=4) if len(each) > 1 else each * 3
+        rows[name] = (low, middle, high)
+    return rows
+
+
+def markdown(
+    rows: Mapping[str, tuple[float, float, float]], seconds: float, about: Mapping[str, object]
+) -> str:
+    """Return the table with its conditions."""
+    lines = [
+        "# Time of a training step",
+        "",
+        "Generated by `benchmarks/step_time.py`; run it again to replace this file.",
+        "",
+        f"Time of a training step relative to `{BASELINE}`: median and quartiles over "
+        f"{about['rounds']} rounds,",
+        "all methods interleaved in one process, ResNet-18 encoders, default options.",
+        "",
+        f"- {about['device_name']}, {about['threads']} threads, {about['precision']}, "
+        f"torch {about['torch']}, {about['date']}, commit {about['commit']}",
+        f"- batch {about['batch']}, audio {about['audio']}, visual {about['visual']}; "
+        f"one step of `{BASELINE}`: {1000 * seconds:.1f} ms",
+        "",
+        "| method | relative time | quartiles |",
+        "| :-- | --: | :-: |",
+    ]
+    for name, (low, middle, high) in sorted(rows.items(), key=lambda row: row[1][1]):
+        lines.append(f"| {name} | {middle:.3f} | {low:.3f} to {high:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    options = arguments(argv)
+    device = choose(options.device)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    default_audio, default_visual, default_batch = CREMAD if device.type == "cuda" else SMALL
+    audio, visual = options.audio or default_audio, options.visual or default_visual
+    batch = options.batch or default_batch
+    wanted = METHODS.names() if options.methods == "all" else options.methods.split(",")
+    names = [BASELINE, *(n for n in wanted if n != BASELINE)]
+    task = Task(
+        (Modality("audio", "spectrogram", audio), Modality("visual", "frames", visual)),
+        tuple(map(str, range(CLASSES))),
+    )
+    rng = np.random.default_rng(0)
+    samples = TURN * batch
+    inputs = {
+        m.name: rng.standard_normal((samples, *m.shape), dtype=np.float32) for m in task.modalities
+    }
+    ids = tuple(map(str, range(samples)))
+    arrays = SplitArrays(inputs, rng.integers(0, CLASSES, samples), ids, ids)
+    loader = Loader(arrays, device, torch.float32, batch, 0)
+    settings = TrainerSettings(precision=options.precision, batch_size=batch)
+    with tempfile.TemporaryDirectory() as folder:
+        trainers = {n: make_trainer(n, task, loader, settings, Path(folder) / n) for n in names}
+        batches = list(loader.everything())
+        seconds = measure(trainers, batches, options.rounds, options.warmup)
+    rows = ratios(seconds)
+    if options.json:
+        print(json.dumps({name: round(middle, 4) for name, (_, middle, _) in rows.items()}))
+        return
+    here = environment(device)
+    text = markdown(
+        rows,
+        statistics.median(seconds[BASELINE]) / TURN,
+        {
+            "rounds": options.rounds, "device_name": here.device_name, "threads": here.threads,
+            "precision": options.precision, "torch": here.libraries["torch"],
+            "date": date.today().isoformat(), "commit": str(here.commit)[:10], "batch": batch,
+            "audio": " x ".join(map(str, audio)), "visual": " x ".join(map(str, visual)),
+        },
+    )  # fmt: skip
+    print(text, end="")
+    if options.markdown:
+        options.markdown.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MMBenchError as err:
+        sys.exit(f"error: {err}")

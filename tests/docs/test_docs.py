@@ -1,0 +1,64 @@
+"""What the pages tell a reader to type exists, and what they link to is there."""
+
+import re
+import shlex
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import typer
+
+from mmbench.cli.app import app
+from mmbench.cli.running import read_config
+from mmbench.registry import DATASETS, METHODS
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = [
+    (page.name, line.split("#")[0].strip())
+    for page in PAGES
+    for line in page.read_text(encoding="utf-8").splitlines()
+    if line.startswith("    mmbench ")
+]
+
+
+def test_pages_show_commands():
+    assert len(COMMANDS) > 20
+    assert {page for page, _ in COMMANDS} >= {"README.md", "start.md", "add-a-method.md"}
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS)
+def test_commands_and_names_exist(page, line):
+    group = typer.main.get_command(app)
+    name, *words = shlex.split(line)[1:]
+    assert name in group.commands, f"{page}: there is no command {name}"
+    command = group.commands[name]
+    options = {text: o for o in command.params for text in o.opts}
+    for word, following in pairwise([*words, ""]):
+        if word.startswith("--"):
+            assert word in options, f"{page}: {name} has no option {word}"
+        if word in ("--methods", "--datasets"):
+            registry = METHODS if word == "--methods" else DATASETS
+            known = {*registry.names(), "all", "embedded"}
+            unknown = {n for n in following.split(",") if not n.startswith("my-")} - known
+            assert not unknown, f"{page}: {unknown}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\[[^\]]+\]\(([^)#]+)\)", prose):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_config_files_shown_are_read(page, tmp_path):
+    for number, text in enumerate(
+        re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    ):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(text)
+        keys, settings = read_config(file)
+        assert len(keys) + len(settings) >= len(tomllib.loads(text))
