@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from mmbench.errors import UserError
+from mmbench.errors import Refused
 from mmbench.method import Batch, Deviation, Needs, setting
 from mmbench.registry import register_method
 
@@ -124,12 +124,12 @@ class OGM(Modulated):
         """Create the fusion head; refuse an encoder that the scope leaves untouched.
 
         Raises:
-            UserError: if no trainable parameter of an encoder is in scope.
+            Refused: if no trainable parameter of an encoder is in scope.
         """
         super().build()
         for m, encoder in self.encoders.items():
             if next(in_scope(encoder, self.config.scope), None) is None:
-                raise UserError(
+                raise Refused(
                     f"{self.name} would modulate nothing: scope {self.config.scope!r} matches no "
                     f"trainable parameter of the encoder of {m!r}; set scope to 'ndim>=2' or "
                     "choose another encoder"

@@ -4,6 +4,8 @@ import hashlib
 import json
 from typing import Any, Literal
 
+from pydantic import Field
+
 from mmbench.settings import Settings, TrainerSettings
 
 Protocol = Literal["validated", "published"]
@@ -24,6 +26,9 @@ class Cell(Settings):
 
     Attributes:
         label: the row this cell belongs to; follows from the method's config and is not hashed.
+        changed: settings that differ from what fidelity, preset and data set give, by dotted key
+            (``method.X``, ``trainer.X``, ``dataset.X``, ``encoder.M``); for reports, not hashed.
+        unaffected: bundles (``released``, ``authors``) that would change nothing here; not hashed.
         protocol: ``validated`` selects the epoch on a validation split and reads test at the end;
             ``published`` selects it on test, as most released code does.
         fidelity: the bundle of options the method's config was made from.
@@ -44,11 +49,13 @@ class Cell(Settings):
     preset: Literal["common", "authors"] = "common"
     trainer: TrainerSettings
     seed: int
+    changed: dict[str, Any] = Field(default_factory=dict)
+    unaffected: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
-        """The first 12 hex digits of the hash of everything but the label."""
-        return digest(self.model_dump(mode="json", exclude={"label"}))
+        """The first 12 hex digits of the hash of all that changes the result."""
+        return digest(self.model_dump(mode="json", exclude={"label", "changed", "unaffected"}))
 
     @property
     def folder(self) -> str:

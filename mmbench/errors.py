@@ -12,6 +12,10 @@ class UserError(MMBenchError):
     """A mistake of the user: leaves the command line without a traceback, with exit code 2."""
 
 
+class Refused(UserError):
+    """A method cannot work on this data with these encoders; the cell is refused, not failed."""
+
+
 class NonFiniteLoss(MMBenchError):
     """A loss became NaN or infinite; the cell fails and says at which epoch and step."""
 

@@ -12,7 +12,7 @@ from mmbench.errors import UserError, nearest
 from mmbench.method import Method
 from mmbench.nets.encoders import encoder_names
 from mmbench.registry import DATASETS, METHODS
-from mmbench.settings import TrainerSettings, validate
+from mmbench.settings import Settings, TrainerSettings, validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +72,27 @@ def _cells(
     authors = dict(cls.authors) if request.preset == "authors" else {}
     recipe = {k.removeprefix("trainer."): v for k, v in authors.items() if k.startswith("trainer.")}
     options = {k: v for k, v in authors.items() if not k.startswith("trainer.")}
+    usual = validate(TrainerSettings, {**dataset.trainer, **recipe}, "trainer")
     trainer = validate(
         TrainerSettings,
         {**dataset.trainer, **recipe, **by_prefix.get("trainer", {})},
         "trainer",
     )
-    chosen = {**dataset.encoders, **by_prefix.get("encoder", {})}
-    encoders = encoder_names(task.modalities, chosen)
+    encoders = encoder_names(task.modalities, {**dataset.encoders, **by_prefix.get("encoder", {})})
+    around = {
+        **_changes("trainer", trainer, usual),
+        **_changes("dataset", dataset.config, type(dataset).Config()),
+        **_differing("encoder", encoders, encoder_names(task.modalities, dataset.encoders)),
+    }
+    unaffected = tuple(
+        name
+        for name, bundle in (("released", cls.released()), ("authors", cls.authors))
+        if not bundle
+    )
     given = {**by_prefix.get("method", {}), **by_prefix.get(method_name, {})}
     cells: list[Cell] = []
     for variant in cls.variants(task):
+        plain = validate(cls.Config, {**variant, **options, **released}, method_name)
         config = validate(cls.Config, {**variant, **options, **released, **given}, method_name)
         cells.extend(
             Cell(
@@ -99,10 +110,21 @@ def _cells(
                 preset="authors" if authors else "common",
                 trainer=trainer,
                 seed=seed,
+                changed={**_changes("method", config, plain), **around},
+                unaffected=unaffected,
             )
             for seed in request.seeds
         )
     return cells
+
+
+def _changes(prefix: str, config: Settings, plain: Settings) -> dict[str, Any]:
+    """Return the fields of ``config`` that differ from ``plain``, by dotted key."""
+    return _differing(prefix, config.model_dump(mode="json"), plain.model_dump(mode="json"))
+
+
+def _differing(prefix: str, values: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}.{k}": v for k, v in values.items() if v != plain.get(k)}
 
 
 def _names(

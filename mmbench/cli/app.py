@@ -30,12 +30,12 @@ RESULTS = Path("results")
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, datasets, encoders or runs")],
+    what: Annotated[str, typer.Argument(help="methods, datasets, encoders, studies or runs")],
     results: Results = RESULTS,
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
-    """List methods, datasets, encoders or runs. Example: mmbench list methods"""
+    """List methods, datasets, encoders, studies or runs. Example: mmbench list methods"""
     from mmbench.cli import browse
 
     browse.list_things(what, results, plugin or [], json)
@@ -57,6 +57,7 @@ def show(
 @app.command()
 def run(
     methods: Annotated[str, typer.Option(help="Comma-separated names, or all.")] = "",
+    study: Annotated[str, typer.Option(help="The rows of a study: mmbench list studies.")] = "",
     datasets: Annotated[str, typer.Option(help="Comma-separated names, embedded, or all.")] = "",
     seeds: Annotated[str, typer.Option(help="How many (3), or which (0,1,7).")] = "",
     protocol: Annotated[str, typer.Option(help="validated or published.")] = "",
@@ -94,6 +95,7 @@ def run(
                 "fidelity": fidelity,
                 "preset": preset,
             },
+            study=study,
             encoder=encoder or [],
             set=set_ or [],
             config=config,

@@ -20,8 +20,14 @@ def list_things(what: str, results: Path, plugins: Sequence[str], as_json: bool)
     if what == "runs":
         print_rows(_runs(results), as_json, f"no runs in {results}")
         return
+    if what == "studies":
+        from mmbench.report.study import load_study, study_names
+
+        rows = [{"name": n, "summary": load_study(n).title} for n in study_names()]
+        print_rows(rows, as_json, "no studies")
+        return
     if what not in KINDS:
-        choices = [*KINDS, "runs"]
+        choices = [*KINDS, "studies", "runs"]
         raise UserError(
             f"cannot list {what!r}{nearest(what, choices)} (there are {', '.join(choices)})"
         )

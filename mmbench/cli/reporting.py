@@ -16,11 +16,10 @@ def report(
     """Write the tables of the studies and print them."""
     from mmbench.cli.output import console
     from mmbench.report import build, render
-    from mmbench.report.study import study_names
 
     if source not in SOURCES:
         raise UserError(f"--source is one of {', '.join(SOURCES)}; found {source!r}")
-    built = build.report(results, list(studies) or study_names(), source)
+    built = build.report(results, list(studies), source)
     if as_json:
         print(json.dumps([str(path) for path in built.files], indent=1))
         return

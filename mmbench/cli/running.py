@@ -4,15 +4,19 @@ import json
 import logging
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmbench.cell import Cell
 from mmbench.cli.output import print_rows
 from mmbench.errors import UserError, nearest
 from mmbench.registry import load_plugin
 from mmbench.settings import RunSettings, default_cache, parse_value, validate
+
+if TYPE_CHECKING:
+    from mmbench.report.study import Study
+    from mmbench.sweep import Request
 
 DEFAULTS = {
     "methods": "",
@@ -34,6 +38,7 @@ class Options:
     """What was typed; an empty text in ``given`` means: not typed."""
 
     given: Mapping[str, str]
+    study: str
     encoder: Sequence[str]
     set: Sequence[str]
     config: Path | None
@@ -113,6 +118,13 @@ def make_cells(options: Options) -> list[Cell]:
     for key, choices in CHOICES.items():
         if asked[key] not in choices:
             raise UserError(f"--{key} is one of {', '.join(choices)}; found {asked[key]!r}")
+    study = None
+    if options.study:
+        from mmbench.report.study import load_study
+
+        study = load_study(options.study)
+        stated = {**from_file, **{k: v for k, v in options.given.items() if v}}
+        asked = {**DEFAULTS, **study.defaults(), **stated}
     if not asked["methods"]:
         raise UserError("say which methods to run, e.g. --methods all (mmbench list methods)")
     settings |= {k: parse_value(v) for k, v in _pairs(options.set, "--set").items()}
@@ -128,7 +140,33 @@ def make_cells(options: Options) -> list[Cell]:
         preset=asked["preset"],
         settings=settings,
     )
-    return expand(request, options.cache or default_cache())
+    cache = options.cache or default_cache()
+    return expand_study(request, study, cache) if study else expand(request, cache)
+
+
+def expand_study(request: "Request", study: "Study", cache: Path) -> list[Cell]:
+    """Return the cells of a study's rows, without repeats.
+
+    Args:
+        request: its methods say which rows; its settings apply to all of them.
+        study: the rows.
+        cache: prepared data.
+    """
+    from mmbench.sweep import expand
+
+    cells: dict[str, Cell] = {}
+    for row in study.listed:
+        if row.method in request.methods:
+            own = {f"method.{key}": value for key, value in row.set.items()}
+            part = replace(
+                request,
+                methods=[row.method],
+                settings={**request.settings, **own},
+                fidelity=row.fidelity or request.fidelity,
+                preset=row.preset or request.preset,
+            )
+            cells.update({cell.id: cell for cell in expand(part, cache)})
+    return list(cells.values())
 
 
 def run(options: Options) -> int:

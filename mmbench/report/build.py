@@ -1,6 +1,6 @@
 """From records to the tables of a study."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from mmbench.errors import UserError
 from mmbench.record import Record
 from mmbench.report import render
 from mmbench.report.frame import to_frame
-from mmbench.report.study import Study, load_study
+from mmbench.report.rows import Shown, found, is_row, shown_rows, unaffected
+from mmbench.report.study import Row, Study, load_study, study_names
 from mmbench.report.summary import mean_std, paired_difference, ranks
 from mmbench.report.table import Entry, Table
 from mmbench.store import iter_records, write_atomic
@@ -35,7 +36,8 @@ def report(results: Path, studies: Sequence[str], source: str) -> Built:
 
     Args:
         results: the results folder.
-        studies: names of studies.
+        studies: names of studies; none: those that the records are about, and whatever else was
+            run.
         source: ``runs``, ``records`` (reference records), or ``auto``: runs if there are any.
 
     Raises:
@@ -48,13 +50,37 @@ def report(results: Path, studies: Sequence[str], source: str) -> Built:
         records = list(iter_records(folder))
     if not records:
         raise UserError(f"no records in {results}; make some with: mmbench run --help")
+    frame = to_frame(records)
+    tasks = {r.cell.dataset: r.task for r in records if r.task}
     built = Built({}, [])
-    for name in studies:
-        tables = build_study(load_study(name), records, reference=folder.name == "records")
-        built.tables[name] = tables
+    for study in _wanted(studies, frame):
+        tables = build_tables(study, frame, tasks, reference=folder.name == "records")
+        built.tables[study.name] = tables
         if tables:
-            built.files.extend(_write(name, tables, results / "tables"))
+            built.files.extend(_write(study.name, tables, results / "tables"))
     return built
+
+
+def _wanted(names: Sequence[str], frame: pd.DataFrame) -> list[Study]:
+    """Return the studies asked for; if none is, those that the records are about.
+
+    A study of options is shown once one of its options was run, and a study of what was found only
+    if the others leave something out.
+    """
+    if names:
+        return [load_study(name) for name in names]
+    shown, seen = [], pd.Series(data=False, index=frame.index)
+    every = [load_study(name) for name in study_names()]
+    for study in every:
+        if study.rows == "found":
+            continue
+        special = [row for row in study.rows if row.special]
+        asked = special or study.rows
+        if any(is_row(frame, row).any() for row in asked):
+            shown.append(study)
+            for row in study.rows:
+                seen |= is_row(frame, row)
+    return shown + [study for study in every if study.rows == "found" and not seen.all()]
 
 
 def _write(name: str, tables: Sequence[Table], folder: Path) -> list[Path]:
@@ -74,58 +100,66 @@ def _write(name: str, tables: Sequence[Table], folder: Path) -> list[Path]:
 
 def build_study(study: Study, records: Sequence[Record], reference: bool) -> list[Table]:
     """Return one table per data set, protocol, bundle and setting; nothing is mixed."""
-    frame = to_frame(r for r in records if r.cell.method in study.rows)
     tasks = {r.cell.dataset: r.task for r in records if r.task}
-    keys = ["dataset", "protocol", "fidelity", "preset", "settings"]
+    return build_tables(study, to_frame(records), tasks, reference)
+
+
+def build_tables(
+    study: Study, frame: pd.DataFrame, tasks: Mapping[str, dict[str, object]], reference: bool
+) -> list[Table]:
+    """Return the tables of ``build_study`` from a frame of records."""
+    if study.rows == "found":
+        study = study.model_copy(update={"rows": found(frame)})
+    rows: tuple[Row, ...] = study.rows  # type: ignore[assignment]  # "found" was replaced
+    frame = frame[pd.concat([is_row(frame, row) for row in rows], axis=1).any(axis=1)]
+    stated = any(row.fidelity or row.preset for row in rows)
+    keys = ["dataset", "protocol", "place"]
+    keys += [] if stated else ["fidelity", "preset", "recipe"]
     tables = []
     for key, part in frame.groupby(keys, sort=True):
         dataset = str(key[0])
         if dataset in tasks:
-            tables.append(_table(study, part, tasks[dataset], reference))
+            whole = part if stated else pd.concat([part, unaffected(frame, part)])
+            tables.append(_table(study, shown_rows(rows, whole, tasks[dataset]), whole,
+                                 tasks[dataset], reference))  # fmt: skip
     return tables
 
 
-def _labels(study: Study, part: pd.DataFrame, modalities: Sequence[str]) -> list[str]:
-    """Return the rows in the study's order; a method without any record gets one."""
-    labels: list[str] = []
-    for method in study.rows:
-        found = part.loc[part["method"] == method, "label"].unique().tolist()
-        order = {f"{method}-{m}": i for i, m in enumerate(modalities)}
-        labels.extend(sorted(found, key=lambda x: (order.get(x, len(order)), x)) or [method])
-    return labels
-
-
-def _values(part: pd.DataFrame, label: str, prediction: str, metric: str) -> dict[int, float]:
-    chosen = part[
-        (part["label"] == label)
-        & (part["at"] == "selected")
-        & (part["prediction"] == prediction)
-        & (part["metric"] == metric)
+def _values(records: pd.DataFrame, prediction: str, metric: str) -> dict[int, float]:
+    chosen = records[
+        (records["at"] == "selected")
+        & (records["prediction"] == prediction)
+        & (records["metric"] == metric)
     ]
     return dict(zip(chosen["seed"].astype(int), chosen["value"].astype(float), strict=True))
 
 
-def _table(study: Study, part: pd.DataFrame, task: dict[str, object], reference: bool) -> Table:
+def _table(
+    study: Study,
+    rows: Sequence[Shown],
+    part: pd.DataFrame,
+    task: Mapping[str, object],
+    reference: bool,
+) -> Table:
     metrics, modalities = list(task["metrics"]), list(task["modalities"])  # type: ignore[call-overload]  # lists of text
-    primary = str(task["primary"])
-    labels = _labels(study, part, modalities)
-    columns = [("fused", m) for m in metrics]
-    grid = {lab: [_values(part, lab, *column) for column in columns] for lab in labels}
-    entries = {lab: [_entry(part, lab, values) for values in grid[lab]] for lab in labels}
-    for i in range(len(columns)):
-        placed = ranks([entries[lab][i].value for lab in labels])
-        for lab, rank in zip(labels, placed, strict=True):
-            entries[lab][i] = _styled(entries[lab][i], rank)
-    main = metrics.index(primary)
-    baselines = part.loc[part["method"].isin(study.baselines), "label"].unique().tolist()
-    scored = [lab for lab in labels if entries[lab][main].value is not None]
-    rivals = [lab for lab in scored if lab in baselines]
-    best = max(rivals, key=lambda lab: entries[lab][main].value or 0.0, default=None)
-    rows = []
-    for lab in labels:
-        difference = _difference(grid[lab][main], grid[best][main], lab == best) if best else None
-        own = [_entry(part, lab, _values(part, lab, m, primary), empty="") for m in modalities]
-        rows.append((lab, (*entries[lab], difference or Entry(""), *own)))
+    main = metrics.index(str(task["primary"]))
+    title = TITLES.get(metrics[main], metrics[main])
+    grid = [[_values(row.records, "fused", m) for m in metrics] for row in rows]
+    entries = [
+        [_entry(row, values) for values in columns] for row, columns in zip(rows, grid, strict=True)
+    ]
+    for i in range(len(metrics)):
+        placed = ranks([line[i].value for line in entries])
+        for line, rank in zip(entries, placed, strict=True):
+            line[i] = _styled(line[i], rank)
+    best = _best_baseline(study, rows, [line[main].value for line in entries])
+    filled = []
+    for number, row in enumerate(rows):
+        difference = Entry("")
+        if best is not None:
+            difference = _difference(grid[number][main], grid[best][main], number == best)
+        own = [_entry(row, _values(row.records, m, metrics[main]), empty="") for m in modalities]
+        filled.append((row.name, (*entries[number], difference, *own)))
     dataset = str(part["dataset"].iloc[0])
     return Table(
         name=f"{study.name}-{dataset}",
@@ -133,21 +167,37 @@ def _table(study: Study, part: pd.DataFrame, task: dict[str, object], reference:
         columns=(
             "Method",
             *(TITLES.get(m, m) for m in metrics),
-            f"Δ {TITLES.get(primary, primary)}",
+            f"Δ {title}",
             *(f"{m} alone" for m in modalities),
         ),
-        rows=tuple(rows),
-        caption=_caption(part, reference),
-        notes=_notes(part, labels, grid, main, best, TITLES.get(primary, primary)),
+        rows=tuple(filled),
+        caption=_caption(study, part, reference),
+        notes=_notes(rows, [columns[main] for columns in grid], best, title),
+        breaks=_breaks(study, rows),
     )
 
 
-def _entry(part: pd.DataFrame, label: str, values: dict[int, float], empty: str = "") -> Entry:
+def _best_baseline(
+    study: Study, rows: Sequence[Shown], values: Sequence[float | None]
+) -> int | None:
+    rivals = [
+        i for i, row in enumerate(rows) if row.method in study.baselines and values[i] is not None
+    ]
+    return max(rivals, key=lambda i: values[i] or 0.0, default=None)
+
+
+def _breaks(study: Study, rows: Sequence[Shown]) -> tuple[int, ...]:
+    """Return where the leading block of baselines ends."""
+    first = next((i for i, row in enumerate(rows) if row.method not in study.baselines), 0)
+    return (first,) if first > 0 else ()
+
+
+def _entry(row: Shown, values: dict[int, float], empty: str = "") -> Entry:
     if values:
         mean, std = mean_std(list(values.values()))
         text = f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if std is not None else "")
         return Entry(text, value=mean, spread=std, seeds=len(values))
-    status = part.loc[part["label"] == label, "status"].tolist()
+    status = row.records["status"].tolist()
     if "done" in status:
         return Entry(empty)
     return Entry(status[0] if status else "missing", "absent")
@@ -166,7 +216,7 @@ def _difference(values: dict[int, float], to: dict[int, float], itself: bool) ->
     return Entry(text, value=mean, spread=half, seeds=shared)
 
 
-def _caption(part: pd.DataFrame, reference: bool) -> str:
+def _caption(study: Study, part: pd.DataFrame, reference: bool) -> str:
     first = part.iloc[0]
     dates = sorted(part["date"].unique())
     commits = sorted(
@@ -174,8 +224,10 @@ def _caption(part: pd.DataFrame, reference: bool) -> str:
         for c, clean in {(r.commit, r.clean) for r in part.itertuples()}
     )
     seeds = part["seed"].nunique()
-    bundle = "" if first["fidelity"] == "corrected" else ", released fidelity"
-    bundle += "" if first["preset"] == "common" else ", authors' recipes"
+    bundle = ""
+    if not any(row.fidelity or row.preset for row in study.rows if isinstance(row, Row)):
+        bundle += "" if first["fidelity"] == "corrected" else ", released fidelity"
+        bundle += "" if first["preset"] == "common" else ", authors' recipes"
     return (
         f"Test metrics in percent, mean ± sample standard deviation over {seeds} "
         f"seed{'s' if seeds > 1 else ''}. Protocol {first['protocol']}: "
@@ -187,23 +239,20 @@ def _caption(part: pd.DataFrame, reference: bool) -> str:
 
 
 def _notes(
-    part: pd.DataFrame,
-    labels: Sequence[str],
-    grid: dict[str, list[dict[int, float]]],
-    main: int,
-    best: str | None,
-    title: str,
+    rows: Sequence[Shown], scores: Sequence[dict[int, float]], best: int | None, title: str
 ) -> tuple[str, ...]:
     notes = [f"“... alone”: {title} of the trained model's prediction from that modality only."]
-    for lab in labels:
-        mine = part[part["label"] == lab]
-        reasons = mine.loc[mine["status"] != "done", ["status", "reason"]].drop_duplicates()
-        notes += [f"{lab}: {row.status}: {row.reason}." for row in reasons.itertuples()]
-        notes += [f"{remark}." for remark in mine["remark"].dropna().unique()]
-    rivals = [lab for lab in labels if grid[lab][main] and lab != best]
-    if best and rivals:
-        top = max(rivals, key=lambda lab: mean_std(list(grid[lab][main].values()))[0])
-        notes.append(_conclusion(top, best, grid[top][main], grid[best][main], title))
+    for row in rows:
+        absent = row.records[row.records["status"] != "done"]
+        reasons = absent[["status", "reason"]].drop_duplicates()
+        notes += [f"{row.name}: {r.status}: {r.reason}." for r in reasons.itertuples()]
+    remarks = pd.concat([row.records["remark"] for row in rows]).dropna().unique()
+    notes += [f"† {remark}." for remark in remarks]
+    rivals = [i for i in range(len(rows)) if scores[i] and i != best]
+    if best is not None and rivals:
+        top = max(rivals, key=lambda i: mean_std(list(scores[i].values()))[0])
+        names = rows[top].name, rows[best].name
+        notes.append(_conclusion(*names, scores[top], scores[best], title))
     return tuple(notes)
 
 

@@ -1,24 +1,32 @@
 """Records as a tidy frame: one row per cell, prediction and metric."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
+from mmbench.cell import Cell, canonical, digest
 from mmbench.record import Record
 
 COLUMNS = (
-    "dataset", "method", "label", "seed", "protocol", "fidelity", "preset", "settings", "status",
-    "reason", "remark", "device", "commit", "clean", "date", "at", "prediction", "metric", "value",
+    "dataset", "method", "label", "options", "seed", "protocol", "fidelity", "preset", "unaffected",
+    "place", "recipe", "status", "reason", "remark", "device", "commit", "clean", "date", "at",
+    "prediction", "metric", "value",
 )  # fmt: skip
 
 
-def _settings(record: Record) -> str:
-    """Return what tells cells of one row apart but for the seed."""
-    from mmbench.cell import digest
+def options_of(changed: Mapping[str, Any]) -> str:
+    """Return the changed options of a method as one text: equal texts, equal options."""
+    return canonical(
+        {k.removeprefix("method."): v for k, v in changed.items() if k.startswith("method.")}
+    )
 
-    cell = record.cell.model_dump(mode="json", exclude={"seed", "label", "method_config", "method"})
-    return digest({k: v for k, v in cell.items() if k not in {"protocol", "fidelity", "preset"}})
+
+def _place(cell: Cell) -> str:
+    """Return what two cells must share to stand in one table, the recipe apart."""
+    around = {k: v for k, v in cell.changed.items() if not k.startswith("method.")}
+    data = [cell.dataset_version, cell.dataset_config, cell.split_hash, cell.encoders]
+    return digest([*data, around])
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
@@ -34,7 +42,10 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
             "protocol": cell.protocol,
             "fidelity": cell.fidelity,
             "preset": cell.preset,
-            "settings": _settings(record),
+            "options": options_of(cell.changed),
+            "unaffected": cell.unaffected,
+            "place": _place(cell),
+            "recipe": digest(cell.trainer.model_dump()) if cell.preset == "common" else "authors",
             "status": record.status,
             "reason": record.reason or (record.failure.message if record.failure else None),
             "remark": record.remark,

@@ -27,7 +27,9 @@ def markdown(tables: Sequence[Table]) -> str:
         lines = [f"### {table.heading}", ""]
         lines.append("| " + " | ".join(table.columns) + " |")
         lines.append("|" + "|".join([":--", *["--:"] * (len(table.columns) - 1)]) + "|")
-        for name, entries in table.rows:
+        for number, (name, entries) in enumerate(table.rows):
+            if number in table.breaks:
+                lines.append("|" + " |" * len(table.columns))
             cells = [MARKDOWN[e.style].format(e.text) if e.text else "" for e in entries]
             lines.append("| " + " | ".join([name, *cells]) + " |")
         lines += ["", table.caption, *[f"\n{note}" for note in table.notes]]
@@ -38,7 +40,13 @@ def markdown(tables: Sequence[Table]) -> str:
 def _escape(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     escaped = "".join(special.get(c, f"\\{c}" if c in "%&_#${}" else c) for c in text)
-    for plain, tex in (("±", r"$\pm$"), ("Δ", r"$\Delta$"), ("“", "``"), ("”", "''")):
+    for plain, tex in (
+        ("±", r"$\pm$"),
+        ("Δ", r"$\Delta$"),
+        ("†", r"$\dagger$"),
+        ("“", "``"),
+        ("”", "''"),
+    ):
         escaped = escaped.replace(plain, tex)
     return escaped
 
@@ -52,8 +60,10 @@ def latex(tables: Sequence[Table]) -> str:
     parts = [f"% {GENERATED}; needs \\usepackage{{booktabs}}"]
     for table in tables:
         rows = [
-            " & ".join([_escape(name), *[_latex_entry(e) for e in entries]]) + r" \\"
-            for name, entries in table.rows
+            (r"\midrule" + "\n" if number in table.breaks else "")
+            + " & ".join([_escape(name), *[_latex_entry(e) for e in entries]])
+            + r" \\"
+            for number, (name, entries) in enumerate(table.rows)
         ]
         caption = _escape(" ".join([f"{table.heading}.", table.caption, *table.notes]))
         parts.append(
@@ -99,7 +109,9 @@ def print_table(table: Table, console: Console) -> None:
     )
     for i, column in enumerate(table.columns):
         shown.add_column(column, justify="right" if i else "left", no_wrap=True)
-    for name, entries in table.rows:
+    for number, (name, entries) in enumerate(table.rows):
+        if number in table.breaks:
+            shown.add_section()
         shown.add_row(name, *[Text(e.text, RICH[e.style]) for e in entries])
     console.print(shown)
     console.print("\n".join([table.caption, *table.notes]), highlight=False, markup=False)

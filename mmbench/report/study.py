@@ -2,9 +2,35 @@
 
 import tomllib
 from importlib import resources
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
 
 from mmbench.errors import UserError, nearest
 from mmbench.settings import Settings, validate
+
+
+class Row(Settings):
+    """One row: a method with some of its options changed.
+
+    Attributes:
+        method: its name; a method with variants fills several rows.
+        name: what the row is called; none: the method's label.
+        set: the options that differ from the defaults, and only those.
+        fidelity: stated where a study compares fidelities; else the table's.
+        preset: likewise.
+    """
+
+    method: str
+    name: str | None = None
+    set: dict[str, Any] = Field(default_factory=dict)
+    fidelity: Literal["corrected", "released"] | None = None
+    preset: Literal["common", "authors"] | None = None
+
+    @property
+    def special(self) -> bool:
+        """Whether the row is about more than a method with its defaults."""
+        return bool(self.set) or self.fidelity == "released" or self.preset == "authors"
 
 
 class Study(Settings):
@@ -13,14 +39,42 @@ class Study(Settings):
     Attributes:
         name: name of its file in ``studies/``.
         title: what the caption begins with.
-        rows: methods in row order; a method with variants fills several rows.
+        rows: in order; ``found`` instead of a list takes whatever has records.
         baselines: methods among which the best is what differences are taken to.
+        datasets: what ``run --study`` runs on unless told; empty: the embedded ones.
+        seeds: how many seeds ``run --study`` takes unless told.
     """
 
     name: str
     title: str
-    rows: tuple[str, ...]
+    rows: tuple[Row, ...] | Literal["found"]
     baselines: tuple[str, ...]
+    datasets: tuple[str, ...] = ()
+    seeds: int = Field(3, ge=1)
+
+    @property
+    def listed(self) -> tuple[Row, ...]:
+        """The rows that the study names.
+
+        Raises:
+            UserError: if it takes whatever was found.
+        """
+        if self.rows == "found":
+            raise UserError(f"the study {self.name} shows what was run; it names nothing to run")
+        return self.rows
+
+    def defaults(self) -> dict[str, str]:
+        """Return what ``run --study`` takes unless told otherwise, as typed."""
+        methods = ",".join(dict.fromkeys(row.method for row in self.listed))
+        found = {"methods": methods, "seeds": str(self.seeds)}
+        return found | ({"datasets": ",".join(self.datasets)} if self.datasets else {})
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _names_are_rows(cls, value: Any) -> Any:  # Any: not validated yet
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple({"method": each} if isinstance(each, str) else each for each in value)
 
 
 def study_names() -> list[str]:

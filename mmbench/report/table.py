@@ -36,6 +36,7 @@ class Table:
         rows: row name and its entries, one per further column.
         caption: protocol, seeds, device, date, commit.
         notes: remarks and conclusions below.
+        breaks: a rule stands above these rows.
     """
 
     name: str
@@ -44,3 +45,4 @@ class Table:
     rows: tuple[tuple[str, tuple[Entry, ...]], ...]
     caption: str
     notes: tuple[str, ...] = field(default=())
+    breaks: tuple[int, ...] = ()

@@ -19,7 +19,7 @@ from mmbench.cell import Cell
 from mmbench.data import cache as data_cache
 from mmbench.data.loader import Loader
 from mmbench.dataset import Dataset, Prepared, SplitArrays, Task
-from mmbench.errors import MMBenchError, NonFiniteLoss, StopRequested, UserError
+from mmbench.errors import MMBenchError, NonFiniteLoss, Refused, StopRequested, UserError
 from mmbench.method import Method
 from mmbench.nets.encoders import build_encoders, initialise
 from mmbench.record import Data, Failure, Metrics, Parameters, Record, Selection, Timing
@@ -166,6 +166,8 @@ def run_cell(
             record = _train(cell, directory, started, cache, run, hooks or Hooks())
         except StopRequested:
             raise
+        except Refused as err:
+            record = _refused(cell, started, run, str(err))
         except Exception as err:
             if isinstance(err, NonFiniteLoss):
                 checkpoint.discard(directory.path)  # continuing would end the same way
@@ -196,7 +198,7 @@ def _train(
         "environment": environment(choose(run.device)),
     }
     if reason is not None:
-        return Record(status="refused", reason=reason, finished=now(), **common)
+        raise Refused(reason)
     parts = assemble(cell, cache, run)
     device = parts.loaders["train"].device
     if device.type == "cuda":
@@ -261,6 +263,18 @@ def _timing(trainer: Trainer, samples: int, total: float) -> Timing:
         training=sum(seconds),
         total=total,
         resumed=trainer.resumed,
+    )
+
+
+def _refused(cell: Cell, started: str, run: RunSettings, reason: str) -> Record:
+    return Record(
+        cell_id=cell.id,
+        cell=cell,
+        status="refused",
+        reason=reason,
+        started=started,
+        finished=now(),
+        environment=environment(choose(run.device)),
     )
 
 

@@ -17,28 +17,13 @@ RECORDS = Path(__file__).parents[2] / "results" / "records"
 STUDY = Study(name="s", title="T", rows=("concat", "sum", "iprm"), baselines=("concat", "sum"))
 
 
-@pytest.fixture(scope="module")
-def template():
-    return next(r for r in iter_records(RECORDS) if r.cell.method == "concat")
-
-
-def make(template, method, seed, value, **cell):
-    changed = template.cell.model_copy(
-        update={"method": method, "label": method, "seed": seed, "dataset": "toy", **cell}
-    )
-    metrics = dict.fromkeys(("accuracy", "map", "macro_f1"), value)
-    final = {"selected": {"fused": metrics, "audio": metrics}}
-    task = {"modalities": ["audio"], "classes": 2, "metrics": list(metrics), "primary": "accuracy"}
-    return template.model_copy(update={"cell": changed, "final": final, "task": task})
-
-
-def grid(template):
+def grid(template, make):
     values = {"concat": (0.5, 0.6, 0.7), "sum": (0.4, 0.5, 0.6), "iprm": (0.7, 0.7, 0.9)}
     return [make(template, m, s, v) for m, vs in values.items() for s, v in enumerate(vs)]
 
 
-def test_mean_spread_best_second_and_difference(template):
-    text = markdown(build_study(STUDY, grid(template), reference=False))
+def test_mean_spread_best_second_and_difference(template, make):
+    text = markdown(build_study(STUDY, grid(template, make), reference=False))
     half = stats.t.ppf(0.975, 2) * stats.tstd([0.2, 0.1, 0.2]) / 3**0.5
     assert "| concat | <u>60.00 ± 10.00</u> |" in text
     assert "| iprm | **76.67 ± 11.55** |" in text
@@ -47,28 +32,30 @@ def test_mean_spread_best_second_and_difference(template):
     assert "over 3 seeds" in text
 
 
-def test_order_of_records_does_not_matter(template):
-    records = grid(template)
+def test_order_of_records_does_not_matter(template, make):
+    records = grid(template, make)
     shuffled = records[:]
     random.Random(0).shuffle(shuffled)
     first, second = (build_study(STUDY, r, reference=False) for r in (records, shuffled))
     assert first == second
 
 
-def test_protocols_and_settings_are_never_mixed(template):
+def test_protocols_and_settings_are_never_mixed(template, make):
     longer = template.cell.trainer.model_copy(update={"epochs": 99})
+    asked = {"dataset.preset": "hard"}
     records = [
-        *grid(template),
+        *grid(template, make),
         make(template, "concat", 0, 0.99, protocol="published"),
         make(template, "concat", 0, 0.98, trainer=longer),
+        make(template, "concat", 0, 0.97, changed=asked),
     ]
     tables = build_study(STUDY, records, reference=False)
-    assert len(tables) == 3
+    assert len(tables) == 4
     published = [t for t in tables if "EPOCH SELECTED ON TEST" in t.caption]
     assert len(published) == 1
 
 
-def test_missing_refused_and_failed_cells_are_shown(template):
+def test_missing_refused_and_failed_cells_are_shown(template, make):
     refused = make(template, "sum", 0, 0.0).model_copy(
         update={"status": "refused", "reason": "needs two", "final": {}}
     )
@@ -78,23 +65,23 @@ def test_missing_refused_and_failed_cells_are_shown(template):
     assert "| iprm | *missing* |" in text
 
 
-def test_one_seed_concludes_nothing(template):
+def test_one_seed_concludes_nothing(template, make):
     records = [make(template, "concat", 0, 0.5), make(template, "iprm", 0, 0.9)]
     text = markdown(build_study(STUDY, records, False))
     assert "nothing can be concluded" in text
     assert "90.00 |" in text
 
 
-def test_latex_is_escaped_and_balanced(template):
-    text = latex(build_study(STUDY, grid(template), False))
+def test_latex_is_escaped_and_balanced(template, make):
+    text = latex(build_study(STUDY, grid(template, make), False))
     assert text.count(r"\begin{") == text.count(r"\end{")
     assert r"\textbf{76.67 $\pm$ 11.55}" in text
     assert "±" not in text
     assert "Δ" not in text
 
 
-def test_csv_holds_the_raw_numbers(template):
-    lines = csv_text(build_study(STUDY, grid(template), False)).splitlines()
+def test_csv_holds_the_raw_numbers(template, make):
+    lines = csv_text(build_study(STUDY, grid(template, make), False)).splitlines()
     row = next(line for line in lines if line.startswith("s-toy,concat,Accuracy,"))
     assert float(row.split(",")[3]) == pytest.approx(0.6)
 

@@ -1,0 +1,70 @@
+"""Which records fill which row of a study's table."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from mmbench.cell import canonical
+from mmbench.report.study import Row
+
+
+def is_row(frame: pd.DataFrame, row: Row) -> pd.Series:
+    """Say which records belong to ``row``: the method with these options changed and no others."""
+    mask = (frame["method"] == row.method) & (frame["options"] == canonical(row.set))
+    if row.fidelity:
+        mask &= frame["fidelity"] == row.fidelity
+    if row.preset:
+        mask &= frame["preset"] == row.preset
+    return mask
+
+
+def unaffected(frame: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
+    """Return the plain records of methods for which the bundle of ``part`` changes nothing."""
+    first = part.iloc[0]
+    plain = frame[
+        (frame["dataset"] == first["dataset"]) & (frame["protocol"] == first["protocol"])
+        & (frame["place"] == first["place"])
+        & (frame["fidelity"] == "corrected") & (frame["preset"] == "common")
+    ]  # fmt: skip
+    names = [n for n, plainly in ((first["fidelity"], "corrected"), (first["preset"], "common"))
+             if n != plainly]  # fmt: skip
+    covered = [bool(names) and set(names) <= set(same) for same in plain["unaffected"]]
+    chosen: pd.DataFrame = plain.loc[covered]
+    return chosen
+
+
+def found(frame: pd.DataFrame) -> tuple[Row, ...]:
+    """Return a row for every method and set of options with a record."""
+    rows = []
+    pairs = frame[["method", "options"]].drop_duplicates().sort_values(["method", "options"])
+    for method, options in pairs.itertuples(index=False):
+        changed = json.loads(options)
+        words = ", ".join(f"{k}={v}" for k, v in changed.items())
+        rows.append(Row(method=method, name=f"{method} ({words})" if words else None, set=changed))
+    return tuple(rows)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A row to fill: its name, its records, and its method."""
+
+    name: str
+    records: pd.DataFrame
+    method: str
+
+
+def shown_rows(rows: Sequence[Row], part: pd.DataFrame, task: Mapping[str, object]) -> list[Shown]:
+    """Return the rows in the study's order; a method without any record gets one."""
+    shown: list[Shown] = []
+    modalities = list(task["modalities"])  # type: ignore[call-overload]  # a list of text
+    for row in rows:
+        own = part[is_row(part, row)]
+        order = {f"{row.method}-{m}": i for i, m in enumerate(modalities)}
+        found = sorted(own["label"].unique(), key=lambda x, o=order: (o.get(x, len(o)), x))  # type: ignore[misc]  # bound
+        for label in found or [row.method]:
+            name = row.name if row.name and len(found) < 2 else label
+            mark = " †" if own["remark"].notna().any() else ""
+            shown.append(Shown(name + mark, own[own["label"] == label], row.method))
+    return shown

@@ -1,0 +1,162 @@
+"""Which records fill which row: options and bundles are told apart, and nothing is left out."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmbench.cli.running import Options, make_cells
+from mmbench.errors import UserError
+from mmbench.report.build import build_study, report
+from mmbench.report.render import latex, markdown
+from mmbench.report.study import Study, load_study, study_names
+
+STUDY = Study(name="s", title="T", baselines=("concat",), rows=(
+    "concat", {"method": "iprm", "name": "w/o EMA", "set": {"ema": "off"}}, "iprm",
+))  # fmt: skip
+
+
+def line(text, name):
+    return next(row for row in text.splitlines() if row.startswith(f"| {name} |"))
+
+
+def test_options_fill_their_own_rows(template, make):
+    records = [
+        make(template, "concat", 0, 0.5),
+        make(template, "iprm", 0, 0.7),
+        make(template, "iprm", 0, 0.6, changed={"method.ema": "off"}),
+        make(template, "iprm", 0, 0.9, changed={"method.ema": "off", "method.alpha": 0.1}),
+    ]
+    text = markdown(build_study(STUDY, records, False))
+    assert "60.00" in line(text, "w/o EMA")
+    assert "70.00" in line(text, "iprm")
+    assert "90.00" not in text
+
+
+def test_what_no_study_shows_is_in_everything(template, make):
+    records = [
+        make(template, "iprm", 0, 0.9, changed={"method.alpha": 0.1}),
+        make(template, "my-own", 0, 0.8),
+    ]
+    text = markdown(build_study(load_study("everything"), records, False))
+    assert "90.00" in line(text, "iprm (alpha=0.1)")
+    assert "80.00" in line(text, "my-own")
+
+
+def write(results, records):
+    for number, record in enumerate(records):
+        folder = results / "runs" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_text(record.model_dump_json(exclude_none=True))
+
+
+def names(built):
+    return list(built.tables)
+
+
+def test_a_report_shows_the_studies_that_the_records_are_about(template, make, tmp_path):
+    write(tmp_path, [make(template, "concat", 0, 0.5), make(template, "iprm", 0, 0.7)])
+    assert names(report(tmp_path, [], "runs")) == ["naive", "rebalanced"]
+
+
+def test_a_report_leaves_nothing_out(template, make, tmp_path):
+    write(tmp_path, [
+        make(template, "iprm", 0, 0.7, changed={"method.ema": "off"}),
+        make(template, "my-own", 0, 0.8),
+    ])  # fmt: skip
+    built = report(tmp_path, [], "runs")
+    assert names(built) == ["ablation", "everything"]
+    assert "| my-own |" in (tmp_path / "tables" / "everything.md").read_text()
+
+
+def test_methods_that_a_bundle_leaves_alone_stand_beside_it(template, make):
+    plain = make(template, "concat", 0, 0.5, unaffected=("released",))
+    records = [
+        plain,
+        make(template, "sum", 0, 0.4),
+        make(template, "iprm", 0, 0.7),
+        make(template, "iprm", 0, 0.6, fidelity="released"),
+    ]
+    study = Study(name="s", title="T", rows=("concat", "sum", "iprm"), baselines=("concat",))
+    corrected, released = build_study(study, records, False)
+    assert "released fidelity" in released.caption
+    assert [name for name, entries in released.rows if entries[0].value] == ["concat", "iprm"]
+    assert dict(released.rows)["sum"][0].text == "missing"
+    assert dict(corrected.rows)["iprm"][0].value == pytest.approx(0.7)
+
+
+def test_bundles_can_be_rows(template, make):
+    rows = (
+        {"method": "iprm", "fidelity": "corrected", "preset": "common"},
+        {"method": "iprm", "name": "released", "fidelity": "released", "preset": "common"},
+        {"method": "iprm", "name": "recipe", "fidelity": "corrected", "preset": "authors"},
+    )
+    longer = template.cell.trainer.model_copy(update={"epochs": 99})
+    records = [
+        make(template, "iprm", 0, 0.7),
+        make(template, "iprm", 0, 0.6, fidelity="released"),
+        make(template, "iprm", 0, 0.8, preset="authors", trainer=longer),
+    ]
+    (table,) = build_study(Study(name="s", title="T", rows=rows, baselines=()), records, False)
+    values = {name: entries[0].value for name, entries in table.rows}
+    assert values == pytest.approx({"iprm": 0.7, "released": 0.6, "recipe": 0.8})
+
+
+def test_baselines_stand_in_a_block_and_extensions_are_marked(template, make):
+    marked = make(template, "iprm", 0, 0.7).model_copy(update={"remark": "an extension"})
+    tables = build_study(STUDY, [make(template, "concat", 0, 0.5), marked], False)
+    text = markdown(tables)
+    assert tables[0].breaks == (1,)
+    assert line(text, "iprm †")
+    assert "† an extension." in text
+    tex = latex(tables)
+    assert tex.count(r"\midrule") == 2
+    assert r"iprm $\dagger$" in tex
+
+
+def options(**changed):
+    given = dict.fromkeys(("methods", "datasets", "seeds", "protocol", "fidelity", "preset"), "")
+    plain = {
+        "study": "", "encoder": [], "set": [], "config": None, "device": "cpu", "jobs": 1,
+        "per_gpu": 1, "threads": 1, "checkpoint_seconds": 60.0, "results": Path("results"),
+        "cache": None, "plugins": [], "dry_run": True, "json": False,
+    }  # fmt: skip
+    return Options(**{**plain, **changed, "given": given | changed.get("given", {})})
+
+
+def test_every_study_expands_to_cells_and_finds_its_own_rows():
+    for name in study_names():
+        study = load_study(name)
+        if study.rows == "found":
+            continue
+        cells = make_cells(options(study=name, given={"datasets": "mfeat3", "seeds": "1"}))
+        shown = {(c.method, json.dumps({k[7:]: v for k, v in c.changed.items()
+                                        if k.startswith("method.")})) for c in cells}  # fmt: skip
+        assert {(row.method, json.dumps(row.set)) for row in study.listed} == shown, name
+
+
+def test_a_study_can_be_narrowed_and_changed():
+    cells = make_cells(options(
+        study="ablation", given={"methods": "iprm", "datasets": "mfeat3", "seeds": "2"},
+        set=["trainer.epochs=2"],
+    ))  # fmt: skip
+    assert len(cells) == 8
+    assert {c.method for c in cells} == {"iprm"}
+    assert all(c.changed["trainer.epochs"] == 2 for c in cells)
+    assert {c.changed.get("method.ema") for c in cells} == {None, "off"}
+
+
+def test_what_differs_from_the_bundle_is_named_and_changes_no_id():
+    plain, changed = (
+        make_cells(options(given={"methods": "iprm", "datasets": "mfeat3"}, set=given))[0]
+        for given in ([], ["iprm.alpha=0.8", "dataset.preset=hard", "trainer.lr=0.02"])
+    )
+    assert plain.changed == {}
+    assert changed.changed == {"dataset.preset": "hard", "trainer.lr": 0.02}
+    assert plain.model_copy(update={"changed": {"method.x": 1}}).id == plain.id
+    assert changed.id != plain.id
+
+
+def test_a_study_of_what_was_found_cannot_be_run():
+    with pytest.raises(UserError, match="names nothing to run"):
+        make_cells(options(study="everything"))
