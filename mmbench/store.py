@@ -8,6 +8,7 @@ every failed attempt. ``<results>/records/`` holds committed reference records.
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -117,8 +118,9 @@ class RunDirectory:
     def write_progress(self, **values: Any) -> None:  # Any: JSON values
         """Write the live state that ``mmbench status`` shows; best effort, not fsynced."""
         part = self.path / f".progress.{os.getpid()}"
-        part.write_text(json.dumps(values))
-        part.replace(self.path / "progress.json")
+        with suppress(OSError):
+            part.write_text(json.dumps(values))
+            part.replace(self.path / "progress.json")
 
 
 class Store:

@@ -149,7 +149,9 @@ def collect(results: Results = RESULTS, json: Json = False) -> None:
 @app.command()
 def prepare(
     name: Annotated[str, typer.Argument(help="the data set")],
-    root: Annotated[Path | None, typer.Option(help="Folder with the native files.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(readable=False, help="Folder with the native files.")
+    ] = None,
     rebuild: Annotated[bool, typer.Option(help="Build again even if it is there.")] = False,
     set_: Set = None,
     cache: Cache = None,

@@ -9,6 +9,7 @@ slower one drops its copy.
 import errno
 import json
 import logging
+import os
 import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -89,6 +90,8 @@ def prepare(
             be written. Nothing half-built is left behind.
     """
     target = cache_folder(dataset, cache)
+    if root is not None:
+        _check_root(root)
     if is_prepared(dataset, cache) and not rebuild:
         return target
     with _explained(dataset, target.parent):
@@ -109,6 +112,18 @@ def prepare(
             )
             _install(built, target, work, rebuild)
     return target
+
+
+def _check_root(root: Path) -> None:
+    """Refuse a root that is not a folder which can be read."""
+    if not root.is_dir():
+        found = "a file" if root.exists() else "nothing"
+        raise UserError(
+            f"the data root {root} is not a folder (found {found}); give the folder that holds "
+            "the native files with --root DIR (mmbench show NAME prints what it must hold)"
+        )
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise UserError(f"the data root {root} cannot be read; ask its owner for permission")
 
 
 @contextmanager

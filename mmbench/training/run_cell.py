@@ -1,5 +1,6 @@
 """From a cell to its record: load the data, build the method, train, evaluate, write."""
 
+import errno
 import fcntl
 import statistics
 import time
@@ -34,6 +35,7 @@ from mmbench.training.imbalance import measure
 from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, limit on a file's size
 RULES = {
     "validated": "epoch with the best validation metric; test read once, at the end",
     "published": "epoch with the best TEST metric, as most released code does",
@@ -169,6 +171,8 @@ def run_cell(
         except Refused as err:
             record = _refused(cell, started, run, str(err))
         except Exception as err:
+            if isinstance(err, OSError) and err.errno in FULL:
+                raise  # there is no room for a record of it either
             if isinstance(err, NonFiniteLoss):
                 checkpoint.discard(directory.path)  # continuing would end the same way
             record = _failed(cell, started, run, err)

@@ -1,5 +1,9 @@
 """Every mistake of the user gets one clear message and exit code 2."""
 
+import os
+import resource
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -129,3 +133,67 @@ def test_dry_run_estimates_and_runs_nothing(cache, tmp_path):
     assert done.returncode == 0, done.stderr
     assert '"estimated_from": "a calibration of one epoch"' in done.stdout
     assert not list(tmp_path.glob("runs/*/cell.json"))
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """Return a folder on a file system of 300 KiB, too small for a checkpoint."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"cannot mount a small file system: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_full_disk_is_explained_and_nothing_finished_is_lost(cache, full_disk):
+    run = [*RUN, "--set", "trainer.epochs=2", "--cache", cache, "--results", full_disk / "r"]
+    stopped = mmbench(*run)
+    assert stopped.returncode == 1
+    assert "No space left on device; make room" in stopped.stdout
+    subprocess.run(["mount", "-o", "remount,size=20M", full_disk], check=True)
+    assert mmbench(*run).returncode == 0
+    record = next((full_disk / "r" / "runs").glob("*/record.json")).read_bytes()
+    subprocess.run(["mount", "-o", "remount,size=300k", full_disk], check=True)
+    assert mmbench(*run, "--seeds", "2").returncode == 1
+    assert next((full_disk / "r" / "runs").glob("*/record.json")).read_bytes() == record
+
+
+def test_file_size_limit_is_explained(cache, tmp_path):
+    """The same without a mount: the system refuses every file above 100 KiB."""
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100 * 1024, 100 * 1024))
+
+    done = mmbench(*RUN, "--cache", cache, "--results", tmp_path / "r", preexec_fn=limit)
+    assert done.returncode == 1
+    assert "File too large; make room" in done.stdout
+
+
+def test_missing_data_root_is_named(tmp_path):
+    for root in (tmp_path / "nowhere", __file__):
+        done = mmbench("prepare", "mfeat3", "--root", root, "--cache", tmp_path)
+        assert done.returncode == 2
+        assert str(root) in done.stderr
+
+
+def test_unreadable_data_root_is_named(tmp_path):
+    root = tmp_path / "secret"
+    root.mkdir(mode=0o000)
+    prefix = ["setpriv", "--reuid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    if prefix and shutil.which("setpriv") is None:
+        pytest.skip("root reads everything, and setpriv is not here to become somebody else")
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    done = subprocess.run(
+        [*prefix, sys.executable, "-P", "-m", "mmbench", "prepare", "mfeat3", "--root", root,
+         "--cache", tmp_path / "cache"],
+        capture_output=True, text=True, env={**os.environ, "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert f"{root} cannot be read" in done.stderr
