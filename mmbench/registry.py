@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -229,7 +228,7 @@ def load_plugin(spec: str) -> None:
         )
 
 
-class _PluginFinder(MetaPathFinder):
+class _PluginFinder:
     """Makes the files given by path importable under their generated module names."""
 
     files: ClassVar[dict[str, Path]] = {}
