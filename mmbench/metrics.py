@@ -10,10 +10,12 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
 )
 
+from mmbench.training.device import finest
+
 
 def accuracy(logits: Tensor, label: Tensor) -> Tensor:
     """Return the share of samples whose largest logit is the label's; logits [N, C]."""
-    return (logits.argmax(1) == label).double().mean()
+    return (logits.argmax(1) == label).to(finest(label.device)).mean()
 
 
 def mean_average_precision(logits: Tensor, label: Tensor) -> Tensor:
@@ -25,7 +27,7 @@ def mean_average_precision(logits: Tensor, label: Tensor) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchmetrics warns of absent classes; we leave them out
         each = multiclass_average_precision(
-            logits.double().softmax(1), label, num_classes=classes, average=None
+            logits.to(finest(logits.device)).softmax(1), label, num_classes=classes, average=None
         )
     present = torch.bincount(label, minlength=classes) > 0
     return torch.as_tensor(each, device=logits.device)[present].mean()
@@ -37,7 +39,7 @@ def macro_f1(logits: Tensor, label: Tensor) -> Tensor:
     each = multiclass_f1_score(
         logits.argmax(1), label, num_classes=classes, average=None, zero_division=0
     )
-    return each.double().mean()
+    return each.to(finest(logits.device)).mean()
 
 
 METRICS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {

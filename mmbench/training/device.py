@@ -59,3 +59,8 @@ def peak_memory(device: torch.device) -> Memory:
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return Memory(peak_bytes=peak, kind="resident")
+
+
+def finest(device: torch.device) -> torch.dtype:
+    """Return the finest floating type that sums and metrics can have there; MPS has no double."""
+    return torch.float32 if device.type == "mps" else torch.float64

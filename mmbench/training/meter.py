@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmbench.training.device import finest
+
 
 class Meter:
     """Means of what the steps log, and the first step whose loss was not finite.
@@ -16,7 +18,7 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.dtype = finest(device)
         self.reset()
 
     def reset(self) -> None:
