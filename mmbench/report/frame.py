@@ -10,8 +10,8 @@ from mmbench.record import Record
 
 COLUMNS = (
     "dataset", "method", "label", "options", "seed", "protocol", "fidelity", "preset", "unaffected",
-    "place", "recipe", "status", "reason", "remark", "device", "commit", "clean", "date", "at",
-    "prediction", "metric", "value",
+    "place", "single", "recipe", "status", "reason", "remark", "device", "commit", "clean", "date",
+    "at", "prediction", "metric", "value",
 )  # fmt: skip
 
 
@@ -27,6 +27,12 @@ def _place(cell: Cell) -> str:
     around = {k: v for k, v in cell.changed.items() if not k.startswith("method.")}
     data = [cell.dataset_version, cell.dataset_config, cell.split_hash, cell.encoders]
     return digest([*data, around])
+
+
+def _single(record: Record) -> str | None:
+    """Return the modality of a model that was given one of several, else None."""
+    used = list(record.imbalance.probe)
+    return used[0] if len(used) == 1 < len(record.task.get("modalities", [])) else None
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
@@ -45,6 +51,7 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
             "options": options_of(cell.changed),
             "unaffected": cell.unaffected,
             "place": _place(cell),
+            "single": _single(record),
             "recipe": digest(cell.trainer.model_dump()) if cell.preset == "common" else "authors",
             "status": record.status,
             "reason": record.reason or (record.failure.message if record.failure else None),
@@ -61,5 +68,10 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
             for at, metrics in record.final.items()
             for prediction, values in metrics.items()
             for metric, value in values.items()
+        )
+        rows.extend(
+            {**common, "at": "end", "prediction": m, "metric": metric, "value": value}
+            for metric in ("shapley", "probe")
+            for m, value in getattr(record.imbalance, metric).items()
         )
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -1,13 +1,13 @@
 """Which records fill which row of a study's table."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from mmbench.cell import canonical
-from mmbench.report.study import Row
+from mmbench.report.study import Row, Study
 
 
 def is_row(frame: pd.DataFrame, row: Row) -> pd.Series:
@@ -68,3 +68,44 @@ def shown_rows(rows: Sequence[Row], part: pd.DataFrame, task: Mapping[str, objec
             mark = " †" if own["remark"].notna().any() else ""
             shown.append(Shown(name + mark, own[own["label"] == label], row.method))
     return shown
+
+
+@dataclass(frozen=True)
+class Group:
+    """What stands in one table.
+
+    Attributes:
+        rows: to be filled, in order.
+        records: all of them.
+        task: modalities and metrics of the data set.
+    """
+
+    rows: tuple[Shown, ...]
+    records: pd.DataFrame
+    task: Mapping[str, object]
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return str(self.records["dataset"].iloc[0])
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the modalities, in order."""
+        return list(self.task["modalities"])  # type: ignore[call-overload, no-any-return]  # a list of text
+
+
+def groups(
+    study: Study, frame: pd.DataFrame, tasks: Mapping[str, dict[str, object]]
+) -> Iterator[Group]:
+    """Yield one group per data set, protocol, bundle and setting; nothing is mixed."""
+    rows = found(frame) if study.rows == "found" else study.rows
+    frame = frame[pd.concat([is_row(frame, row) for row in rows], axis=1).any(axis=1)]
+    stated = any(row.fidelity or row.preset for row in rows)
+    keys = ["dataset", "protocol", "place"]
+    keys += [] if stated else ["fidelity", "preset", "recipe"]
+    for key, part in frame.groupby(keys, sort=True):
+        task = tasks.get(str(key[0]))
+        if task is not None:
+            whole = part if stated else pd.concat([part, unaffected(frame, part)])
+            yield Group(tuple(shown_rows(rows, whole, task)), whole, task)

@@ -1,0 +1,162 @@
+"""The comparison of a study: metrics, best and second, and the difference to the best baseline."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from mmbench.report.rows import Group, Shown
+from mmbench.report.study import Row, Study
+from mmbench.report.summary import mean_std, paired_difference, ranks
+from mmbench.report.table import Entry, Table
+
+TITLES = {"accuracy": "Accuracy", "map": "MAP", "macro_f1": "Macro-F1"}
+WHAT = "Test metrics in percent, mean ± sample standard deviation"
+RULES = {
+    "validated": "epoch selected on validation, test read once at the end",
+    "published": "EPOCH SELECTED ON TEST, as in most released code",
+}
+
+
+def values(
+    records: pd.DataFrame, prediction: str, metric: str, at: str = "selected"
+) -> dict[int, float]:
+    """Return one value by seed."""
+    chosen = records[
+        (records["at"] == at)
+        & (records["prediction"] == prediction)
+        & (records["metric"] == metric)
+    ]
+    return dict(zip(chosen["seed"].astype(int), chosen["value"].astype(float), strict=True))
+
+
+def score_table(study: Study, group: Group, reference: bool) -> Table:
+    """Return the comparison: every metric, the difference, and each modality alone."""
+    rows, part, task = group.rows, group.records, group.task
+    metrics, modalities = list(task["metrics"]), list(task["modalities"])  # type: ignore[call-overload]  # lists of text
+    main = metrics.index(str(task["primary"]))
+    title = TITLES.get(metrics[main], metrics[main])
+    grid = [[values(row.records, "fused", m) for m in metrics] for row in rows]
+    entries = [
+        [_entry(row, values) for values in columns] for row, columns in zip(rows, grid, strict=True)
+    ]
+    for i in range(len(metrics)):
+        placed = ranks([line[i].value for line in entries])
+        for line, rank in zip(entries, placed, strict=True):
+            line[i] = _styled(line[i], rank)
+    best = _best_baseline(study, rows, [line[main].value for line in entries])
+    filled = []
+    for number, row in enumerate(rows):
+        difference = Entry("")
+        if best is not None:
+            difference = _difference(grid[number][main], grid[best][main], number == best)
+        own = [_entry(row, values(row.records, m, metrics[main]), empty="") for m in modalities]
+        filled.append((row.name, (*entries[number], difference, *own)))
+    dataset = str(part["dataset"].iloc[0])
+    return Table(
+        name=f"{study.name}-{dataset}",
+        heading=f"{study.title}: {dataset}",
+        columns=(
+            "Method",
+            *(TITLES.get(m, m) for m in metrics),
+            f"Δ {title}",
+            *(f"{m} alone" for m in modalities),
+        ),
+        rows=tuple(filled),
+        caption=caption(study, part, reference, WHAT),
+        notes=_notes(rows, [columns[main] for columns in grid], best, title),
+        breaks=_breaks(study, rows),
+    )
+
+
+def _best_baseline(
+    study: Study, rows: Sequence[Shown], values: Sequence[float | None]
+) -> int | None:
+    rivals = [
+        i for i, row in enumerate(rows) if row.method in study.baselines and values[i] is not None
+    ]
+    return max(rivals, key=lambda i: values[i] or 0.0, default=None)
+
+
+def _breaks(study: Study, rows: Sequence[Shown]) -> tuple[int, ...]:
+    """Return where the leading block of baselines ends."""
+    first = next((i for i, row in enumerate(rows) if row.method not in study.baselines), 0)
+    return (first,) if first > 0 else ()
+
+
+def _entry(row: Shown, values: dict[int, float], empty: str = "") -> Entry:
+    if values:
+        mean, std = mean_std(list(values.values()))
+        text = f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if std is not None else "")
+        return Entry(text, value=mean, spread=std, seeds=len(values))
+    status = row.records["status"].tolist()
+    if "done" in status:
+        return Entry(empty)
+    return Entry(status[0] if status else "missing", "absent")
+
+
+def _styled(entry: Entry, rank: int | None) -> Entry:
+    style = {0: "best", 1: "second"}.get(-1 if rank is None else rank, entry.style)
+    return Entry(entry.text, style, entry.value, entry.spread, entry.seeds)  # type: ignore[arg-type]  # a Style
+
+
+def _difference(values: dict[int, float], to: dict[int, float], itself: bool) -> Entry:
+    mean, half, shared = paired_difference(values, to)
+    if itself or not shared:
+        return Entry("baseline" if itself else "")
+    text = f"{100 * mean:+.2f}" + (f" ± {100 * half:.2f}" if half is not None else "")
+    return Entry(text, value=mean, spread=half, seeds=shared)
+
+
+def caption(study: Study, part: pd.DataFrame, reference: bool, what: str) -> str:
+    """Return what the numbers are, and the protocol, seeds, device, date and commit behind them."""
+    first = part.iloc[0]
+    dates = sorted(part["date"].unique())
+    commits = sorted(
+        f"{str(c)[:10]}{'' if clean is True else ' with uncommitted changes'}"
+        for c, clean in {(r.commit, r.clean) for r in part.itertuples()}
+    )
+    seeds = part["seed"].nunique()
+    bundle = ""
+    if not any(row.fidelity or row.preset for row in study.rows if isinstance(row, Row)):
+        bundle += "" if first["fidelity"] == "corrected" else ", released fidelity"
+        bundle += "" if first["preset"] == "common" else ", authors' recipes"
+    return (
+        f"{what} over {seeds} seed{'s' if seeds > 1 else ''}. Protocol {first['protocol']}: "
+        f"{RULES[str(first['protocol'])]}{bundle}. "
+        f"Device: {', '.join(sorted(part['device'].unique()))}. "
+        f"Records of {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}, "
+        f"commit {', '.join(commits)}{'; reference records' if reference else ''}."
+    )
+
+
+def _notes(
+    rows: Sequence[Shown], scores: Sequence[dict[int, float]], best: int | None, title: str
+) -> tuple[str, ...]:
+    notes = ["Δ: paired difference to the best baseline, ± half of the 95 % t-interval."]
+    notes += [f"“... alone”: {title} of the trained model's prediction from that modality only."]
+    for row in rows:
+        absent = row.records[row.records["status"] != "done"]
+        reasons = absent[["status", "reason"]].drop_duplicates()
+        notes += [f"{row.name}: {r.status}: {r.reason}." for r in reasons.itertuples()]
+    remarks = pd.concat([row.records["remark"] for row in rows]).dropna().unique()
+    notes += [f"† {remark}." for remark in remarks]
+    rivals = [i for i in range(len(rows)) if scores[i] and i != best]
+    if best is not None and rivals:
+        top = max(rivals, key=lambda i: mean_std(list(scores[i].values()))[0])
+        names = rows[top].name, rows[best].name
+        notes.append(_conclusion(*names, scores[top], scores[best], title))
+    return tuple(notes)
+
+
+def _conclusion(
+    top: str, best: str, one: dict[int, float], two: dict[int, float], title: str
+) -> str:
+    mean, half, shared = paired_difference(one, two)
+    if half is None:
+        return f"{top} against {best}: {shared} shared seed, so nothing can be concluded."
+    words = f"{top} against {best}, the best baseline: {title} {100 * mean:+.2f} ± {100 * half:.2f}"
+    if abs(mean) <= half:
+        return f"{words} over {shared} seeds; the interval holds 0: no difference is shown."
+    return (
+        f"{words} over {shared} seeds; the interval does not hold 0 (one data set, no correction)."
+    )

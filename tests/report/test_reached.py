@@ -1,0 +1,43 @@
+"""The imbalance that training reached, as a table beside the scores."""
+
+import pytest
+
+from mmbench.record import Imbalance
+from mmbench.report.frame import to_frame
+from mmbench.report.reached import reached_tables
+from mmbench.report.study import Study
+
+STUDY = Study(name="s", title="T", rows=("unimodal", "concat"), baselines=("unimodal",))
+TASK = {"modalities": ["audio", "image"], "metrics": ["accuracy"], "primary": "accuracy"}
+
+
+@pytest.fixture
+def records(template, make):
+    def made(method, label, seed, value, probe, shapley):
+        record = make(template, method, seed, value, label=label)
+        imbalance = Imbalance(probe=probe, shapley=shapley)
+        return record.model_copy(update={"imbalance": imbalance, "task": TASK})
+
+    return [
+        made("unimodal", "unimodal-image", 0, 0.6, {"image": 0.6}, {"image": 0.5}),
+        made("unimodal", "unimodal-image", 1, 0.7, {"image": 0.7}, {"image": 0.6}),
+        made(
+            "concat", "concat", 0, 0.8, {"audio": 0.9, "image": 0.3}, {"audio": 0.7, "image": 0.0}
+        ),
+        made(
+            "concat", "concat", 1, 0.8, {"audio": 0.9, "image": 0.5}, {"audio": 0.6, "image": 0.1}
+        ),
+    ]
+
+
+def test_shares_and_probes_are_set_against_the_model_trained_alone(records):
+    (table,) = reached_tables(STUDY, to_frame(records), {"toy": TASK}, reference=False)
+    assert table.columns == ("Method", "audio share", "image share", "audio probe", "image probe")
+    rows = {name: [e.text for e in entries] for name, entries in table.rows}
+    assert rows["concat"] == ["+65.0", "+5.0", "90.0", "40.0 (-25.0)"]
+    assert rows["unimodal-image"] == ["", "+55.0", "", "65.0 (+0.0)"]
+
+
+def test_records_without_it_give_no_table(template, make):
+    record = make(template, "concat", 0, 0.5).model_copy(update={"imbalance": Imbalance()})
+    assert reached_tables(STUDY, to_frame([record]), {"toy": TASK}, reference=False) == []
