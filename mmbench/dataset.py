@@ -115,6 +115,8 @@ class Dataset(ABC):
         info: title, licence, source.
         version: raise it when ``build`` gives other arrays for the same config.
         embedded: True if ``build`` needs no root folder and no network.
+        generator: True if it is drawn from a formula: it is run by name, and is not part of
+            ``--datasets embedded``.
         trainer: defaults of the trainer for this data set, e.g. ``{"epochs": 30}``.
         encoders: default encoder per modality as ``"name"``; missing: by kind.
     """
@@ -124,6 +126,7 @@ class Dataset(ABC):
     info: ClassVar[DatasetInfo]
     version: ClassVar[int] = 1
     embedded: ClassVar[bool] = False
+    generator: ClassVar[bool] = False
     trainer: ClassVar[Mapping[str, object]] = {}
     encoders: ClassVar[Mapping[str, str]] = {}
 

@@ -21,7 +21,8 @@ class Request:
 
     Attributes:
         methods: names, or ``all``.
-        datasets: names, ``embedded``, or ``all``.
+        datasets: names, ``embedded`` (those that need nothing), or ``all`` (those and whatever is
+            prepared here).
         seeds: the seeds themselves.
         settings: dotted keys: ``trainer.X``, ``method.X``, ``dataset.X``, ``<name>.X``,
             ``encoder.<modality>``.
@@ -43,7 +44,7 @@ def expand(request: Request, cache: Path) -> list[Cell]:
         UserError: for anything unknown, out of range or not prepared.
     """
     methods = _names(request.methods, METHODS.names(), "method", {"all": METHODS.names()})
-    datasets = _dataset_names(request.datasets)
+    datasets = _dataset_names(request.datasets, cache)
     by_prefix = _split_settings(request.settings, methods, datasets)
     cells: dict[str, Cell] = {}
     for dataset_name in datasets:
@@ -146,14 +147,26 @@ def _names(
     return list(dict.fromkeys(found))
 
 
-def _dataset_names(asked: Sequence[str]) -> list[str]:
-    groups: dict[str, Sequence[str]] = {}
+def _dataset_names(asked: Sequence[str], cache: Path) -> list[str]:
+    groups: dict[str, Sequence[str]] = {"embedded": [], "all": []}
     if {"embedded", "all"} & set(asked):
-        groups["embedded"] = [n for n in DATASETS.names() if DATASETS.load(n).embedded]
-        groups["all"] = DATASETS.names()
-    else:
-        groups = {"embedded": [], "all": []}
+        classes = {n: DATASETS.load(n) for n in DATASETS.names()}
+        groups["embedded"] = [n for n, c in classes.items() if c.embedded and not c.generator]
+        groups["all"] = [
+            n for n, c in classes.items()
+            if n in groups["embedded"] or data_cache.is_prepared(c(), cache)
+        ]  # fmt: skip
     return _names(asked, DATASETS.names(), "dataset", groups)
+
+
+def unprepared(cache: Path) -> dict[str, str]:
+    """Return the data sets that ``--datasets all`` leaves out, each with how to prepare it."""
+    classes = {n: DATASETS.load(n) for n in DATASETS.names()}
+    return {
+        n: data_cache.command(c(), cache)
+        for n, c in classes.items()
+        if not c.embedded and not data_cache.is_prepared(c(), cache)
+    }
 
 
 def _split_settings(

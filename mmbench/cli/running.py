@@ -2,9 +2,11 @@
 
 import json
 import logging
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +131,7 @@ def make_cells(options: Options) -> list[Cell]:
         raise UserError("say which methods to run, e.g. --methods all (mmbench list methods)")
     settings |= {k: parse_value(v) for k, v in _pairs(options.set, "--set").items()}
     settings |= {f"encoder.{k}": v for k, v in _pairs(options.encoder, "--encoder").items()}
-    from mmbench.sweep import Request, expand
+    from mmbench.sweep import Request, expand, unprepared
 
     request = Request(
         methods=[m.strip() for m in asked["methods"].split(",") if m.strip()],
@@ -141,6 +143,9 @@ def make_cells(options: Options) -> list[Cell]:
         settings=settings,
     )
     cache = options.cache or default_cache()
+    if "all" in request.datasets:
+        for name, command in unprepared(cache).items():
+            print(f"left out: {name} is not prepared; {command}", file=sys.stderr)
     return expand_study(request, study, cache) if study else expand(request, cache)
 
 
@@ -154,14 +159,15 @@ def expand_study(request: "Request", study: "Study", cache: Path) -> list[Cell]:
     """
     from mmbench.sweep import expand
 
+    turns = [{key: value} for key, values in study.vary.items() for value in values] or [{}]
     cells: dict[str, Cell] = {}
-    for row in study.listed:
+    for turn, row in product(turns, study.listed):
         if row.method in request.methods:
             own = {f"method.{key}": value for key, value in row.set.items()}
             part = replace(
                 request,
                 methods=[row.method],
-                settings={**request.settings, **own},
+                settings={**turn, **request.settings, **own},
                 fidelity=row.fidelity or request.fidelity,
                 preset=row.preset or request.preset,
             )

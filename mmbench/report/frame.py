@@ -10,8 +10,8 @@ from mmbench.record import Record
 
 COLUMNS = (
     "dataset", "method", "label", "options", "seed", "protocol", "fidelity", "preset", "unaffected",
-    "place", "single", "recipe", "status", "reason", "remark", "device", "commit", "clean", "date",
-    "at", "prediction", "metric", "value",
+    "place", "around", "single", "recipe", "status", "reason", "remark", "device", "commit",
+    "clean", "date", "at", "prediction", "metric", "value",
 )  # fmt: skip
 
 
@@ -20,6 +20,12 @@ def options_of(changed: Mapping[str, Any]) -> str:
     return canonical(
         {k.removeprefix("method."): v for k, v in changed.items() if k.startswith("method.")}
     )
+
+
+def _around(cell: Cell) -> str:
+    """Return the changed settings that are not the method's, in words."""
+    changed = {k: v for k, v in sorted(cell.changed.items()) if not k.startswith("method.")}
+    return ", ".join(f"{k.removeprefix('dataset.')}={v}" for k, v in changed.items())
 
 
 def _place(cell: Cell) -> str:
@@ -51,6 +57,7 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
             "options": options_of(cell.changed),
             "unaffected": cell.unaffected,
             "place": _place(cell),
+            "around": _around(cell),
             "single": _single(record),
             "recipe": digest(cell.trainer.model_dump()) if cell.preset == "common" else "authors",
             "status": record.status,

@@ -35,7 +35,7 @@ def _table(study: Study, group: Group, frame: pd.DataFrame, reference: bool) -> 
         rows.append((row.name, (*shares, *probes)))
     return Table(
         name=f"{study.name}-imbalance-{group.dataset}",
-        heading=f"{study.title}, imbalance reached: {group.dataset}",
+        heading=f"{study.title}, imbalance reached: {group.title}",
         columns=(
             "Method",
             *(f"{m} share" for m in group.modalities),

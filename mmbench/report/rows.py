@@ -90,6 +90,12 @@ class Group:
         return str(self.records["dataset"].iloc[0])
 
     @property
+    def title(self) -> str:
+        """The data set, and what was changed around the methods."""
+        around = str(self.records["around"].iloc[0])
+        return f"{self.dataset} ({around})" if around else self.dataset
+
+    @property
     def modalities(self) -> list[str]:
         """Names of the modalities, in order."""
         return list(self.task["modalities"])  # type: ignore[call-overload, no-any-return]  # a list of text

@@ -54,7 +54,7 @@ def score_table(study: Study, group: Group, reference: bool) -> Table:
     dataset = str(part["dataset"].iloc[0])
     return Table(
         name=f"{study.name}-{dataset}",
-        heading=f"{study.title}: {dataset}",
+        heading=f"{study.title}: {group.title}",
         columns=(
             "Method",
             *(TITLES.get(m, m) for m in metrics),

@@ -19,6 +19,7 @@ class Row(Settings):
         set: the options that differ from the defaults, and only those.
         fidelity: stated where a study compares fidelities; else the table's.
         preset: likewise.
+        published: its name among the published numbers, where that is another.
     """
 
     method: str
@@ -26,6 +27,7 @@ class Row(Settings):
     set: dict[str, Any] = Field(default_factory=dict)
     fidelity: Literal["corrected", "released"] | None = None
     preset: Literal["common", "authors"] | None = None
+    published: str | None = None
 
     @property
     def special(self) -> bool:
@@ -42,6 +44,7 @@ class Study(Settings):
         rows: in order; ``found`` instead of a list takes whatever has records.
         baselines: methods among which the best is what differences are taken to.
         datasets: what ``run --study`` runs on unless told; empty: the embedded ones.
+        vary: one setting by dotted key, and the values it takes in turn, e.g. a knob of a data set.
         seeds: how many seeds ``run --study`` takes unless told.
     """
 
@@ -50,6 +53,7 @@ class Study(Settings):
     rows: tuple[Row, ...] | Literal["found"]
     baselines: tuple[str, ...]
     datasets: tuple[str, ...] = ()
+    vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict, max_length=1)
     seeds: int = Field(3, ge=1)
 
     @property
