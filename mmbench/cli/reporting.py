@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmbench.errors import UserError
-from mmbench.store import iter_records, write_atomic
+from mmbench.store import iter_records, read_record, write_atomic
 
 SOURCES = ("auto", "runs", "records")
 
@@ -34,15 +34,13 @@ def report(
 
 
 def collect(results: Path, as_json: bool) -> None:
-    """Copy finished records to ``<results>/records``, one file a cell; never overwrite another."""
+    """Copy records to ``<results>/records``, one file a cell; only a failure is ever replaced."""
     target = results / "records"
     target.mkdir(parents=True, exist_ok=True)
     copied, kept = [], 0
     for record in iter_records(results / "runs"):
-        if record.status == "failed":
-            continue
         file = target / f"{record.cell.folder}.json"
-        if file.exists():
+        if file.exists() and (record.status == "failed" or read_record(file).status != "failed"):
             kept += 1
             continue
         text = json.dumps(record.model_dump(mode="json", exclude_none=True), allow_nan=False)

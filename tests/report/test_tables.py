@@ -98,6 +98,9 @@ def test_small_statistics_match_hand_worked_cases():
 def test_reference_records_are_valid_and_finished():
     records = list(iter_records(RECORDS))
     assert len(records) >= 39
-    assert all(isinstance(r, Record) and r.status == "done" for r in records)
+    assert all(isinstance(r, Record) for r in records)
+    # what fails in the reference does so for a reason that the table can state
+    failures = [r.failure.kind for r in records if r.failure]
+    assert set(failures) <= {"NonFiniteLoss"}
     assert all(r.cell_id == r.cell.id for r in records)
     assert all(r.environment.clean for r in records)
