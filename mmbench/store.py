@@ -2,11 +2,13 @@
 
 ``<results>/runs/<cell folder>/`` holds ``cell.json``, ``progress.json`` while training,
 ``checkpoint-*`` until done, ``record.json`` once done or refused, and ``failed-NNN.json`` for
-every failed attempt. ``<results>/records/`` holds committed reference records.
+every failed attempt. ``<results>/records/`` holds committed reference records, compressed.
 """
 
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,7 +48,8 @@ def read_record(file: Path) -> Record:
         UserError: if it was written by a newer version, or is not a record.
     """
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        data = file.read_bytes()
+        raw = json.loads(gzip.decompress(data) if file.suffix == ".gz" else data)
         version = raw.get("schema_version", 0)
         if version > SCHEMA:
             raise UserError(
@@ -54,7 +57,7 @@ def read_record(file: Path) -> Record:
                 f"up to {SCHEMA}); update mmbench"
             )
         return Record.model_validate(raw)
-    except (OSError, ValueError, AttributeError, ValidationError) as err:
+    except (OSError, EOFError, zlib.error, ValueError, AttributeError, ValidationError) as err:
         if isinstance(err, UserError):
             raise
         raise UserError(
@@ -71,7 +74,7 @@ def iter_records(folder: Path) -> Iterator[Record]:
     if not folder.is_dir():
         return
     for entry in sorted(folder.iterdir()):
-        if entry.suffix == ".json" and entry.is_file():
+        if entry.name.endswith((".json", ".json.gz")) and entry.is_file():
             yield read_record(entry)
         elif entry.is_dir():
             done = entry / "record.json"

@@ -1,5 +1,6 @@
 """``report`` and ``collect``: from records alone, without torch."""
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,12 +40,12 @@ def collect(results: Path, as_json: bool) -> None:
     target.mkdir(parents=True, exist_ok=True)
     copied, kept = [], 0
     for record in iter_records(results / "runs"):
-        file = target / f"{record.cell.folder}.json"
+        file = target / f"{record.cell.folder}.json.gz"
         if file.exists() and (record.status == "failed" or read_record(file).status != "failed"):
             kept += 1
             continue
         text = json.dumps(record.model_dump(mode="json", exclude_none=True), allow_nan=False)
-        write_atomic(file, text.encode())
+        write_atomic(file, gzip.compress(text.encode(), mtime=0))
         copied.append(str(file))
     if as_json:
         print(json.dumps(copied, indent=1))

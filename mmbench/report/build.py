@@ -10,8 +10,10 @@ from mmbench.errors import UserError
 from mmbench.record import Record
 from mmbench.report import render
 from mmbench.report.frame import to_frame
+from mmbench.report.overall import Pool, overall_tables, pools
+from mmbench.report.published import load_published, published_tables
 from mmbench.report.reached import reached_tables
-from mmbench.report.rows import groups, is_row
+from mmbench.report.rows import groups, is_row, varied
 from mmbench.report.scores import score_table
 from mmbench.report.study import Study, load_study, study_names
 from mmbench.report.table import Table
@@ -27,7 +29,7 @@ class Built:
 
 
 def report(results: Path, studies: Sequence[str], source: str) -> Built:
-    """Build and write the tables of ``studies`` to ``<results>/tables``.
+    """Write the tables and figures of ``studies`` to ``<results>/tables`` and ``figures``.
 
     Args:
         results: the results folder.
@@ -47,17 +49,31 @@ def report(results: Path, studies: Sequence[str], source: str) -> Built:
         raise UserError(f"no records in {results}; make some with: mmbench run --help")
     frame = to_frame(records)
     tasks = {r.cell.dataset: r.task for r in records if r.task}
+    numbers = load_published(results / "published")
     built = Built({}, [])
     for study in _wanted(studies, frame):
         reference = folder.name == "records"
         tables = build_tables(study, frame, tasks, reference)
         built.tables[study.name] = tables
-        more = {"imbalance": reached_tables(study, frame, tasks, reference)}
+        formed = list(groups(study, frame, tasks))
+        pooled = pools(study, formed)
+        more = {
+            "imbalance": reached_tables(study, frame, tasks, reference),
+            "statistics": overall_tables(pooled),
+            "published": published_tables(study, formed, numbers),
+        }
         for suffix, part in {"": tables, **more}.items():
             if part:
                 name = "-".join([study.name, suffix]).rstrip("-")
                 built.files.extend(_write(name, part, results / "tables"))
+        built.files.extend(_draw(pooled, results / "figures"))
     return built
+
+
+def _draw(pooled: Sequence[Pool], folder: Path) -> list[Path]:
+    from mmbench.report.figures import write_figures  # matplotlib takes a second to import
+
+    return write_figures(pooled, folder)
 
 
 def _wanted(names: Sequence[str], frame: pd.DataFrame) -> list[Study]:
@@ -75,10 +91,11 @@ def _wanted(names: Sequence[str], frame: pd.DataFrame) -> list[Study]:
             continue
         special = [row for row in study.rows if row.special]
         asked = special or study.rows
-        if any(is_row(frame, row).any() for row in asked):
+        own = varied(study, frame)
+        if any(is_row(own, row).any() for row in asked):
             shown.append(study)
             for row in study.rows:
-                seen |= is_row(frame, row)
+                seen[own.index] |= is_row(own, row)
     return shown + [study for study in every if study.rows == "found" and not seen.all()]
 
 

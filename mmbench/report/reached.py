@@ -42,7 +42,8 @@ def _table(study: Study, group: Group, frame: pd.DataFrame, reference: bool) -> 
             *(f"{m} probe" for m in group.modalities),
         ),
         rows=tuple(rows),
-        caption=caption(study, group.records, reference, "Test split, means"),
+        caption=caption(group, reference, "Test split, means"),
+        bundle=group.bundle,
         notes=NOTES,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mmbench.cell import canonical
-from mmbench.report.study import Row, Study
+from mmbench.report.study import Row, Study, load_study, study_names
 
 
 def is_row(frame: pd.DataFrame, row: Row) -> pd.Series:
@@ -18,6 +18,20 @@ def is_row(frame: pd.DataFrame, row: Row) -> pd.Series:
     if row.preset:
         mask &= frame["preset"] == row.preset
     return mask
+
+
+def varied(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the records a study is about.
+
+    One that turns a data set's knob has only that set, and the others leave it to that study.
+    """
+    if study.vary:
+        return frame[frame["dataset"].isin(study.datasets)]
+    if study.rows == "found":
+        return frame
+    every = [load_study(name) for name in study_names()]
+    knobs = {name for other in every if other.vary for name in other.datasets}
+    return frame[~frame["dataset"].isin(knobs - set(study.datasets))]
 
 
 def unaffected(frame: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
@@ -78,11 +92,13 @@ class Group:
         rows: to be filled, in order.
         records: all of them.
         task: modalities and metrics of the data set.
+        stated: whether each row says its own fidelity and recipe.
     """
 
     rows: tuple[Shown, ...]
     records: pd.DataFrame
     task: Mapping[str, object]
+    stated: bool = False
 
     @property
     def dataset(self) -> str:
@@ -91,9 +107,22 @@ class Group:
 
     @property
     def title(self) -> str:
-        """The data set, and what was changed around the methods."""
+        """The data set, the bundle, and what was changed around the methods."""
         around = str(self.records["around"].iloc[0])
-        return f"{self.dataset} ({around})" if around else self.dataset
+        changed = f" ({around})" if around else ""
+        return f"{self.dataset}{changed}{', ' if self.bundle else ''}{self.bundle}"
+
+    @property
+    def bundle(self) -> str:
+        """What all rows share beyond the plain method and recipe, in words."""
+        if self.stated:
+            return ""
+        first = self.records.iloc[0]
+        words = [
+            *(["released fidelity"] if first["fidelity"] == "released" else []),
+            *(["authors' recipes"] if first["preset"] == "authors" else []),
+        ]
+        return ", ".join(words)
 
     @property
     def modalities(self) -> list[str]:
@@ -105,6 +134,7 @@ def groups(
     study: Study, frame: pd.DataFrame, tasks: Mapping[str, dict[str, object]]
 ) -> Iterator[Group]:
     """Yield one group per data set, protocol, bundle and setting; nothing is mixed."""
+    frame = varied(study, frame)
     rows = found(frame) if study.rows == "found" else study.rows
     frame = frame[pd.concat([is_row(frame, row) for row in rows], axis=1).any(axis=1)]
     stated = any(row.fidelity or row.preset for row in rows)
@@ -114,4 +144,4 @@ def groups(
         task = tasks.get(str(key[0]))
         if task is not None:
             whole = part if stated else pd.concat([part, unaffected(frame, part)])
-            yield Group(tuple(shown_rows(rows, whole, task)), whole, task)
+            yield Group(tuple(shown_rows(rows, whole, task)), whole, task, stated)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mmbench.report.rows import Group, Shown
-from mmbench.report.study import Row, Study
+from mmbench.report.study import Study
 from mmbench.report.summary import mean_std, paired_difference, ranks
 from mmbench.report.table import Entry, Table
 
@@ -62,9 +62,10 @@ def score_table(study: Study, group: Group, reference: bool) -> Table:
             *(f"{m} alone" for m in modalities),
         ),
         rows=tuple(filled),
-        caption=caption(study, part, reference, WHAT),
+        caption=caption(group, reference, WHAT),
         notes=_notes(rows, [columns[main] for columns in grid], best, title),
         breaks=_breaks(study, rows),
+        bundle=group.bundle,
     )
 
 
@@ -107,8 +108,9 @@ def _difference(values: dict[int, float], to: dict[int, float], itself: bool) ->
     return Entry(text, value=mean, spread=half, seeds=shared)
 
 
-def caption(study: Study, part: pd.DataFrame, reference: bool, what: str) -> str:
+def caption(group: Group, reference: bool, what: str) -> str:
     """Return what the numbers are, and the protocol, seeds, device, date and commit behind them."""
+    part = group.records
     first = part.iloc[0]
     dates = sorted(part["date"].unique())
     commits = sorted(
@@ -116,13 +118,9 @@ def caption(study: Study, part: pd.DataFrame, reference: bool, what: str) -> str
         for c, clean in {(r.commit, r.clean) for r in part.itertuples()}
     )
     seeds = part["seed"].nunique()
-    bundle = ""
-    if not any(row.fidelity or row.preset for row in study.rows if isinstance(row, Row)):
-        bundle += "" if first["fidelity"] == "corrected" else ", released fidelity"
-        bundle += "" if first["preset"] == "common" else ", authors' recipes"
     return (
         f"{what} over {seeds} seed{'s' if seeds > 1 else ''}. Protocol {first['protocol']}: "
-        f"{RULES[str(first['protocol'])]}{bundle}. "
+        f"{RULES[str(first['protocol'])]}{f', {group.bundle}' if group.bundle else ''}. "
         f"Device: {', '.join(sorted(part['device'].unique()))}. "
         f"Records of {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}, "
         f"commit {', '.join(commits)}{'; reference records' if reference else ''}."

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-Style = Literal["plain", "best", "second", "absent"]
+Style = Literal["plain", "best", "second", "absent", "cited"]
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Entry:
 
     Attributes:
         text: what is shown.
-        style: how.
+        style: how; ``cited`` marks a published number.
         value: the number behind it, as a fraction; None if there is none.
         spread: its sample standard deviation.
         seeds: how many seeds it is the mean of.
@@ -37,6 +37,7 @@ class Table:
         caption: protocol, seeds, device, date, commit.
         notes: remarks and conclusions below.
         breaks: a rule stands above these rows.
+        bundle: in words, if all of it is not corrected fidelity and the common recipe.
     """
 
     name: str
@@ -46,3 +47,4 @@ class Table:
     caption: str
     notes: tuple[str, ...] = field(default=())
     breaks: tuple[int, ...] = ()
+    bundle: str = ""

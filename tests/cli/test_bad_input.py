@@ -197,3 +197,13 @@ def test_unreadable_data_root_is_named(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert f"{root} cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.json.gz"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\x1f\x8b\x08\x00broken", b"[]"])
+def test_broken_record_is_named(name, content, tmp_path):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / name).write_bytes(content)
+    done = mmbench("report", "--results", tmp_path)
+    assert done.returncode == 2
+    assert f"{name} is not a readable record" in done.stderr

@@ -20,7 +20,14 @@ def make():
 
     def made(template, method, seed, value, **cell):
         changed = template.cell.model_copy(
-            update={"method": method, "label": method, "seed": seed, "dataset": "toy", **cell}
+            update={
+                "method": method,
+                "label": method,
+                "seed": seed,
+                "dataset": "toy",
+                "unaffected": (),
+                **cell,
+            }
         )
         metrics = dict.fromkeys(("accuracy", "map", "macro_f1"), value)
         final = {"selected": {"fused": metrics, "audio": metrics}}

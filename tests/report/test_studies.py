@@ -129,7 +129,8 @@ def test_every_study_expands_to_cells_and_finds_its_own_rows():
         study = load_study(name)
         if study.rows == "found":
             continue
-        cells = make_cells(options(study=name, given={"datasets": "mfeat3", "seeds": "1"}))
+        asked = {"datasets": "synthetic" if study.vary else "mfeat3", "seeds": "1"}
+        cells = make_cells(options(study=name, given=asked))
         shown = {(c.method, json.dumps({k[7:]: v for k, v in c.changed.items()
                                         if k.startswith("method.")})) for c in cells}  # fmt: skip
         assert {(row.method, json.dumps(row.set)) for row in study.listed} == shown, name
@@ -160,3 +161,22 @@ def test_what_differs_from_the_bundle_is_named_and_changes_no_id():
 def test_a_study_of_what_was_found_cannot_be_run():
     with pytest.raises(UserError, match="names nothing to run"):
         make_cells(options(study="everything"))
+
+
+def test_a_knob_gives_one_table_for_each_of_its_values(template, make):
+    study = load_study("imbalance")
+    ((key, values),) = study.vary.items()
+    records = [
+        make(template, "concat", 0, 0.5, dataset="synthetic", changed={key: value} if value else {})
+        for value in values[:3]
+    ]
+    tables = build_study(study, [*records, make(template, "concat", 0, 0.5)], False)
+    assert len(tables) == 3
+    assert any(f"synthetic (imbalance={values[1]})" in table.heading for table in tables)
+
+
+def test_study_of_a_knob_is_run_once_for_each_value():
+    study = load_study("imbalance")
+    cells = make_cells(options(study="imbalance", given={"methods": "concat", "seeds": "1"}))
+    values = sorted(cell.dataset_config["imbalance"] for cell in cells)
+    assert values == sorted(study.vary["dataset.imbalance"])

@@ -1,0 +1,136 @@
+"""Figures of a study from its pooled scores: differences, ranks, methods by data set, sweeps."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mmbench.report.drawing import COLOURS, line_style, new_figure, save, styled
+from mmbench.report.overall import Pool
+from mmbench.report.statistics import FEW_DATASETS, cliques, critical_difference
+from mmbench.report.summary import mean_std
+
+SWEPT = re.compile(r"(?P<option>\w+) = (?P<value>-?\d+(\.\d+)?)")
+
+
+def write_figures(pools: Sequence[Pool], folder: Path) -> list[Path]:
+    """Write the figures that a study's pools can fill, bundles apart; return the files."""
+    files = []
+    with styled():
+        for pool in pools:
+            if pool.bundle[1:] not in (("corrected", "common"), ("stated", "stated")):
+                continue  # their tables are enough; more figures would bury the main ones
+            tag = "" if pool.bundle[0] == "validated" else f"-{pool.bundle[0]}"
+            drawn = {"sweep": sweep(pool), "forest": forest(pool)}
+            if drawn["sweep"] is None and len(pool.datasets) > 1 and len(pool.scores) > 2:
+                drawn |= {"heat": heat(pool), "ranks": rank_diagram(pool)}
+            for kind, figure in drawn.items():
+                if figure is not None:
+                    files += save(figure, folder, f"{pool.study}-{kind}{tag}")
+    return files
+
+
+def _subtitle(pool: Pool) -> str:
+    rule = "" if pool.bundle[0] == "validated" else " (EPOCH SELECTED ON TEST)"
+    return f"protocol {pool.bundle[0]}{rule}; {', '.join(pool.datasets)}"
+
+
+def forest(pool: Pool) -> Figure | None:
+    """Draw each row's difference to the reference with its 95 % bootstrap interval."""
+    compared = pool.comparisons()
+    if not compared:
+        return None
+    figure = new_figure(5.0, 1.0 + 0.24 * len(compared))
+    axes = figure.add_subplot()
+    for y, found in enumerate(compared):
+        colour = COLOURS[1] if found.adjusted < 0.05 else COLOURS[0]
+        axes.plot([100 * found.low, 100 * found.high], [y, y], color=colour, lw=1.5)
+        filled = colour if found.adjusted < 0.05 else "white"
+        axes.plot(100 * found.mean, y, "o", color=colour, mfc=filled, ms=5)
+    axes.axvline(0, color="0.5", lw=0.8, ls="--")
+    axes.set_yticks(range(len(compared)), [c.name for c in compared])
+    axes.invert_yaxis()
+    axes.set_xlabel(
+        f"points above {pool.reference}; 95 % bootstrap interval; filled: p < 0.05 after Holm"
+    )
+    axes.set_title(f"{pool.title}\n{_subtitle(pool)}", fontsize=8, loc="left")
+    return figure
+
+
+def heat(pool: Pool) -> Figure:
+    """Draw methods by data sets; colour: points above the data set's mean, text: the score."""
+    rows = list(pool.scores)
+    means = 100 * np.array([[np.mean(list(e.values())) for e in pool.scores[r]] for r in rows])
+    centred = means - means.mean(axis=0)
+    limit = float(np.abs(centred).max()) or 1.0
+    figure = new_figure(1.8 + 0.9 * len(pool.datasets), 1.1 + 0.24 * len(rows))
+    axes = figure.add_subplot()
+    image = axes.imshow(centred, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
+    for y, x in np.ndindex(means.shape):
+        dark = abs(centred[y, x]) > 0.65 * limit
+        colour = "white" if dark else "black"
+        axes.text(x, y, f"{means[y, x]:.1f}", ha="center", va="center", color=colour, fontsize=7)
+    axes.set_xticks(range(len(pool.datasets)), pool.datasets)
+    axes.set_yticks(range(len(rows)), rows)
+    figure.colorbar(image, label="points above the data set's mean")
+    axes.set_title(f"protocol {pool.bundle[0]}", fontsize=8, loc="left")
+    return figure
+
+
+def rank_diagram(pool: Pool) -> Figure:
+    """Draw mean ranks with bars over groups within the critical difference (Demsar 2006)."""
+    names, ranks = list(pool.scores), pool.ranks()
+    width = critical_difference(len(names), len(pool.datasets))
+    order = sorted(range(len(names)), key=lambda i: ranks[i])
+    groups = cliques(ranks.tolist(), width)
+    figure = new_figure(5.0, 1.2 + 0.2 * len(names) + 0.12 * len(groups))
+    axes = figure.add_subplot()
+    for y, i in enumerate(order):
+        axes.plot([1, ranks[i]], [y, y], color="0.8", lw=0.8, zorder=1)
+        axes.plot(ranks[i], y, "o", color=COLOURS[0], zorder=2)
+    for level, group in enumerate(groups):
+        height = len(names) + 0.6 * level
+        ends = [min(ranks[i] for i in group), max(ranks[i] for i in group)]
+        axes.plot(ends, [height, height], color="black", lw=3, solid_capstyle="butt")
+    axes.set_yticks(range(len(names)), [f"{names[i]} ({ranks[i]:.2f})" for i in order])
+    axes.set_xlim(0.8, len(names) + 0.2)
+    axes.invert_yaxis()
+    few = "" if len(pool.datasets) >= FEW_DATASETS else (
+        f"\nWARNING: {len(pool.datasets)} data sets are too few for this to mean much"
+    )  # fmt: skip
+    axes.set_xlabel(f"mean rank, 1 is best; bars: within the critical difference {width:.2f}")
+    axes.set_title(f"{pool.title}\n{_subtitle(pool)}{few}", fontsize=7, loc="left")
+    return figure
+
+
+def sweep(pool: Pool) -> Figure | None:
+    """Draw rows named ``OPTION = NUMBER`` as a curve per data set, baselines as level lines.
+
+    Returns:
+        None if the study has fewer than three such rows.
+    """
+    found = {row: match for row in pool.scores if (match := SWEPT.fullmatch(row))}
+    if len(found) < 3:
+        return None
+    x = [float(match["value"]) for match in found.values()]
+    figure = new_figure(max(3.2, 2.9 * len(pool.datasets)), 2.7)
+    figure.suptitle(f"{pool.title}\n{_subtitle(pool)}", fontsize=8)
+    for number, dataset in enumerate(pool.datasets):
+        axes = figure.add_subplot(1, len(pool.datasets), number + 1)
+        moments = [mean_std([100 * v for v in pool.scores[r][number].values()]) for r in found]
+        mean = np.array([m for m, _ in moments])
+        spread = np.array([s or 0.0 for _, s in moments])
+        axes.fill_between(x, mean - spread, mean + spread, color=COLOURS[0], alpha=0.2, lw=0)
+        axes.plot(x, mean, **line_style(0), ms=3)
+        for i, row in enumerate(pool.baselines):
+            level = 100 * float(np.mean(list(pool.scores[row][number].values())))
+            axes.axhline(level, color=COLOURS[1 + i], ls="--", lw=1, label=row)
+        axes.set_xlabel(next(iter(found.values()))["option"])
+        axes.set_title(dataset, fontsize=8)
+        if number == 0:
+            axes.set_ylabel("primary metric (%), mean ± sd")
+            if pool.baselines:
+                axes.legend(fontsize=7)
+    return figure

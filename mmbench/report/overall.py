@@ -1,0 +1,177 @@
+"""What a study says over all its data sets: differences, tests and ranks."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmbench.report import statistics
+from mmbench.report.rows import Group
+from mmbench.report.scores import RULES, values
+from mmbench.report.study import Study
+from mmbench.report.table import Entry, Table
+
+Scores = dict[str, list[dict[int, float]]]  # row -> per data set, value by seed
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The data sets of a study under one protocol and bundle.
+
+    Attributes:
+        study: name of the study.
+        title: its title.
+        bundle: protocol, fidelity and preset.
+        datasets: their names.
+        scores: the primary metric of every row that has a score on every data set.
+        partial: rows that have not.
+        baselines: rows among which the reference is chosen.
+    """
+
+    study: str
+    title: str
+    bundle: tuple[str, str, str]
+    datasets: tuple[str, ...]
+    scores: Scores
+    partial: tuple[str, ...]
+    baselines: tuple[str, ...]
+
+    def mean(self, row: str) -> float:
+        """Return the mean over data sets of the mean over seeds."""
+        return float(np.mean([np.mean(list(each.values())) for each in self.scores[row]]))
+
+    @property
+    def reference(self) -> str | None:
+        """The baseline with the best mean, or None if none was run everywhere."""
+        return max(self.baselines, key=self.mean, default=None)
+
+    def differences(self, row: str) -> list[NDArray[np.float64]] | None:
+        """Return row minus reference by data set, paired by seed; None without a common seed."""
+        pairs = zip(self.scores[row], self.scores[str(self.reference)], strict=True)
+        found = [np.array([a[s] - b[s] for s in sorted(set(a) & set(b))]) for a, b in pairs]
+        return found if all(len(each) for each in found) else None
+
+    def comparisons(self) -> list[statistics.Comparison]:
+        """Compare every row with the reference."""
+        if self.reference is None:
+            return []
+        found = {row: self.differences(row) for row in self.scores if row != self.reference}
+        return statistics.compare({k: v for k, v in found.items() if v is not None})
+
+    def ranks(self) -> NDArray[np.float64]:
+        """Return the mean rank of each row of ``scores``."""
+        means = [[np.mean(list(e.values())) for e in each] for each in self.scores.values()]
+        return statistics.mean_ranks(np.array(means).T)
+
+
+def pools(study: Study, groups: Iterable[Group]) -> list[Pool]:
+    """Gather the groups of a study by protocol, fidelity and preset."""
+    by_bundle: dict[tuple[str, str, str], list[Group]] = {}
+    stated = any(row.fidelity or row.preset for row in study.rows if not isinstance(row, str))
+    for group in groups:
+        first = group.records.iloc[0]
+        bundle = ("stated", "stated") if stated else (first["fidelity"], first["preset"])
+        by_bundle.setdefault((first["protocol"], *bundle), []).append(group)
+    return [_pool(study, bundle, found) for bundle, found in by_bundle.items()]
+
+
+def _pool(study: Study, bundle: tuple[str, str, str], groups: Sequence[Group]) -> Pool:
+    found: Scores = {}
+    methods: dict[str, str] = {}
+    for group in groups:
+        for row in group.rows:
+            name = row.name.removesuffix(" †")
+            score = values(row.records, "fused", str(group.task["primary"]))
+            methods[name] = row.method
+            if score:
+                found.setdefault(name, []).append(score)
+    whole = {row: each for row, each in found.items() if len(each) == len(groups)}
+    return Pool(
+        study.name, study.title, bundle, tuple(group.dataset for group in groups), whole,
+        tuple(name for name in methods if name not in whole),
+        tuple(row for row in whole if methods[row] in study.baselines),
+    )  # fmt: skip
+
+
+def overall_tables(found: Iterable[Pool]) -> list[Table]:
+    """Return one table per pool in which something can be compared."""
+    return [_table(pool) for pool in found if len(pool.scores) > 1 and pool.reference]
+
+
+def _table(pool: Pool) -> Table:
+    compared = {c.name: c for c in pool.comparisons()}
+    ranks = dict(zip(pool.scores, pool.ranks(), strict=True))
+    rows = []
+    for row in pool.scores:
+        cells = [_percent(pool.mean(row)), Entry(f"{ranks[row]:.2f}", value=float(ranks[row]))]
+        rows.append((row, (*cells, *_compared(compared.get(row), row == pool.reference))))
+    columns = ("Method", "mean", "mean rank", "Δ", "95 % interval", "p", "p (Holm)", "effect d_z",
+               "wins/ties/losses")  # fmt: skip
+    protocol, fidelity, preset = pool.bundle
+    bundle = "" if fidelity in ("corrected", "stated") else ", released fidelity"
+    bundle += "" if preset in ("common", "stated") else ", authors' recipes"
+    return Table(
+        name=f"{pool.study}-statistics",
+        heading=f"{pool.title}: over {', '.join(pool.datasets)}",
+        columns=columns,
+        rows=tuple(rows),
+        caption=(
+            "Primary metric in percent, mean over data sets of the mean over seeds. Protocol "
+            f"{protocol}: {RULES[protocol]}{bundle}. Δ: paired difference to {pool.reference}, the "
+            "baseline with the best mean; interval: percentile bootstrap of seeds within data "
+            "sets; p: paired sign-flip permutation test, two-sided, then Holm's correction over "
+            "the rows; d_z: Δ over the standard deviation of the differences within data sets."
+        ),
+        notes=_notes(pool, list(compared.values())),
+    )
+
+
+def _percent(value: float, sign: str = "") -> Entry:
+    return Entry(f"{100 * value:{sign}.2f}", value=value)
+
+
+def _compared(found: statistics.Comparison | None, itself: bool) -> list[Entry]:
+    if found is None:
+        return [Entry("reference" if itself else "no common seed", "absent"), *[Entry("")] * 5]
+    effect = "" if found.effect is None else f"{found.effect:.2f}"
+    return [
+        _percent(found.mean, "+"),
+        Entry(f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"),
+        Entry(f"{found.p:.3f}", value=found.p),
+        Entry(f"{found.adjusted:.3f}", value=found.adjusted),
+        Entry(effect, value=found.effect),
+        Entry("/".join(map(str, found.record))),
+    ]
+
+
+def _notes(pool: Pool, compared: Sequence[statistics.Comparison]) -> tuple[str, ...]:
+    notes = []
+    if pool.partial:
+        notes.append(f"Left out, without a score on every data set: {', '.join(pool.partial)}.")
+    if len(pool.datasets) < statistics.FEW_DATASETS:
+        notes.append(
+            f"Mean ranks over {len(pool.datasets)} data set(s) mean little: at least "
+            f"{statistics.FEW_DATASETS} are needed for the critical difference to be trusted."
+        )
+    return (*notes, conclusion(compared, str(pool.reference)))
+
+
+def conclusion(compared: Sequence[statistics.Comparison], reference: str) -> str:
+    """Say in one sentence what the comparisons show at the 5 % level."""
+    if not compared:
+        return "No method shares a seed with the reference, so nothing can be concluded."
+    above = [c.name for c in compared if c.adjusted < 0.05 and c.mean > 0]
+    below = [c.name for c in compared if c.adjusted < 0.05 and c.mean < 0]
+    if above or below:
+        words = [f"{', '.join(n)} {w} {reference}" for n, w in ((above, "above"), (below, "below"))
+                 if n]  # fmt: skip
+        return (
+            f"What may be concluded, at 5 % after correction: {'; '.join(words)}; for the other "
+            "methods no difference is shown, which is not evidence of equality."
+        )
+    least = min(len(compared) * 2.0 ** (1 - c.pairs) for c in compared)
+    floor = f"; with so few pairs and {len(compared)} comparisons none could reach it" * (
+        least >= 0.05
+    )
+    return f"What may be concluded: no difference to {reference} at 5 % after correction{floor}."

@@ -1,0 +1,166 @@
+"""Published numbers beside ours: never in one column, and never styled alike."""
+
+import csv
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from mmbench.errors import UserError
+from mmbench.report.rows import Group
+from mmbench.report.scores import RULES, TITLES, values
+from mmbench.report.study import Study
+from mmbench.report.summary import mean_std
+from mmbench.report.table import Entry, Table
+
+HEADER = ["table", "dataset", "method", "metric", "value", "std", "note"]
+WIDEST = 2  # scores side by side; more would not fit a page, and get a row each
+WORDS = ("published", "ours", "ours − published")
+SCORE = re.compile(r"(?P<metric>accuracy|map|macro_f1)(\[(?P<prediction>\w+)\])?")
+
+
+@dataclass(frozen=True)
+class Number:
+    """One published number.
+
+    Attributes:
+        study: the comparison it stands in.
+        dataset: name of the data set.
+        method: name of the row.
+        prediction: ``fused`` or a modality.
+        metric: name of the metric.
+        value: in percent, as printed.
+        source: the file it was read from, without its ending.
+    """
+
+    study: str
+    dataset: str
+    method: str
+    prediction: str
+    metric: str
+    value: float
+    source: str
+
+
+def load_published(folder: Path) -> list[Number]:
+    """Read all published scores; seconds, and values that a note calls unprinted, are left out.
+
+    Raises:
+        UserError: if a file has other columns, or a value that is not a percentage.
+    """
+    numbers = []
+    for file in sorted(folder.glob("*.csv")):
+        with file.open(encoding="utf-8", newline="") as handle:
+            reader = csv.DictReader(handle)
+            if reader.fieldnames != HEADER:
+                raise UserError(
+                    f"{file} has the columns {reader.fieldnames}; give it {', '.join(HEADER)}"
+                )
+            for row in reader:
+                score = SCORE.fullmatch(row["metric"])
+                if score and (row["value"] or not row["note"]):  # a note says why not
+                    where = f"{file}, line {reader.line_num}"
+                    numbers.append(_number(row, score, _percentage(row["value"], where), file.stem))
+    return numbers
+
+
+def _percentage(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 100:  # NaN fails as well
+        raise UserError(f"{where}: {text!r} is not a percentage; write a number from 0 to 100")
+    return value
+
+
+def _number(row: Mapping[str, str], score: re.Match[str], value: float, source: str) -> Number:
+    prediction = score["prediction"] or "multi"
+    return Number(
+        row["table"].replace("_", "-"), row["dataset"], row["method"].replace("_", "-"),
+        "fused" if prediction == "multi" else prediction, score["metric"], value, source,
+    )  # fmt: skip
+
+
+def published_tables(
+    study: Study, groups: Iterable[Group], numbers: Sequence[Number]
+) -> list[Table]:
+    """Return one table per data set with published numbers, and protocol and bundle of ours.
+
+    A data set on which nothing was run gets a table in which ours is missing.
+    """
+    found = list(groups)
+    tables: list[Table] = []
+    mine = [n for n in numbers if n.study == study.name]
+    for dataset in dict.fromkeys(n.dataset for n in mine):
+        cited = [n for n in mine if n.dataset == dataset]
+        ours: list[Group | None] = [group for group in found if group.dataset == dataset]
+        tables += [_table(study, cited, group) for group in ours or [None]]
+    return tables
+
+
+def _table(study: Study, cited: Sequence[Number], group: Group | None) -> Table:
+    asked = list(dict.fromkeys((n.prediction, n.metric) for n in cited))
+    titles = [_title(prediction, metric) for prediction, metric in asked]
+    wide = len(asked) <= WIDEST
+    named = {} if group is None else {r.name.removesuffix(" †"): r for r in group.rows}
+    shown = {
+        row.published: row.name or row.method
+        for row in study.rows
+        if not isinstance(row, str) and row.published
+    }
+    rows = []
+    for method in dict.fromkeys(n.method for n in cited):
+        name = shown.get(method, method)
+        triples = []
+        for prediction, metric in asked:
+            key = (method, prediction, metric)
+            printed = [n.value for n in cited if (n.method, n.prediction, n.metric) == key]
+            own = values(named[name].records, prediction, metric) if name in named else {}
+            triples.append(_triple(printed[0] if printed else None, list(own.values())))
+        if wide:
+            rows.append((name, tuple(chain.from_iterable(triples))))
+        else:
+            rows += [(f"{name}: {t}", tuple(e)) for t, e in zip(titles, triples, strict=True)]
+    return Table(
+        name=f"{study.name}-published-{cited[0].dataset}",
+        heading=f"{study.title}: {cited[0].dataset}, published beside measured",
+        columns=("Method", *([f"{t}, {w}" for t in titles for w in WORDS] if wide else WORDS)),
+        rows=tuple(rows),
+        caption=_caption(cited, group),
+    )  # fmt: skip
+
+
+def _title(prediction: str, metric: str) -> str:
+    title = TITLES.get(metric, metric)
+    return title if prediction == "fused" else f"{title} of {prediction}"
+
+
+def _triple(printed: float | None, own: Sequence[float]) -> list[Entry]:
+    cited = Entry("") if printed is None else Entry(f"{printed:.2f}", "cited", printed / 100)
+    if not own:
+        return [cited, Entry("missing", "absent"), Entry("")]
+    mean, std = mean_std(own)
+    text = f"{100 * mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
+    ours = Entry(text, value=mean, spread=std, seeds=len(own))
+    if printed is None:
+        return [cited, ours, Entry("")]
+    return [cited, ours, Entry(f"{100 * mean - printed:+.2f}", value=mean - printed / 100)]
+
+
+def _caption(cited: Sequence[Number], group: Group | None) -> str:
+    sources = ", ".join(sorted({n.source for n in cited}))
+    words = (
+        f"Columns “published”, in italics: as printed ({sources}; see results/published), in "
+        "percent, not measured here. "
+    )
+    if group is None:
+        return words + "Ours: nothing was run on this data set."
+    first = group.records.iloc[0]
+    return words + (
+        "Columns “ours”: mean ± sample standard deviation over seeds, protocol "
+        f"{first['protocol']}: {RULES[str(first['protocol'])]}, {first['fidelity']} fidelity, "
+        f"{first['preset']} preset."
+    )

@@ -1,0 +1,87 @@
+"""Figures: the same bytes for the same numbers, marks where the numbers are."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mmbench.report.drawing import styled
+from mmbench.report.figures import forest, heat, rank_diagram, sweep, write_figures
+from mmbench.report.overall import Pool
+
+BUNDLE = ("validated", "corrected", "common")
+
+
+def seeds(*values):
+    return dict(enumerate(values))
+
+
+@pytest.fixture
+def pool():
+    scores = {
+        "base": [seeds(0.5, 0.6), seeds(0.7, 0.7)],
+        "one": [seeds(0.6, 0.7), seeds(0.8, 0.8)],
+        "two": [seeds(0.4, 0.6), seeds(0.7, 0.6)],
+    }
+    return Pool("s", "T", BUNDLE, ("a", "b"), scores, (), ("base",))
+
+
+@pytest.fixture
+def swept():
+    scores = {"base": [seeds(0.5, 0.6)]} | {
+        f"alpha = {x}": [seeds(0.5 + x / 10, 0.6 + x / 10)] for x in (0.0, 0.5, 1.0)
+    }
+    return Pool("s", "T", BUNDLE, ("a",), scores, (), ("base",))
+
+
+def test_forest_marks_stand_at_the_differences(pool):
+    with styled():
+        axes = forest(pool).axes[0]
+    marks = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+    assert marks == pytest.approx([10.0, -5.0])
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["one", "two"]
+
+
+def test_heat_map_prints_every_score(pool):
+    with styled():
+        axes = heat(pool).axes[0]
+    assert [t.get_text() for t in axes.texts] == ["55.0", "70.0", "65.0", "80.0", "50.0", "65.0"]
+
+
+def test_rank_diagram_warns_of_too_few_data_sets(pool):
+    with styled():
+        axes = rank_diagram(pool).axes[0]
+    assert "too few" in axes.get_title(loc="left")
+    assert next(t.get_text() for t in axes.get_yticklabels()) == "one (1.00)"
+
+
+def test_sweep_draws_the_mean_over_the_option(swept):
+    with styled():
+        curve = sweep(swept).axes[0].lines[0]
+    assert curve.get_xdata().tolist() == [0.0, 0.5, 1.0]
+    assert curve.get_ydata() == pytest.approx([55.0, 60.0, 65.0])
+
+
+def test_a_study_without_a_sweep_has_no_sweep_figure(pool):
+    assert sweep(pool) is None
+
+
+def test_figures_are_the_same_bytes_each_time(pool, tmp_path):
+    first, second = (write_figures([pool], tmp_path / name) for name in ("one", "two"))
+    assert {f.suffix for f in first} == {".svg", ".pdf"}
+    for a, b in zip(first, second, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+        assert b"CreationDate" not in a.read_bytes()
+        assert b"<dc:date>" not in a.read_bytes()
+
+
+def test_a_figure_of_the_published_protocol_says_so(pool, tmp_path):
+    leaky = Pool("s", "T", ("published", *BUNDLE[1:]), pool.datasets, pool.scores, (), ("base",))
+    with styled():
+        assert "EPOCH SELECTED ON TEST" in forest(leaky).axes[0].get_title(loc="left")
+    assert all("-published" in f.name for f in write_figures([leaky], tmp_path))
+
+
+def test_report_without_figures_does_not_import_matplotlib():
+    code = "import sys, mmbench.report.build; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0

@@ -1,0 +1,76 @@
+"""What a study says over its data sets, worked by hand."""
+
+import pytest
+
+from mmbench.report.frame import to_frame
+from mmbench.report.overall import conclusion, overall_tables, pools
+from mmbench.report.rows import groups
+from mmbench.report.statistics import Comparison
+from mmbench.report.study import Study
+
+STUDY = Study(name="s", title="T", rows=("concat", "sum", "iprm"), baselines=("concat", "sum"))
+
+
+@pytest.fixture
+def build(template, make):
+    def built(scores):
+        records = [
+            make(template, method, seed, value, dataset=dataset)
+            for dataset, methods in scores.items()
+            for method, values in methods.items()
+            for seed, value in enumerate(values)
+        ]
+        tasks = {r.cell.dataset: r.task for r in records}
+        return pools(STUDY, groups(STUDY, to_frame(records), tasks))
+
+    return built
+
+
+TWO = {
+    "one": {"concat": (0.5, 0.6), "sum": (0.4, 0.4), "iprm": (0.7, 0.7)},
+    "two": {"concat": (0.8, 0.8), "sum": (0.9, 0.8), "iprm": (0.9, 0.9)},
+}
+
+
+def test_differences_are_paired_by_seed_and_averaged_over_data_sets(build):
+    (pool,) = build(TWO)
+    assert pool.reference == "concat"
+    iprm = next(c for c in pool.comparisons() if c.name == "iprm")
+    assert iprm.mean == pytest.approx((0.15 + 0.1) / 2)
+    assert iprm.record == (4, 0, 0)
+    assert iprm.p == pytest.approx(2 / 16)
+    assert iprm.adjusted == pytest.approx(4 / 16)
+
+
+def test_mean_ranks_and_warning_stand_in_the_table(build):
+    (table,) = overall_tables(build(TWO))
+    rank = {name: entries[1].value for name, entries in table.rows}
+    assert rank == {"concat": 2.5, "sum": 2.5, "iprm": 1.0}
+    assert any("Mean ranks over 2 data set(s) mean little" in note for note in table.notes)
+    assert "none could reach it" in table.notes[-1]
+
+
+def test_a_method_missing_on_one_data_set_is_left_out_and_named(build):
+    scores = {"one": TWO["one"], "two": {k: v for k, v in TWO["two"].items() if k != "sum"}}
+    (pool,) = build(scores)
+    assert list(pool.scores) == ["concat", "iprm"]
+    (table,) = overall_tables([pool])
+    assert "Left out, without a score on every data set: sum." in table.notes
+
+
+def test_protocols_are_pooled_apart(template, make):
+    records = [make(template, m, 0, 0.5, protocol=p) for m in ("concat", "iprm")
+               for p in ("validated", "published")]  # fmt: skip
+    found = pools(STUDY, groups(STUDY, to_frame(records), {"toy": records[0].task}))
+    assert sorted(pool.bundle[0] for pool in found) == ["published", "validated"]
+
+
+def test_conclusion_tells_above_from_below():
+    def made(name, mean, adjusted):
+        return Comparison(name, mean, 0, 0, adjusted, adjusted, None, (1, 0, 0), 12)
+
+    text = conclusion([made("a", 0.1, 0.01), made("b", -0.1, 0.02), made("c", 0.2, 0.3)], "r")
+    assert "a above r; b below r" in text
+    assert "c" not in text.split("for the other")[0].replace("concluded", "").replace(
+        "correction", ""
+    )

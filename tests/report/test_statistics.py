@@ -1,0 +1,120 @@
+"""Statistics against scipy, statsmodels, scikit-posthocs, and cases worked by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from mmbench.report import statistics as s
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_stratified_mean_weighs_data_sets_and_not_seeds():
+    assert s.stratified_mean([np.array([1.0, 1.0, 1.0]), np.array([3.0])]) == 2.0
+
+
+def test_bootstrap_of_one_data_set_agrees_with_scipy():
+    values = rng(1).normal(0.3, 1.0, 25)
+    ours = s.bootstrap_interval([values], rng(2), resamples=20_000)
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=rng(3)
+    ).confidence_interval
+    assert ours == pytest.approx(tuple(theirs), abs=0.02)
+
+
+def test_bootstrap_resamples_within_data_sets_only():
+    # no spread inside a data set: however far apart the two are, there is nothing to resample
+    low, high = s.bootstrap_interval([np.full(3, 0.0), np.full(3, 10.0)], rng())
+    assert (low, high) == (5.0, 5.0)
+
+
+def test_bootstrap_needs_differences():
+    with pytest.raises(ValueError, match="at least one difference"):
+        s.bootstrap_interval([np.array([])], rng())
+
+
+def test_the_same_generator_gives_the_same_interval():
+    values = [rng(5).normal(size=6)]
+    assert s.bootstrap_interval(values, rng(7)) == s.bootstrap_interval(values, rng(7))
+
+
+def test_sign_flip_test_agrees_with_scipy_where_both_are_exact():
+    values = rng(4).normal(0.5, 1.0, 8)
+    theirs = stats.permutation_test(
+        (values,), np.mean, permutation_type="samples", n_resamples=np.inf
+    ).pvalue
+    assert s.sign_flip_test([values], rng()) == pytest.approx(theirs)
+
+
+def test_three_pairs_of_one_sign_cannot_give_less_than_a_quarter():
+    assert s.sign_flip_test([np.array([1.0, 2.0, 3.0])], rng()) == 0.25
+
+
+def test_drawn_sign_flips_come_close_to_the_t_test():
+    values = rng(6).normal(0.25, 1.0, 60)
+    drawn = s.sign_flip_test([values], rng(8), draws=40_000)
+    assert drawn == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=0.01)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_agrees_with_statsmodels(p_values):
+    multitest = pytest.importorskip("statsmodels.stats.multitest", reason="needs statsmodels")
+    assert s.holm(p_values) == pytest.approx(multitest.multipletests(p_values, method="holm")[1])
+
+
+def test_holm_by_hand():
+    assert s.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_effect_size_by_hand():
+    assert s.effect_size([np.array([1.0, 2.0, 3.0])]) == pytest.approx(2.0)
+    # sums of squares 2 and 8 over 4 degrees of freedom; means 2 and 4
+    assert s.effect_size([np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])]) == pytest.approx(
+        3 / 2.5**0.5
+    )
+    assert s.effect_size([np.array([1.0])]) is None
+    assert s.effect_size([np.array([1.0, 1.0])]) is None
+
+
+def test_wins_ties_losses_count_pairs():
+    assert s.wins_ties_losses([np.array([0.1, 0.0]), np.array([-0.2, 0.3])]) == (2, 1, 1)
+
+
+def test_mean_ranks_share_ties():
+    ranks = s.mean_ranks(np.array([[0.9, 0.5, 0.5], [0.8, 0.9, 0.1]]))
+    assert ranks.tolist() == [1.5, 1.75, 2.75]
+
+
+@pytest.mark.parametrize(("methods", "q"), [(2, 1.960), (5, 2.728), (10, 3.164)])
+def test_critical_difference_uses_the_tabulated_q(methods, q):
+    # q of Demsar 2006, table 5(a)
+    expected = q * (methods * (methods + 1) / (6 * 14)) ** 0.5
+    assert s.critical_difference(methods, 14) == pytest.approx(expected, abs=2e-3)
+
+
+def test_critical_difference_separates_where_nemenyi_does():
+    posthocs = pytest.importorskip("scikit_posthocs", reason="needs scikit-posthocs")
+    scores = rng(9).normal(size=(12, 4)) + np.array([0.0, 0.3, 1.0, 2.0])
+    p = posthocs.posthoc_nemenyi_friedman(pd.DataFrame(scores)).to_numpy()
+    ranks, width = s.mean_ranks(scores), s.critical_difference(4, 12)
+    apart = np.abs(ranks[:, None] - ranks) > width
+    assert (apart == (p < 0.05)).all()
+    assert apart.any()
+
+
+def test_cliques_are_the_largest_groups():
+    assert s.cliques([1.0, 3.5, 1.8, 2.6], 1.0) == [(0, 2), (2, 3), (3, 1)]
+    assert s.cliques([1.0, 1.1, 1.2], 1.0) == [(0, 1, 2)]
+    assert s.cliques([1.0, 9.0], 1.0) == []
+
+
+def test_no_row_depends_on_the_others():
+    one, two = [rng(1).normal(size=5)], [rng(2).normal(size=5)]
+    alone, both = s.compare({"a": one})[0], s.compare({"b": two, "a": one})[1]
+    assert (alone.low, alone.high, alone.p) == (both.low, both.high, both.p)
+    assert both.adjusted >= alone.adjusted
