@@ -116,14 +116,19 @@ def prepare(
 
 def _check_root(root: Path) -> None:
     """Refuse a root that is not a folder which can be read."""
-    if not root.is_dir():
-        found = "a file" if root.exists() else "nothing"
+    unreadable = UserError(f"the data root {root} cannot be read; ask its owner for permission")
+    try:
+        is_folder, exists = root.is_dir(), root.exists()
+    except PermissionError:  # a folder above it is closed
+        raise unreadable from None
+    if not is_folder:
         raise UserError(
-            f"the data root {root} is not a folder (found {found}); give the folder that holds "
-            "the native files with --root DIR (mmbench show NAME prints what it must hold)"
+            f"the data root {root} is not a folder (found {'a file' if exists else 'nothing'}); "
+            "give the folder that holds the native files with --root DIR "
+            "(mmbench show NAME prints what it must hold)"
         )
     if not os.access(root, os.R_OK | os.X_OK):
-        raise UserError(f"the data root {root} cannot be read; ask its owner for permission")
+        raise unreadable
 
 
 @contextmanager

@@ -181,20 +181,24 @@ def test_missing_data_root_is_named(tmp_path):
         assert str(root) in done.stderr
 
 
-def test_unreadable_data_root_is_named(tmp_path):
+@pytest.mark.parametrize("closed", ["secret", "."])
+def test_unreadable_data_root_is_named(closed, tmp_path):
     root = tmp_path / "secret"
-    root.mkdir(mode=0o000)
+    root.mkdir()
     prefix = ["setpriv", "--reuid=65534", "--clear-groups"] if os.geteuid() == 0 else []
     if prefix and shutil.which("setpriv") is None:
         pytest.skip("root reads everything, and setpriv is not here to become somebody else")
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o001:
+            folder.chmod(0o755)
+    (tmp_path / closed).chmod(0o000)
     done = subprocess.run(
         [*prefix, sys.executable, "-P", "-m", "mmbench", "prepare", "mfeat3", "--root", root,
          "--cache", tmp_path / "cache"],
         capture_output=True, text=True, env={**os.environ, "HOME": str(tmp_path)},
     )  # fmt: skip
+    tmp_path.chmod(0o755)
+    root.chmod(0o755)
     assert done.returncode == 2, done.stderr
     assert f"{root} cannot be read" in done.stderr
 

@@ -262,8 +262,11 @@ def test_unreadable_source_files_are_not_blamed_on_the_cache(tmp_path):
     def missing():
         raise FileNotFoundError(errno.ENOENT, "No such file", "clip.wav")
 
-    with pytest.raises(UserError, match=r"cannot read the files of files.*clip.wav.*below /data"):
-        data_cache.prepare(FromFiles(before=missing), cache=tmp_path, root="/data")
+    root = tmp_path / "native"
+    root.mkdir()
+    with pytest.raises(UserError, match=r"cannot read the files of files.*clip.wav") as caught:
+        data_cache.prepare(FromFiles(before=missing), cache=tmp_path / "cache", root=root)
+    assert f"below {root}" in str(caught.value)
 
 
 def test_the_slower_of_two_drops_its_copy(tmp_path):
