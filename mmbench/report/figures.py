@@ -23,7 +23,7 @@ def write_figures(pools: Sequence[Pool], folder: Path) -> list[Path]:
             if pool.bundle[1:] not in (("corrected", "common"), ("stated", "stated")):
                 continue  # their tables are enough; more figures would bury the main ones
             tag = "" if pool.bundle[0] == "validated" else f"-{pool.bundle[0]}"
-            drawn = {"sweep": sweep(pool), "forest": forest(pool)}
+            drawn = {"sweep": sweep(pool), "knob": knob(pool), "forest": forest(pool)}
             if drawn["sweep"] is None and len(pool.datasets) > 1 and len(pool.scores) > 2:
                 drawn |= {"heat": heat(pool), "ranks": rank_diagram(pool)}
             for kind, figure in drawn.items():
@@ -53,7 +53,7 @@ def forest(pool: Pool) -> Figure | None:
     axes.set_yticks(range(len(compared)), [c.name for c in compared])
     axes.invert_yaxis()
     axes.set_xlabel(
-        f"points above {pool.reference}; 95 % bootstrap interval; filled: p < 0.05 after Holm"
+        f"points above {pool.reference}, 95 % bootstrap interval\nfilled: p < 0.05 after Holm"
     )
     axes.set_title(f"{pool.title}\n{_subtitle(pool)}", fontsize=8, loc="left")
     return figure
@@ -133,4 +133,37 @@ def sweep(pool: Pool) -> Figure | None:
             axes.set_ylabel("primary metric (%), mean ± sd")
             if pool.baselines:
                 axes.legend(fontsize=7)
+    return figure
+
+
+def knob(pool: Pool) -> Figure | None:
+    """Draw each row's gain over the first baseline against the data set's option that is turned.
+
+    Returns:
+        None if the study turns none, or only one value of it has records.
+    """
+    if pool.knob is None or len(pool.datasets) < 2 or not pool.baselines:
+        return None
+    name, turned = pool.knob
+    order = sorted(range(len(turned)), key=lambda i: turned[i])
+    x, base = [turned[i] for i in order], pool.baselines[0]
+    figure = new_figure(4.6, 3.2)
+    axes = figure.add_subplot()
+    for number, row in enumerate(r for r in pool.scores if r != base):
+        gains = []
+        for i in order:
+            own, other = pool.scores[row][i], pool.scores[base][i]
+            gains.append(
+                mean_std([100 * (own[s] - other[s]) for s in sorted(set(own) & set(other))])
+            )
+        mean, spread = np.array([m for m, _ in gains]), np.array([s or 0.0 for _, s in gains])
+        style = line_style(number)
+        aside = (number - (len(pool.scores) - 2) / 2) * 0.012 * (x[-1] - x[0])  # bars side by side
+        axes.errorbar([v + aside for v in x], mean, spread, **style, ms=3, lw=1.2, label=row,
+                      elinewidth=0.6)  # fmt: skip
+    axes.axhline(0, color="0.5", lw=0.8, ls="--")
+    axes.set_xlabel(f"{name} of the data set")
+    axes.set_ylabel(f"points above {base}, mean ± sd")
+    axes.legend(fontsize=7, ncols=2)
+    axes.set_title(f"{pool.title}\nprotocol {pool.bundle[0]}", fontsize=8, loc="left")
     return figure

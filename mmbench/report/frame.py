@@ -10,7 +10,7 @@ from mmbench.record import Record
 
 COLUMNS = (
     "dataset", "method", "label", "options", "seed", "protocol", "fidelity", "preset", "unaffected",
-    "place", "around", "single", "recipe", "status", "reason", "remark", "device", "commit",
+    "place", "around", "data", "single", "recipe", "status", "reason", "remark", "device", "commit",
     "clean", "date", "at", "prediction", "metric", "value",
 )  # fmt: skip
 
@@ -58,6 +58,7 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
             "unaffected": cell.unaffected,
             "place": _place(cell),
             "around": _around(cell),
+            "data": canonical(cell.dataset_config),
             "single": _single(record),
             "recipe": digest(cell.trainer.model_dump()) if cell.preset == "common" else "authors",
             "status": record.status,

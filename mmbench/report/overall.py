@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mmbench.report import statistics
 from mmbench.report.rows import Group
-from mmbench.report.scores import RULES, values
+from mmbench.report.scores import RULES
 from mmbench.report.study import Study
 from mmbench.report.table import Entry, Table
 
@@ -23,7 +23,8 @@ class Pool:
         study: name of the study.
         title: its title.
         bundle: protocol, fidelity and preset.
-        datasets: their names.
+        datasets: their names, with what was changed around the methods.
+        knob: the option that the study turns, if any, and its value on each data set.
         scores: the primary metric of every row that has a score on every data set.
         partial: rows that have not.
         baselines: rows among which the reference is chosen.
@@ -36,6 +37,7 @@ class Pool:
     scores: Scores
     partial: tuple[str, ...]
     baselines: tuple[str, ...]
+    knob: tuple[str, tuple[float, ...]] | None = None
 
     def mean(self, row: str) -> float:
         """Return the mean over data sets of the mean over seeds."""
@@ -82,16 +84,23 @@ def _pool(study: Study, bundle: tuple[str, str, str], groups: Sequence[Group]) -
     for group in groups:
         for row in group.rows:
             name = row.name.removesuffix(" †")
-            score = values(row.records, "fused", str(group.task["primary"]))
+            score = row.values("fused", str(group.task["primary"]))
             methods[name] = row.method
             if score:
                 found.setdefault(name, []).append(score)
     whole = {row: each for row, each in found.items() if len(each) == len(groups)}
     return Pool(
-        study.name, study.title, bundle, tuple(group.dataset for group in groups), whole,
+        study.name, study.title, bundle, tuple(group.place for group in groups), whole,
         tuple(name for name in methods if name not in whole),
-        tuple(row for row in whole if methods[row] in study.baselines),
+        tuple(row for row in whole if methods[row] in study.baselines), _knob(study, groups),
     )  # fmt: skip
+
+
+def _knob(study: Study, groups: Sequence[Group]) -> tuple[str, tuple[float, ...]] | None:
+    keys = [key.removeprefix("dataset.") for key in study.vary if key.startswith("dataset.")]
+    values = [group.option(key) for key in keys for group in groups]
+    numbers = tuple(float(v) for v in values if isinstance(v, int | float))
+    return (keys[0], numbers) if keys and len(numbers) == len(groups) else None
 
 
 def overall_tables(found: Iterable[Pool]) -> list[Table]:

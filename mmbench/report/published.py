@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmbench.errors import UserError
 from mmbench.report.rows import Group
-from mmbench.report.scores import RULES, TITLES, values
+from mmbench.report.scores import RULES, TITLES
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
 from mmbench.report.table import Entry, Table
@@ -118,7 +118,7 @@ def _table(study: Study, cited: Sequence[Number], group: Group | None) -> Table:
         for prediction, metric in asked:
             key = (method, prediction, metric)
             printed = [n.value for n in cited if (n.method, n.prediction, n.metric) == key]
-            own = values(named[name].records, prediction, metric) if name in named else {}
+            own = named[name].values(prediction, metric) if name in named else {}
             triples.append(_triple(printed[0] if printed else None, list(own.values())))
         if wide:
             rows.append((name, tuple(chain.from_iterable(triples))))

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from mmbench.report.rows import Group, Shown, groups
-from mmbench.report.scores import caption, values
+from mmbench.report.rows import Group, Shown, groups, scores_of
+from mmbench.report.scores import caption
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
 from mmbench.report.table import Entry, Table
@@ -49,7 +49,7 @@ def _table(study: Study, group: Group, frame: pd.DataFrame, reference: bool) -> 
 
 
 def _end(row: Shown, modality: str, metric: str) -> dict[int, float]:
-    return values(row.records, modality, metric, at="end")
+    return row.values(modality, metric, at="end")
 
 
 def _alone(frame: pd.DataFrame, group: Group, modality: str) -> dict[int, float]:
@@ -60,7 +60,7 @@ def _alone(frame: pd.DataFrame, group: Group, modality: str) -> dict[int, float]
         & (frame["place"] == first["place"]) & (frame["recipe"] == first["recipe"])
         & (frame["single"] == modality)
     ]  # fmt: skip
-    return values(mine, "fused", "accuracy")
+    return scores_of(mine).get(("selected", "fused", "accuracy"), {})
 
 
 def _entry(scores: dict[int, float], form: str) -> Entry:

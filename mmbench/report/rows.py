@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
@@ -60,6 +62,9 @@ def found(frame: pd.DataFrame) -> tuple[Row, ...]:
     return tuple(rows)
 
 
+Scores = dict[tuple[str, str, str], dict[int, float]]
+
+
 @dataclass(frozen=True)
 class Shown:
     """A row to fill: its name, its records, and its method."""
@@ -67,6 +72,24 @@ class Shown:
     name: str
     records: pd.DataFrame
     method: str
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Every value, by (at, prediction, metric) and seed."""
+        return scores_of(self.records)
+
+    def values(self, prediction: str, metric: str, at: str = "selected") -> dict[int, float]:
+        """Return one value by seed; none if there is no such score."""
+        return self.scores.get((at, prediction, metric), {})
+
+
+def scores_of(records: pd.DataFrame) -> Scores:
+    """Return the values of records of one row, by (at, prediction, metric) and seed."""
+    found: Scores = {}
+    columns = records[["at", "prediction", "metric", "seed", "value"]].dropna(subset="value")
+    for at, prediction, metric, seed, value in columns.itertuples(index=False):
+        found.setdefault((at, prediction, metric), {})[int(seed)] = float(value)
+    return found
 
 
 def shown_rows(rows: Sequence[Row], part: pd.DataFrame, task: Mapping[str, object]) -> list[Shown]:
@@ -107,10 +130,18 @@ class Group:
 
     @property
     def title(self) -> str:
-        """The data set, the bundle, and what was changed around the methods."""
+        """The data set, what was changed around the methods, and the bundle."""
+        return f"{self.place}, {self.bundle}" if self.bundle else self.place
+
+    @property
+    def place(self) -> str:
+        """The data set, and what was changed around the methods."""
         around = str(self.records["around"].iloc[0])
-        changed = f" ({around})" if around else ""
-        return f"{self.dataset}{changed}{', ' if self.bundle else ''}{self.bundle}"
+        return f"{self.dataset} ({around})" if around else self.dataset
+
+    def option(self, key: str) -> Any:  # Any: whatever the data set's config holds
+        """Return one option of the data set."""
+        return json.loads(str(self.records["data"].iloc[0])).get(key)
 
     @property
     def bundle(self) -> str:

@@ -17,25 +17,13 @@ RULES = {
 }
 
 
-def values(
-    records: pd.DataFrame, prediction: str, metric: str, at: str = "selected"
-) -> dict[int, float]:
-    """Return one value by seed."""
-    chosen = records[
-        (records["at"] == at)
-        & (records["prediction"] == prediction)
-        & (records["metric"] == metric)
-    ]
-    return dict(zip(chosen["seed"].astype(int), chosen["value"].astype(float), strict=True))
-
-
 def score_table(study: Study, group: Group, reference: bool) -> Table:
     """Return the comparison: every metric, the difference, and each modality alone."""
     rows, part, task = group.rows, group.records, group.task
     metrics, modalities = list(task["metrics"]), list(task["modalities"])  # type: ignore[call-overload]  # lists of text
     main = metrics.index(str(task["primary"]))
     title = TITLES.get(metrics[main], metrics[main])
-    grid = [[values(row.records, "fused", m) for m in metrics] for row in rows]
+    grid = [[row.values("fused", m) for m in metrics] for row in rows]
     entries = [
         [_entry(row, values) for values in columns] for row, columns in zip(rows, grid, strict=True)
     ]
@@ -49,7 +37,7 @@ def score_table(study: Study, group: Group, reference: bool) -> Table:
         difference = Entry("")
         if best is not None:
             difference = _difference(grid[number][main], grid[best][main], number == best)
-        own = [_entry(row, values(row.records, m, metrics[main]), empty="") for m in modalities]
+        own = [_entry(row, row.values(m, metrics[main]), empty="") for m in modalities]
         filled.append((row.name, (*entries[number], difference, *own)))
     dataset = str(part["dataset"].iloc[0])
     return Table(

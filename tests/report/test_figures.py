@@ -1,12 +1,13 @@
 """Figures: the same bytes for the same numbers, marks where the numbers are."""
 
+import dataclasses
 import subprocess
 import sys
 
 import pytest
 
 from mmbench.report.drawing import styled
-from mmbench.report.figures import forest, heat, rank_diagram, sweep, write_figures
+from mmbench.report.figures import forest, heat, knob, rank_diagram, sweep, write_figures
 from mmbench.report.overall import Pool
 
 BUNDLE = ("validated", "corrected", "common")
@@ -60,6 +61,17 @@ def test_sweep_draws_the_mean_over_the_option(swept):
         curve = sweep(swept).axes[0].lines[0]
     assert curve.get_xdata().tolist() == [0.0, 0.5, 1.0]
     assert curve.get_ydata() == pytest.approx([55.0, 60.0, 65.0])
+
+
+def test_knob_draws_the_gain_in_the_order_of_the_option(pool):
+    turned = dataclasses.replace(pool, knob=("imbalance", (0.8, 0.2)))
+    with styled():
+        axes = knob(turned).axes[0]
+    one, two = (bar.lines[0] for bar in axes.containers)
+    assert one.get_ydata() == pytest.approx([10.0, 10.0])
+    assert two.get_ydata() == pytest.approx([-5.0, -5.0])
+    assert sorted(one.get_xdata()) == list(one.get_xdata())
+    assert knob(pool) is None
 
 
 def test_a_study_without_a_sweep_has_no_sweep_figure(pool):
