@@ -66,7 +66,8 @@ class SplitArrays:
     """One split in memory or memory-mapped.
 
     Attributes:
-        inputs: per modality an array [N, *shape]; float32, float16, or uint8 (see ``scale``).
+        inputs: per modality an array [N, *shape]: float32 or float16; uint8, which the loader
+            divides by 255; or int32, the word numbers of a text (0: padding), left as they are.
         label: [N] int64.
         ids: N names, unique over the whole data set.
         groups: N keys (speaker, source image ...) used to look for leaks.
@@ -115,6 +116,9 @@ class Dataset(ABC):
         info: title, licence, source.
         version: raise it when ``build`` gives other arrays for the same config.
         embedded: True if ``build`` needs no root folder and no network.
+        rooted: True if ``prepare`` needs ``--root``, unless it is embedded.
+        resumable: True if ``build`` keeps its progress in ``scratch``: it is then kept until the
+            build has succeeded, and the next ``build`` finds it.
         generator: True if it is drawn from a formula: it is run by name, and is not part of
             ``--datasets embedded``.
         trainer: defaults of the trainer for this data set, e.g. ``{"epochs": 30}``.
@@ -126,6 +130,8 @@ class Dataset(ABC):
     info: ClassVar[DatasetInfo]
     version: ClassVar[int] = 1
     embedded: ClassVar[bool] = False
+    rooted: ClassVar[bool] = True
+    resumable: ClassVar[bool] = False
     generator: ClassVar[bool] = False
     trainer: ClassVar[Mapping[str, object]] = {}
     encoders: ClassVar[Mapping[str, str]] = {}
@@ -144,8 +150,9 @@ class Dataset(ABC):
 
         Args:
             root: folder with the native files; None for embedded sets.
-            scratch: a folder that is deleted afterwards. If ``notes.json`` is left there, an
-                object, it is kept in the manifest; its ``source`` is shown by ``verify``.
+            scratch: a folder that is deleted afterwards (see ``resumable``). If ``notes.json`` is
+                left there, an object, it is kept in the manifest; its ``source`` and
+                ``left_out``, a list of samples that could not be read, are shown by ``verify``.
 
         Raises:
             UserError: if ``root`` is missing, unreadable or does not have the layout.

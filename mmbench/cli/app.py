@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from mmbench.errors import UserError
+
 app = typer.Typer(
     name="mmbench",
     help="Benchmark methods against modality imbalance under one protocol.",
@@ -148,18 +150,35 @@ def collect(results: Results = RESULTS, json: Json = False) -> None:
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help="the data set")],
+    name: Annotated[str, typer.Argument(help="the data set, or your own table: my.csv")],
     root: Annotated[
         Path | None, typer.Option(readable=False, help="Folder with the native files.")
+    ] = None,
+    as_: Annotated[str, typer.Option("--name", help="What to call your own table.")] = "",
+    columns: Annotated[
+        str, typer.Option(help="Your table's modalities, comma-separated; default: all columns.")
+    ] = "",
+    kind: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=KIND of your table. Repeatable.")
     ] = None,
     rebuild: Annotated[bool, typer.Option(help="Build again even if it is there.")] = False,
     set_: Set = None,
     cache: Cache = None,
     plugin: Plugin = None,
 ) -> None:
-    """Build a data set's cache once. Example: mmbench prepare mydata --root DIR"""
+    """Build a data set's cache once. Example: mmbench prepare my.csv"""
     from mmbench.cli import preparing
 
+    if preparing.is_table(name):
+        if root or plugin:
+            raise UserError("--root and --plugin are for data sets, not for your own table")
+        preparing.prepare_table(Path(name), as_, columns, kind or [], rebuild, set_ or [], cache)
+        return
+    if as_ or columns or kind:
+        raise UserError(
+            f"--name, --columns and --kind are for your own table; {name!r} does not end in "
+            f"{', '.join(preparing.TABLE_SUFFIXES)}"
+        )
     preparing.prepare(name, root, rebuild, set_ or [], cache, plugin or [])
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from mmbench.cli.output import console, print_rows
 from mmbench.errors import UserError, nearest
+from mmbench.own.dataset import discover
 from mmbench.registry import DATASETS, ENCODERS, METHODS, Registry, load_plugin
+from mmbench.settings import default_cache
 from mmbench.store import RunDirectory
 
 KINDS: dict[str, Registry] = {"methods": METHODS, "datasets": DATASETS, "encoders": ENCODERS}
@@ -26,6 +28,8 @@ def list_things(what: str, results: Path, plugins: Sequence[str], as_json: bool)
         rows = [{"name": n, "summary": load_study(n).title} for n in study_names()]
         print_rows(rows, as_json, "no studies")
         return
+    if what == "datasets":
+        discover(default_cache())
     if what not in KINDS:
         choices = [*KINDS, "studies", "runs"]
         raise UserError(
@@ -82,6 +86,7 @@ def show(name: str, results: Path, plugins: Sequence[str], as_json: bool) -> Non
     """Print what is known of one name."""
     for plugin in plugins:
         load_plugin(plugin)
+    discover(default_cache())
     for registry in KINDS.values():
         if name in registry.names():
             _show_class(registry, name, as_json)

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mmbench.errors import UserError
+
 
 def console() -> Console:
     """Return the console on standard output; without a terminal, wide and without colour."""
@@ -28,3 +30,18 @@ def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool, empty: str) -> 
     for row in rows:
         table.add_row(*("" if v is None else str(v) for v in row.values()))
     console().print(table)
+
+
+def pairs(items: Sequence[str], option: str) -> dict[str, str]:
+    """Read repeated ``KEY=VALUE`` options.
+
+    Raises:
+        UserError: if one is not of that form.
+    """
+    found = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UserError(f"{option} wants KEY=VALUE; found {item!r}")
+        found[key] = value
+    return found

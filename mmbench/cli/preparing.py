@@ -1,28 +1,42 @@
 """``prepare`` and ``verify``."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from mmbench.cli.output import print_rows
+from mmbench.cli.output import pairs, print_rows
 from mmbench.dataset import Dataset
 from mmbench.errors import UserError
 from mmbench.registry import DATASETS, load_plugin
+from mmbench.scan import check_name
 from mmbench.settings import default_cache, parse_value, validate
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
-def _dataset(name: str, settings: Sequence[str], plugins: Sequence[str]) -> Dataset:
+
+def is_table(name: str) -> bool:
+    """Say whether ``name`` is a file of the user's own rather than a data set's name."""
+    return Path(name).suffix.lower() in TABLE_SUFFIXES
+
+
+def _dataset(name: str, settings: Sequence[str], plugins: Sequence[str], cache: Path) -> Dataset:
+    from mmbench.own.dataset import discover
+
     for plugin in plugins:
         load_plugin(plugin)
-    values = {}
-    for item in settings:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise UserError(f"--set wants KEY=VALUE; found {item!r}")
-        values[key.removeprefix(f"{name}.").removeprefix("dataset.")] = parse_value(value)
+    discover(cache)
     cls = DATASETS.load(name)
-    dataset: Dataset = cls(validate(cls.Config, values, name))
+    dataset: Dataset = cls(validate(cls.Config, _values(name, settings), name))
     return dataset
+
+
+def _values(name: str, settings: Sequence[str]) -> dict[str, Any]:
+    return {
+        key.removeprefix(f"{name}.").removeprefix("dataset."): parse_value(value)
+        for key, value in pairs(settings, "--set").items()
+    }
 
 
 def prepare(
@@ -36,9 +50,55 @@ def prepare(
     """Build the cache of one data set."""
     from mmbench.data import cache as data_cache
 
-    dataset = _dataset(name, settings, plugins)
-    where = data_cache.prepare(dataset, cache=cache or default_cache(), root=root, rebuild=rebuild)
+    cache = cache or default_cache()
+    dataset = _dataset(name, settings, plugins, cache)
+    where = data_cache.prepare(dataset, cache=cache, root=root, rebuild=rebuild)
     print(f"prepared {name} in {where}\ncheck it with: mmbench verify {name}")
+
+
+def prepare_table(
+    table: Path,
+    name: str,
+    columns: str,
+    kinds: Sequence[str],
+    rebuild: bool,
+    settings: Sequence[str],
+    cache: Path | None,
+) -> None:
+    """Make a data set of the user's own table and build its cache.
+
+    Raises:
+        UserError: if the name is taken, or the table or its files cannot be used.
+    """
+    from mmbench.data import cache as data_cache
+    from mmbench.own import dataset as own
+    from mmbench.own.table import read_table
+
+    name = name or re.sub(r"[^A-Za-z0-9]+", "-", table.stem).strip("-")
+    cache = cache or default_cache()
+    if name in DATASETS.names():
+        raise UserError(f"{name} is a data set of mmbench; give yours another with --name NAME")
+    file = own.definition_file(name, cache)
+    if file.is_file() and not rebuild:
+        before = own.read_definition(file).table
+        if before != str(table.absolute()):
+            raise UserError(
+                f"{name} is already made from {before}; give this one another name with --name "
+                "NAME, or replace it with --rebuild"
+            )
+    check_name(name, "--name", table)
+    used = [column.strip() for column in columns.split(",") if column.strip()]
+    read = read_table(table, columns=used, kinds=pairs(kinds, "--kind"))
+    cls = own.define(read, name, _values(name, settings))
+    dataset = cls()
+    where = data_cache.prepare(dataset, cache=cache, rebuild=rebuild)
+    own.save(cls.definition, cache)
+    prepared = data_cache.load(dataset, cache=cache)
+    counts = ", ".join(f"{len(arrays)} {split}" for split, arrays in prepared.splits.items())
+    print(f"prepared {name} in {where}\n{len(prepared.task.classes)} classes; {counts}")
+    for m in prepared.task.modalities:
+        print(f"  {m.name}: {cls.definition.kinds[m.name]}, {' x '.join(map(str, m.shape))}")
+    print(f"check it: mmbench verify {name}\nuse it:   mmbench run --methods all --datasets {name}")
 
 
 def verify(
@@ -47,6 +107,7 @@ def verify(
     """Check the cache of one data set; return 0 if all is well, else 1."""
     from mmbench.data import cache as data_cache
 
-    checks = data_cache.verify(_dataset(name, settings, plugins), cache=cache or default_cache())
+    cache = cache or default_cache()
+    checks = data_cache.verify(_dataset(name, settings, plugins, cache), cache=cache)
     print_rows([asdict(check) for check in checks], as_json, "nothing to check")
     return 0 if all(check.ok for check in checks) else 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbench.cell import Cell
-from mmbench.cli.output import print_rows
+from mmbench.cli.output import pairs, print_rows
 from mmbench.errors import UserError, nearest
 from mmbench.registry import load_plugin
 from mmbench.settings import RunSettings, default_cache, parse_value, validate
@@ -54,16 +54,6 @@ class Options:
     plugins: Sequence[str]
     dry_run: bool
     json: bool
-
-
-def _pairs(items: Sequence[str], option: str) -> dict[str, str]:
-    pairs = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise UserError(f"{option} wants KEY=VALUE; found {item!r}")
-        pairs[key] = value
-    return pairs
 
 
 def read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -113,8 +103,11 @@ def make_cells(options: Options) -> list[Cell]:
     Raises:
         UserError: for anything that cannot be run.
     """
+    from mmbench.own.dataset import discover
+
     for plugin in options.plugins:
         load_plugin(plugin)
+    cache = options.cache or default_cache()
     from_file, settings = read_config(options.config) if options.config else ({}, {})
     asked = {**DEFAULTS, **from_file, **{k: v for k, v in options.given.items() if v}}
     for key, choices in CHOICES.items():
@@ -129,8 +122,8 @@ def make_cells(options: Options) -> list[Cell]:
         asked = {**DEFAULTS, **study.defaults(), **stated}
     if not asked["methods"]:
         raise UserError("say which methods to run, e.g. --methods all (mmbench list methods)")
-    settings |= {k: parse_value(v) for k, v in _pairs(options.set, "--set").items()}
-    settings |= {f"encoder.{k}": v for k, v in _pairs(options.encoder, "--encoder").items()}
+    settings |= {k: parse_value(v) for k, v in pairs(options.set, "--set").items()}
+    settings |= {f"encoder.{k}": v for k, v in pairs(options.encoder, "--encoder").items()}
     from mmbench.sweep import Request, expand, unprepared
 
     request = Request(
@@ -142,7 +135,7 @@ def make_cells(options: Options) -> list[Cell]:
         preset=asked["preset"],
         settings=settings,
     )
-    cache = options.cache or default_cache()
+    discover(cache)
     if "all" in request.datasets:
         for name, command in unprepared(cache).items():
             print(f"left out: {name} is not prepared; {command}", file=sys.stderr)

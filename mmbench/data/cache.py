@@ -7,10 +7,12 @@ slower one drops its copy.
 """
 
 import errno
+import fcntl
 import json
 import logging
 import os
 import shlex
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +32,7 @@ from mmbench.settings import default_cache
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST}
+SHOWN = 5  # samples that were left out, named by verify
 ROWS = 4096  # rows looked at together by verify: bounds its memory
 logger = logging.getLogger(__name__)
 
@@ -57,7 +60,7 @@ def is_prepared(dataset: Dataset, cache: Path) -> bool:
 def command(dataset: Dataset, cache: Path, *flags: str) -> str:
     """Return the ``mmbench prepare`` line for this very config and cache, ready to paste."""
     words = ["mmbench", "prepare", dataset.name, *flags]
-    if not dataset.embedded:
+    if dataset.rooted and not dataset.embedded:
         words += ["--root", "DIR"]
     changed = dataset.config.model_dump(mode="json", exclude_defaults=True)
     for key, value in changed.items():
@@ -96,22 +99,42 @@ def prepare(
         return target
     with _explained(dataset, target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as name:
-            work, built = Path(name), Path(name) / "built"
-            scratch = work / "scratch"
-            scratch.mkdir()
-            built.mkdir()
-            splits = _build(dataset, root, scratch)
-            _check(dataset, splits)
-            notes = scratch / "notes.json"
-            manifests.write(
-                dataset,
-                splits,
-                built,
-                json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {},
-            )
-            _install(built, target, work, rebuild)
+        if not dataset.resumable:
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".scratch-") as name:
+                _make(dataset, root, Path(name), target, rebuild)
+            return target
+        scratch = target.parent / f".progress-{target.name}"
+        with _alone(scratch):
+            if rebuild or not is_prepared(dataset, cache):  # nobody made it while this one waited
+                scratch.mkdir(exist_ok=True)
+                _make(dataset, root, scratch, target, rebuild)
+                shutil.rmtree(scratch)
     return target
+
+
+def _make(dataset: Dataset, root: Path | None, scratch: Path, target: Path, rebuild: bool) -> None:
+    """Build the arrays, write them beside ``target``, and rename."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as name:
+        work, built = Path(name), Path(name) / "built"
+        built.mkdir()
+        splits = _build(dataset, root, scratch)
+        _check(dataset, splits)
+        notes = scratch / "notes.json"
+        kept = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+        manifests.write(dataset, splits, built, kept)
+        _install(built, target, work, rebuild)
+
+
+@contextmanager
+def _alone(scratch: Path) -> Iterator[None]:
+    """Hold ``scratch``: another process that would build the same waits, and then finds it."""
+    scratch.mkdir(exist_ok=True)
+    handle = os.open(scratch, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _check_root(root: Path) -> None:
@@ -279,6 +302,9 @@ def verify(dataset: Dataset, *, cache: Path) -> list[Check]:
     checks = [Check("hashes", not bad, f"differ: {', '.join(bad)}" if bad else "all files match")]
     if "source" in manifest.get("notes", {}):
         checks.append(Check("source", True, str(manifest["notes"]["source"])))
+    if left_out := manifest.get("notes", {}).get("left_out"):
+        found = f"{len(left_out)} samples could not be read: {'; '.join(left_out[:SHOWN])}"
+        checks.append(Check("left out", True, found))
     if bad:
         return checks
     splits = load(dataset, cache=cache).splits

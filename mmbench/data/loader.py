@@ -121,4 +121,7 @@ class Loader:
 
 
 def _as_float(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return bytes as 0 to 1, numbers in ``dtype``, and word numbers as they are."""
+    if t.dtype == torch.int32:
+        return t
     return t.to(dtype) / 255 if t.dtype == torch.uint8 else t.to(dtype)

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from mmbench.cell import Cell
 from mmbench.errors import StopRequested, UserError
+from mmbench.own.dataset import discover
 from mmbench.registry import load_plugin
 from mmbench.settings import RunSettings
 from mmbench.training.run_cell import run_cell
@@ -65,6 +66,7 @@ def main() -> None:
     messages = Messages(out, stop)
     for plugin in given.plugin:
         load_plugin(plugin)
+    discover(Path(given.cache))
     run = RunSettings.model_validate_json(given.run)
     work: queue.Queue[dict[str, Any] | None] = queue.Queue()
     threading.Thread(target=_listen, args=(stop, work), daemon=True).start()

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from mmbench.data.words import BUCKETS, PADDING
 from mmbench.dataset import Modality
 from mmbench.errors import UserError
 from mmbench.registry import ENCODERS, register_encoder
 
-BY_KIND = {"vector": "mlp", "image": "conv", "spectrogram": "conv", "frames": "resnet18"}
+BY_KIND = {"vector": "mlp", "image": "conv", "spectrogram": "conv", "frames": "resnet18",
+           "text": "words"}  # fmt: skip
 
 
 @register_encoder("mlp")
@@ -86,6 +88,25 @@ class ResNet18(nn.Module):
         frames = x.transpose(1, 2)
         folded: Tensor = self.net(frames.flatten(0, 1))
         return folded.view(*frames.shape[:2], -1).mean(1)
+
+
+@register_encoder("words")
+class Words(nn.Module):
+    """Mean of learned word embeddings and a layer of 64 with ReLU, for text without a download."""
+
+    width = 64
+    kinds = ("text",)
+
+    def __init__(self, modality: Modality) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(BUCKETS, 64, padding_idx=PADDING)
+        self.net = nn.Sequential(nn.Linear(64, self.width), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map word numbers [B, L] to [B, 64]; a text without a word is the zero vector's."""
+        present = (x != PADDING).sum(1, keepdim=True).clamp(min=1)
+        out: Tensor = self.net(self.embedding(x).sum(1) / present)
+        return out
 
 
 class Projected(nn.Module):

@@ -74,13 +74,16 @@ def measure(method: Method, train: Loader, test: Loader) -> Imbalance:
 
 
 def _means(loader: Loader, names: Iterable[str]) -> dict[str, Tensor]:
-    """Return each modality's mean input, [1, *shape]."""
+    """Return each modality's mean input, [1, *shape]; of a text, padding alone."""
     sums: dict[str, Tensor] = {}
     for batch in loader.everything():
         for m in names:
             part = batch.inputs[m].sum(0, keepdim=True)
             sums[m] = sums[m] + part if m in sums else part
-    return {m: total / len(loader) for m, total in sums.items()}
+    return {
+        m: total / len(loader) if total.is_floating_point() else torch.zeros_like(total)
+        for m, total in sums.items()
+    }
 
 
 def _accuracy(

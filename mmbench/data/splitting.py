@@ -1,0 +1,47 @@
+"""Carving a split: stratified by class, and whole groups when samples share a speaker or source."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmbench.errors import UserError
+
+
+def carve(
+    label: NDArray[np.int64], groups: Sequence[str] | None, share: float, seed: int
+) -> NDArray[np.bool_]:
+    """Choose about ``share`` of the samples, every class in its proportion.
+
+    Args:
+        label: [N].
+        groups: N keys; a group is taken whole or not at all. None: samples are independent.
+        share: of the samples, between 0 and 0.5. With groups it is met as nearly as their number
+            and sizes let it be; at least one is taken.
+        seed: of the draw.
+
+    Returns:
+        [N], True where the sample is taken.
+
+    Raises:
+        UserError: if a class or the groups are too few to be shared out.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit  # slow
+
+    taken = np.zeros(len(label), dtype=bool)
+    nothing = np.zeros(len(label))
+    try:
+        if groups is None:
+            draw = StratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed)
+            taken[next(draw.split(nothing, label))[1]] = True
+        else:
+            parts = min(round(1 / share), len(set(groups)))
+            fold = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
+            taken[next(fold.split(nothing, label, groups))[1]] = True
+    except ValueError as err:
+        kinds = "" if groups is None else f" in {len(set(groups))} groups"
+        raise UserError(
+            f"cannot carve {share:.0%} of {len(label)} samples{kinds}: {err}; give more samples, "
+            "or a column 'split'"
+        ) from err
+    return taken

@@ -1,0 +1,193 @@
+"""Decoding many samples in parallel, so that a stop loses at most the shards in work.
+
+A shard is a file of up to ``SHARD`` samples, named by the hash of what went into it and written
+whole or not at all. Started again, what is there is kept; a mended file costs its own shard.
+"""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mmbench.cell import digest
+from mmbench.errors import UserError
+
+SHARD = 64  # samples: a second or two of decoding video
+SAY_EVERY = 10.0  # seconds between lines when there is no terminal
+Arrays = Mapping[str, NDArray[np.generic]]
+S = TypeVar("S")
+Decode = Callable[[S], tuple[Arrays, Mapping[str, str]]]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What was decoded.
+
+    Attributes:
+        shards: files, each with ``index`` [n] int64 and one array [n, ...] per modality.
+        unreadable: per sample number what is wrong, per modality.
+    """
+
+    shards: tuple[Path, ...]
+    unreadable: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.int64], Arrays]]:
+        """Yield (index, arrays) shard by shard: memory holds one at a time."""
+        for file in self.shards:
+            with np.load(file, allow_pickle=False) as held:
+                yield held["index"], {m: held[m] for m in held.files if m != "index"}
+
+
+def decode_all(
+    samples: Sequence[S], keys: Sequence[str], decode: Decode[S], folder: Path
+) -> Decoded:
+    """Decode every sample, in a process per core that this process may use.
+
+    Args:
+        samples: what ``decode`` takes; pickled.
+        keys: per sample a text that changes with anything that changes its arrays.
+        decode: from a sample to (arrays, mistakes per modality); pickled.
+        folder: where shards are kept until the caller has used them.
+
+    Raises:
+        UserError: if a process dies.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    todo: dict[Path, list[int]] = {}
+    shards: list[Path] = []
+    for members in _members(keys):
+        file = folder / f"{digest([keys[i] for i in members], 24)}.npz"
+        shards.append(file)
+        if not file.is_file():
+            todo[file] = members
+    unreadable: dict[int, Mapping[str, str]] = {}
+    done = len(keys) - sum(map(len, todo.values()))
+    with _Progress(len(keys), done) as progress, _pool(len(todo)) as pool:
+        waiting: dict[Future[dict[int, Mapping[str, str]]], Path] = {
+            pool.submit(_shard, file, members, [samples[i] for i in members], decode): file
+            for file, members in todo.items()
+        }
+        try:
+            while waiting:
+                ended, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    unreadable |= future.result()
+                    progress.advance(len(todo[waiting.pop(future)]))
+        except BrokenProcessPool as err:
+            raise UserError(
+                "a process that decodes was killed, perhaps for memory; type the command again: it "
+                "goes on where it stopped (one process at a time: taskset -c 0 mmbench prepare ...)"
+            ) from err
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    kept = (file if file.is_file() else _incomplete(file) for file in shards)
+    return Decoded(tuple(kept), unreadable)
+
+
+def _incomplete(file: Path) -> Path:
+    """Return where a shard lies that lacks samples: it is decoded again the next time."""
+    return file.with_suffix(".incomplete.npz")
+
+
+def _members(keys: Sequence[str]) -> list[list[int]]:
+    """Share out the samples by hash, so that adding or removing one touches one shard."""
+    count = 1
+    while count * SHARD < len(keys):
+        count *= 2
+    found: list[list[int]] = [[] for _ in range(count)]
+    for number, key in enumerate(keys):
+        found[zlib.crc32(key.encode()) % count].append(number)
+    return [members for members in found if members]
+
+
+def _pool(shards: int) -> ProcessPoolExecutor:
+    workers = max(1, min(len(os.sched_getaffinity(0)), shards))
+    # Not forked: a fork of a process with running threads may hang.
+    return ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_settle
+    )
+
+
+def _settle() -> None:
+    """Leave Ctrl-C to the parent, and end with it, even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+def _shard(
+    file: Path, members: Sequence[int], samples: Sequence[S], decode: Decode[S]
+) -> dict[int, Mapping[str, str]]:
+    """Decode one shard and write it; return the mistakes of the samples that are not in it."""
+    unreadable: dict[int, Mapping[str, str]] = {}
+    held: list[tuple[int, Arrays]] = []
+    for number, sample in zip(members, samples, strict=True):
+        arrays, mistakes = decode(sample)
+        if mistakes:
+            unreadable[number] = mistakes
+        else:
+            held.append((number, arrays))
+    part = file.with_name(f".{file.stem}.{os.getpid()}.npz")
+    index = np.array([number for number, _ in held], dtype=np.int64)
+    names = list(held[0][1]) if held else []
+    stacked: dict[str, Any] = {m: np.stack([arrays[m] for _, arrays in held]) for m in names}
+    np.savez(part, index=index, **stacked)
+    part.replace(_incomplete(file) if unreadable else file)
+    return unreadable
+
+
+class _Progress:
+    """A bar with the time left on a terminal, a line now and then elsewhere; on stderr."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self.total, self.done, self.first = total, done, done
+        self.begun = self.said = time.monotonic()
+        self.bar: Progress | None = None
+        if sys.stderr.isatty():
+            self.bar = Progress(
+                TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )  # fmt: skip
+            self.task = self.bar.add_task("", total=total, completed=done)
+
+    def __enter__(self) -> "_Progress":
+        if self.first:
+            print(f"{self.first} of {self.total} samples were decoded before", file=sys.stderr)
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def advance(self, samples: int) -> None:
+        self.done += samples
+        now = time.monotonic()
+        if self.bar:
+            self.bar.advance(self.task, samples)
+        elif now - self.said > SAY_EVERY:
+            left = (now - self.begun) / (self.done - self.first) * (self.total - self.done)
+            self.said = now
+            print(f"decoded {self.done} of {self.total}, {left:.0f} s left", file=sys.stderr)

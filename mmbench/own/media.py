@@ -1,0 +1,173 @@
+"""From one file, or one text, to the array that an encoder takes."""
+
+import zlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmbench.data.words import word_numbers
+from mmbench.errors import UserError
+from mmbench.own.table import OwnKind
+
+if TYPE_CHECKING:
+    from mmbench.own.dataset import OwnConfig
+
+HOP = 0.01  # seconds from one spectrogram frame to the next
+WINDOW = 0.025  # seconds in one spectrogram frame
+FLOOR = 1e-6  # added to the power before the logarithm
+
+
+class UnreadableError(Exception):
+    """A file that cannot be decoded; its text says why."""
+
+
+def _av() -> Any:  # Any: PyAV is an extra, and may be missing
+    try:
+        import av
+    except ModuleNotFoundError as err:
+        raise UserError(
+            "decoding audio and video needs PyAV: pip install 'mmbench[media]'"
+        ) from err
+    return av
+
+
+def audio(value: str, config: "OwnConfig") -> NDArray[np.generic]:
+    """Return the log-mel spectrogram of a file's first audio stream, z-scored per clip.
+
+    Channels are averaged, the sound is resampled to ``rate`` and cut, or padded with silence, to
+    ``seconds``. A video's sound is read the same way.
+
+    Returns:
+        [1, mels, frames] float16.
+    """
+    import torch
+
+    wave = _wave(value, config.rate)
+    wanted = round(config.seconds * config.rate)
+    wave = np.pad(wave[:wanted], (0, max(0, wanted - len(wave))))
+    mel = _mel(config.rate, config.mels)(torch.from_numpy(wave))
+    log = np.log(mel.numpy() + FLOOR)
+    spread = log.std()
+    scored: NDArray[np.float32] = (log - log.mean()) / (spread if spread > 0 else 1.0)
+    return scored[None].astype(np.float16)
+
+
+@cache
+def _mel(rate: int, mels: int) -> Any:  # Any: torchaudio carries no types
+    from torchaudio.transforms import MelSpectrogram
+
+    window = round(rate * WINDOW)
+    fft = 1 << (window - 1).bit_length()
+    return MelSpectrogram(rate, n_fft=fft, win_length=window, hop_length=round(rate * HOP),
+                          n_mels=mels)  # fmt: skip
+
+
+def frames_of(config: "OwnConfig") -> int:
+    """Return how many spectrogram frames a clip gives."""
+    return 1 + round(config.seconds * config.rate) // round(config.rate * HOP)
+
+
+def _wave(value: str, rate: int) -> NDArray[np.float32]:
+    av = _av()
+    parts: list[NDArray[np.float32]] = []
+    with _opened(av, value) as container:
+        if not container.streams.audio:
+            raise UnreadableError("it has no audio stream")
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
+        for frame in container.decode(audio=0):
+            parts += [part.to_ndarray()[0] for part in resampler.resample(frame)]
+        parts += [part.to_ndarray()[0] for part in resampler.resample(None)]
+    wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    if not len(wave):
+        raise UnreadableError("its audio stream is empty")
+    return wave.astype(np.float32)
+
+
+def image(value: str, config: "OwnConfig") -> NDArray[np.generic]:
+    """Return a picture in colour, [3, image_size, image_size] uint8; its aspect is not kept."""
+    from PIL import Image
+
+    with Image.open(value) as picture:
+        size = (config.image_size, config.image_size)
+        colour = picture.convert("RGBA").convert("RGB") if picture.mode == "P" else picture
+        small = colour.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+        return np.asarray(small, dtype=np.uint8).transpose(2, 0, 1)
+
+
+def video(value: str, config: "OwnConfig") -> NDArray[np.generic]:
+    """Return ``frames`` pictures, [3, frames, image_size, image_size] uint8.
+
+    The clip is cut into ``frames`` equal parts and the middle picture of each is taken; a clip
+    with fewer pictures repeats its last.
+    """
+    av = _av()
+    with _opened(av, value) as container:
+        if not container.streams.video:
+            raise UnreadableError("it has no video stream")
+        total = sum(1 for _ in container.decode(video=0))  # a header's count may be missing
+    if not total:
+        raise UnreadableError("its video stream is empty")
+    wanted = [
+        int((k + 0.5) * total / config.frames) if total >= config.frames else min(k, total - 1)
+        for k in range(config.frames)
+    ]
+    size, kept = config.image_size, {}
+    with _opened(av, value) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            if number in wanted:
+                small = frame.reformat(size, size, "rgb24", interpolation="BILINEAR")
+                kept[number] = small.to_ndarray()
+            if number >= wanted[-1]:
+                break
+    clip = np.stack([kept[number] for number in wanted]).astype(np.uint8)
+    return clip.transpose(3, 0, 1, 2)
+
+
+def _opened(av: Any, value: str) -> Any:  # Any: PyAV is an extra
+    return av.open(value, metadata_errors="replace")
+
+
+def array(value: str, config: "OwnConfig") -> NDArray[np.generic]:
+    """Return the numbers of a ``.npy`` file as float32; 2-d becomes [1, H, W]."""
+    x: NDArray[np.generic] = np.load(value, allow_pickle=False)
+    if x.dtype.kind not in "fiub" or not 1 <= x.ndim <= 3 or not x.size:
+        raise UnreadableError(
+            f"it holds {x.dtype} of shape {x.shape}, not numbers in one to three dimensions"
+        )
+    if not np.isfinite(x).all():
+        raise UnreadableError("it holds NaN or infinity")
+    return (x[None] if x.ndim == 2 else x).astype(np.float32)
+
+
+def text(value: str, config: "OwnConfig") -> NDArray[np.generic]:
+    """Return the numbers of the first ``words`` words, [words] int32, zero-padded."""
+    return word_numbers(value, config.words)
+
+
+DECODERS: dict[OwnKind, Callable[[str, "OwnConfig"], NDArray[np.generic]]] = {
+    "audio": audio,
+    "image": image,
+    "video": video,
+    "array": array,
+    "text": text,
+}
+
+
+def decode(kind: OwnKind, value: str, config: "OwnConfig") -> NDArray[np.generic]:
+    """Decode one value.
+
+    Raises:
+        UnreadableError: if the file cannot be decoded; says why.
+    """
+    if kind != "text" and not Path(value).stat().st_size:
+        raise UnreadableError("the file is empty")
+    try:
+        return DECODERS[kind](value, config)
+    except (UnreadableError, UserError):
+        raise
+    except (OSError, ValueError, EOFError, SyntaxError, zlib.error) as err:
+        raise UnreadableError(f"{type(err).__name__}: {err}") from err

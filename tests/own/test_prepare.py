@@ -1,0 +1,185 @@
+"""A user's table from the command line: prepared, verified, trained on; stopped and resumed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from mmbench.testing.files import animals, tone, write_table
+
+SMALL = ["--set", "image_size=24", "--set", "seconds=0.3"]
+
+
+def mmbench(*arguments):
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "mmbench", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def prepare(table, cache, *more):
+    return mmbench("prepare", table, "--cache", cache, *SMALL, *more)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    """A table of five modalities, prepared; its folder, its rows and its cache."""
+    folder = tmp_path_factory.mktemp("a zoo")
+    rows = animals(folder / "files", samples=60)
+    listed = [
+        {k: f"files/{v}" if k not in ("label", "told") else v for k, v in row.items()}
+        for row in rows
+    ]
+    done = prepare(write_table(folder / "zoo.csv", listed), folder / "cache")
+    assert done.returncode == 0, done.stderr
+    assert "3 classes; 43 train, 5 val, 12 test" in done.stdout
+    return folder, listed
+
+
+def test_a_prepared_table_is_listed_verified_and_run_like_any_other(zoo, tmp_path):
+    folder, _ = zoo
+    verified = mmbench("verify", "zoo", "--cache", folder / "cache", "--json")
+    assert verified.returncode == 0, verified.stdout
+    assert all(check["ok"] for check in json.loads(verified.stdout))
+    run = mmbench(
+        "run", "--methods", "concat,iprm", "--datasets", "zoo", "--cache", folder / "cache",
+        "--results", tmp_path, "--set", "trainer.epochs=8", "--set", "trainer.batch_size=8",
+        "--encoder", "film=resnet18",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    (record,) = (
+        json.loads(file.read_text()) for file in tmp_path.glob("runs/zoo.concat.*/record.json")
+    )
+    scores = record["final"]["selected"]
+    assert set(scores) == {"fused", "sound", "photo", "film", "told", "numbers"}
+    assert scores["fused"]["accuracy"] > 0.9  # the classes are plain to see
+    report = mmbench("report", "--results", tmp_path)
+    assert report.returncode == 0 and "zoo" in report.stdout
+
+
+def test_all_takes_a_prepared_table(zoo):
+    folder, _ = zoo
+    plan = mmbench("run", "--methods", "concat", "--datasets", "all", "--dry-run", "--json",
+                   "--cache", folder / "cache", "--results", folder / "res")  # fmt: skip
+    assert plan.returncode == 0, plan.stderr
+    assert any(row["cell"].startswith("zoo.concat") for row in json.loads(plan.stdout))
+
+
+def test_vectors_are_standardised_by_train(zoo):
+    folder, _ = zoo
+    (train,) = (folder / "cache" / "zoo").glob("*/train.numbers.npy")
+    x = np.load(train)
+    assert x.mean(0) == pytest.approx(0, abs=1e-5) and x.std(0) == pytest.approx(1, abs=1e-4)
+
+
+def test_other_options_make_another_cache(zoo):
+    folder, _ = zoo
+    before = set((folder / "cache" / "zoo").iterdir())
+    done = mmbench("prepare", "zoo", "--cache", folder / "cache", "--set", "words=3")
+    assert done.returncode == 0, done.stderr
+    (made,) = set((folder / "cache" / "zoo").iterdir()) - before
+    assert np.load(made / "test.told.npy").shape == (12, 3)
+
+
+def test_groups_are_not_split(tmp_path):
+    rows = animals(tmp_path, samples=60, columns=("told", "numbers"))
+    table = write_table(
+        tmp_path / "g.csv", [row | {"group": f"speaker{i // 6}"} for i, row in enumerate(rows)]
+    )
+    assert prepare(table, tmp_path / "cache").returncode == 0
+    checks = json.loads(mmbench("verify", "g", "--cache", tmp_path / "cache", "--json").stdout)
+    shared = {c["name"]: c["detail"] for c in checks if c["name"].startswith("groups")}
+    assert set(shared.values()) == {"0 shared"} and len(shared) == 3
+
+
+def test_unreadable_files_stop_prepare_and_can_be_mended_or_left_out(tmp_path):
+    rows = animals(tmp_path, samples=40, columns=("sound", "told"))
+    (tmp_path / "a 7.wav").write_text("no sound")
+    table = write_table(tmp_path / "my.csv", rows)
+    done = prepare(table, tmp_path / "cache")
+    assert done.returncode == 2
+    assert "1 of 40 rows cannot be used" in done.stderr
+    assert re.search(r"my.csv, line 9, column sound: .*a 7.wav: .*Invalid data", done.stderr)
+    assert mmbench("verify", "my", "--cache", tmp_path / "cache").returncode == 2
+    skipped = prepare(table, tmp_path / "cache", "--set", "unreadable=skip")
+    assert skipped.returncode == 0, skipped.stderr
+    assert "left out" in skipped.stderr and "a 7.wav" in skipped.stderr
+    assert (
+        "1 samples could not be read"
+        in mmbench("verify", "my", "--cache", tmp_path / "cache").stdout
+    )
+    tone(tmp_path / "a 7.wav", 1)
+    mended = prepare(table, tmp_path / "cache")
+    assert mended.returncode == 0, mended.stderr
+    assert "left out" not in mmbench("verify", "my", "--cache", tmp_path / "cache").stdout
+
+
+def test_a_killed_prepare_goes_on_where_it_stopped(tmp_path):
+    rows = animals(tmp_path, samples=400, columns=("film", "told"))
+    table = write_table(tmp_path / "my.csv", rows)
+    command = [sys.executable, "-P", "-m", "mmbench", "prepare", table, "--cache",
+               tmp_path / "cache", *SMALL]  # fmt: skip
+    first = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("cache/my/.progress-*/shards/[!.]*.npz")):
+        assert time.monotonic() < deadline and first.poll() is None
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert mmbench("verify", "my", "--cache", tmp_path / "cache").returncode == 2  # not prepared
+    second = prepare(table, tmp_path / "cache")
+    assert second.returncode == 0, second.stderr
+    assert re.search(r"\d+ of 400 samples were decoded before", second.stderr)
+    undisturbed = prepare(table, tmp_path / "other")
+    assert undisturbed.returncode == 0
+    one, two = (
+        json.loads(next((tmp_path / c / "my").glob("*/manifest.json")).read_text())
+        for c in ("cache", "other")
+    )
+    assert one["data_hash"] == two["data_hash"] and one["files"] == two["files"]
+    assert not list(tmp_path.glob("cache/my/.progress-*"))
+
+
+def test_a_change_of_the_table_is_noticed(tmp_path):
+    rows = animals(tmp_path, samples=30, columns=("told", "numbers"))
+    table = write_table(tmp_path / "my.csv", rows)
+    assert prepare(table, tmp_path / "cache").returncode == 0
+    write_table(table, [*rows[:-1], rows[-1] | {"label": "cat"}])
+    done = mmbench("prepare", "my", "--cache", tmp_path / "cache", "--rebuild")
+    assert done.returncode == 2 and "changed since it was prepared" in done.stderr
+    assert prepare(table, tmp_path / "cache").returncode == 0
+    assert len(list((tmp_path / "cache" / "my").glob("*/manifest.json"))) == 2
+
+
+def test_names_that_are_taken_are_refused(tmp_path):
+    rows = animals(tmp_path, samples=30, columns=("told", "numbers"))
+    table = write_table(tmp_path / "mfeat3.csv", rows)
+    done = prepare(table, tmp_path / "cache")
+    assert done.returncode == 2 and "--name" in done.stderr
+    assert prepare(table, tmp_path / "cache", "--name", "mine").returncode == 0
+    (tmp_path / "b").mkdir()
+    other = write_table(tmp_path / "mine.csv", rows)
+    done = prepare(other, tmp_path / "cache")
+    assert done.returncode == 2 and "already made from" in done.stderr
+
+
+def test_a_class_without_training_rows_is_refused(tmp_path):
+    rows = animals(tmp_path, samples=30, columns=("told", "numbers"))
+    listed = [r | {"split": "test" if r["label"] == "owl" else "train"} for r in rows]
+    done = prepare(write_table(tmp_path / "my.csv", listed), tmp_path / "cache")
+    assert done.returncode == 2 and "no training row has the label 'owl'" in done.stderr
+
+
+def test_options_of_tables_are_refused_elsewhere(tmp_path):
+    done = mmbench("prepare", "mfeat3", "--name", "x", "--cache", tmp_path)
+    assert done.returncode == 2 and "your own table" in done.stderr
+    done = mmbench("prepare", tmp_path / "no.csv", "--cache", tmp_path)
+    assert done.returncode == 2 and "there is no table" in done.stderr

@@ -1,0 +1,140 @@
+"""Reading a table: kinds, classes, and one message that names every mistake's place."""
+
+import pytest
+
+from mmbench.errors import UserError
+from mmbench.own.table import read_table
+from mmbench.testing.files import animals, write_table
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("animals")
+    return folder, animals(folder, samples=6)
+
+
+def changed(rows, number, **values):
+    return [row | values if i == number else row for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_kinds_follow_from_the_files(suffix, rows):
+    folder, listed = rows
+    table = read_table(write_table(folder / f"my{suffix}", listed))
+    assert dict(table.kinds) == {
+        "sound": "audio", "photo": "image", "film": "video", "told": "text", "numbers": "array",
+    }  # fmt: skip
+    assert table.classes == ("cat", "dog", "owl")
+    assert table.rows[0].values["told"] == "it purrs and sleeps"
+    assert table.rows[1].values["sound"] == str(folder / "a 1.wav")
+    assert len({row.id for row in table.rows}) == 6
+
+
+def test_numbers_as_labels_are_sorted_as_numbers(rows):
+    folder, listed = rows
+    listed = [
+        row | {"label": str(label)} for row, label in zip(listed, (10, 9, 10, 9, 2, 2), strict=True)
+    ]
+    assert read_table(write_table(folder / "n.csv", listed)).classes == ("2", "9", "10")
+
+
+def test_a_text_may_hold_commas_quotes_and_lines(rows):
+    folder, listed = rows
+    told = 'he said "no",\nand left'
+    table = read_table(write_table(folder / "q.csv", changed(listed, 0, told=told)))
+    assert table.rows[0].values["told"] == told
+    assert table.rows[1].place == "q.csv, line 4"  # the text took two lines
+
+
+def test_columns_and_kinds_can_be_stated(rows):
+    folder, listed = rows
+    file = write_table(folder / "s.csv", listed)
+    table = read_table(file, columns=("told", "film"), kinds={"film": "audio"})
+    assert dict(table.kinds) == {"told": "text", "film": "audio"}
+
+
+def test_split_names_are_understood(rows):
+    folder, listed = rows
+    names = ("train", "Train", "dev", "valid", "validation", "test")
+    listed = [row | {"split": s} for row, s in zip(listed, names, strict=True)]
+    table = read_table(write_table(folder / "sp.csv", listed))
+    assert [row.split for row in table.rows] == ["train", "train", "val", "val", "val", "test"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sound": "gone.wav"}, r"bad.csv, line 3, column sound: there is no file .*gone.wav"),
+        ({"photo": ""}, "the column 'photo' .* several kinds"),
+        ({"told": ""}, "line 3, column told: empty"),
+        ({"label": ""}, "line 3, column label: empty"),
+        ({"photo": "a 1.wav"}, "line 3: 'a 1.wav'.*--kind photo=KIND"),
+    ],
+)
+def test_a_mistake_in_a_row_is_named_by_line_and_column(change, message, rows):
+    folder, listed = rows
+    with pytest.raises(UserError, match=message):
+        read_table(write_table(folder / "bad.csv", changed(listed, 1, **change)))
+
+
+def test_ten_mistakes_are_shown_and_the_rest_counted(rows):
+    folder, listed = rows
+    listed = [row | {"sound": f"gone{i}.wav"} for i, row in enumerate(listed * 3)]
+    with pytest.raises(UserError) as caught:
+        read_table(write_table(folder / "many.csv", listed))
+    assert str(caught.value).count("there is no file") == 10
+    assert "and 8 more" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "no rows"),
+        ("label,a\n", "no rows"),
+        ("labels,a\nx,b\ny,c\n", "no column 'label'; did you mean 'labels'"),
+        ("label,a\nx,b,c\n", "line 2: 3 values for 2 columns"),
+        ("label,a,a\nx,b,c\n", "two columns called 'a'"),
+        ("label\nx\ny\n", "no column beside label"),
+        ("label,my text\nx,b\ny,c\n", "'my text' .* cannot be a modality"),
+        ("label,a\nx,b\nx,c\n", "the one label 'x'"),
+        ("label,a,split\nx,b,train\ny,c,holdout\n", "'holdout' is none of train"),
+        ("label,a,id\nx,b,7\ny,c,7\n", "line 3: the id '7' is that of bad.csv, line 2"),
+    ],
+)
+def test_a_table_that_cannot_be_used_says_so(content, message, tmp_path):
+    file = tmp_path / "bad.csv"
+    file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_table(file)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    file = tmp_path / "bad.csv"
+    file.write_bytes(b"label,a\nx,\xff\xfe\n")
+    with pytest.raises(UserError, match="save it as UTF-8"):
+        read_table(file)
+    (tmp_path / "bad.jsonl").write_text('{"label": 1, "a": "b"}\n[1]\n')
+    with pytest.raises(UserError, match=r"bad.jsonl, line 2: not a JSON object"):
+        read_table(tmp_path / "bad.jsonl")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR0")
+    with pytest.raises(UserError, match="cannot read the table"):
+        read_table(tmp_path / "bad.parquet")
+
+
+def test_unknown_suffix_and_missing_table_are_refused(tmp_path):
+    with pytest.raises(UserError, match="there is no table"):
+        read_table(tmp_path / "x.csv")
+    (tmp_path / "x.txt").write_text("label,a\n")
+    with pytest.raises(UserError, match=r"suffix is \.txt"):
+        read_table(tmp_path / "x.txt")
+
+
+def test_stated_column_or_kind_that_is_unknown_is_refused(rows):
+    folder, listed = rows
+    file = write_table(folder / "k.csv", listed)
+    with pytest.raises(UserError, match=r"no column 'sund'.*sound"):
+        read_table(file, columns=("sund",))
+    with pytest.raises(UserError, match="--kind sound=noise is unknown"):
+        read_table(file, kinds={"sound": "noise"})
+    with pytest.raises(UserError, match="--kind names the column 'x'"):
+        read_table(file, kinds={"x": "text"})
