@@ -324,7 +324,11 @@ def read_definition(file: Path) -> Definition:
 def discover(cache: Path) -> Sequence[str]:
     """Register the user's tables that were prepared into ``cache``; return their names."""
     known = set(DATASETS.names())
-    found = [read_definition(file) for file in sorted(cache.glob("*/own.json"))]
+    try:
+        files = sorted(cache.glob("*/own.json"))
+    except PermissionError:  # whoever needs the cache itself says so
+        return []
+    found = [read_definition(file) for file in files]
     for definition in found:
         if definition.name not in known:
             make(definition)
