@@ -5,6 +5,7 @@
 every failed attempt. ``<results>/records/`` holds committed reference records, compressed.
 """
 
+import fcntl
 import gzip
 import json
 import os
@@ -169,3 +170,15 @@ class Store:
     def state(self, cell: Cell) -> State:
         """Return the state of ``cell``."""
         return self.directory(cell).state()
+
+
+def in_use(folder: Path) -> bool:
+    """Say whether a process holds the lock of a run directory: it is training there now."""
+    try:
+        with (folder / "lock").open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

@@ -12,7 +12,7 @@ from mmbench.errors import UserError, nearest
 from mmbench.own.dataset import discover
 from mmbench.registry import DATASETS, ENCODERS, METHODS, Registry, load_plugin
 from mmbench.settings import default_cache
-from mmbench.store import RunDirectory
+from mmbench.store import RunDirectory, in_use
 
 KINDS: dict[str, Registry] = {"methods": METHODS, "datasets": DATASETS, "encoders": ENCODERS}
 
@@ -169,6 +169,10 @@ def clean(results: Path, failed: bool, unfinished: bool, dry_run: bool) -> None:
         raise UserError("say what to remove: --failed, --unfinished or both")
     doomed = {"failed": failed, "started": unfinished, "waiting": unfinished}
     gone = [d.path for d in _directories(results) if doomed.get(d.state())]
+    busy = [path for path in gone if in_use(path)]
+    gone = [path for path in gone if path not in busy]
+    for path in busy:
+        console().print(f"kept {path}: a process is running it", highlight=False)
     for path in gone:
         console().print(f"{'would remove' if dry_run else 'removed'} {path}", highlight=False)
         if not dry_run:
