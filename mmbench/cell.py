@@ -33,6 +33,8 @@ class Cell(Settings):
             ``published`` selects it on test, as most released code does.
         fidelity: the bundle of options the method's config was made from.
         preset: the recipe the trainer settings were made from.
+        sources: hash of each file that defines the method, the data set or an encoder and is not
+            part of mmbench: an edited plug-in makes another cell. Built-in ones have a version.
     """
 
     method: str
@@ -51,11 +53,13 @@ class Cell(Settings):
     seed: int
     changed: dict[str, Any] = Field(default_factory=dict)
     unaffected: tuple[str, ...] = ()
+    sources: dict[str, str] = Field(default_factory=dict)
 
     @property
     def id(self) -> str:
         """The first 12 hex digits of the hash of all that changes the result."""
-        return digest(self.model_dump(mode="json", exclude={"label", "changed", "unaffected"}))
+        aside = {"label", "changed", "unaffected"} | (set() if self.sources else {"sources"})
+        return digest(self.model_dump(mode="json", exclude=aside))
 
     @property
     def folder(self) -> str:

@@ -9,19 +9,20 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
-import re
+import logging
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from mmbench.errors import UserError, nearest
-from mmbench.scan import check_name, first_line, registered_names
+from mmbench.scan import check_name, first_line, module_file, registered_names
 
 T = TypeVar("T", bound=type)
+OUTSIDE = ("plugin", "entry point")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Entry:
         file: the source file.
         module: what to import.
         summary: first line of the class's docstring, else of the module's.
-        origin: ``built-in``, ``entry point`` or ``plugin``.
+        origin: ``built-in``, ``entry point``, ``plugin`` or ``own table``.
     """
 
     name: str
@@ -41,6 +42,12 @@ class Entry:
     module: str
     summary: str
     origin: str
+
+    def source(self) -> str | None:
+        """Return the first 16 hex digits of the hash of a file that is not part of mmbench."""
+        if self.origin not in OUTSIDE or not self.file.is_file():
+            return None
+        return hashlib.sha256(self.file.read_bytes()).hexdigest()[:16]
 
 
 class Registry:
@@ -51,13 +58,17 @@ class Registry:
         package: the package whose files are scanned.
         decorator: name of the decorator that registers.
         group: the entry-point group of installed packages.
+        base: what an entry must be a subclass of, as ``module:class``; imported when needed.
     """
 
-    def __init__(self, kind: str, package: str, decorator: str, group: str) -> None:
+    def __init__(self, kind: str, package: str, decorator: str, group: str, base: str) -> None:
         self.kind = kind
         self.package = package
         self.decorator = decorator
         self.group = group
+        self.base = base
+        self._left_out: list[str] = []  # entry points that could not be used, with the reason
+        self._clashes: dict[str, str] = {}  # names that an entry point registers a second time
         self._entries: dict[str, Entry] = {}
         self._classes: dict[str, type] = {}
         self._scanned = False
@@ -78,11 +89,18 @@ class Registry:
             UserError: if there is none; suggests the nearest.
         """
         self._scan()
+        if name in self._clashes:
+            raise UserError(self._clashes[name])
         if name not in self._entries:
             names = self.names()
             raise UserError(
-                f"unknown {self.kind} {name!r}{nearest(name, names)} "
-                f"(mmbench list {self.kind}s shows all {len(names)})"
+                "\n".join(
+                    [
+                        f"unknown {self.kind} {name!r}{nearest(name, names)} "
+                        f"(mmbench list {self.kind}s shows all {len(names)})",
+                        *self._left_out,
+                    ]
+                )
             )
         return self._entries[name]
 
@@ -93,16 +111,24 @@ class Registry:
             The class (typed Any: each registry holds another base class).
 
         Raises:
-            UserError: for an unknown name, a missing library, or if the import did not register it.
+            UserError: for an unknown name, a file that cannot be imported, or one that did not
+                register it.
         """
         entry = self.entry(name)
         if name not in self._classes:
             try:
                 importlib.import_module(entry.module)
+            except UserError:
+                raise
             except ModuleNotFoundError as err:
                 raise UserError(
                     f"cannot import the {self.kind} {name!r} from {entry.file}: {err}; "
                     "install the missing library or correct the import"
+                ) from err
+            except (Exception, SystemExit) as err:
+                raise UserError(
+                    f"cannot import the {self.kind} {name!r} from {entry.file}"
+                    f"{_line_in(entry.file, err)}: {type(err).__name__}: {err}; correct the file"
                 ) from err
         if name not in self._classes:
             raise UserError(
@@ -111,21 +137,23 @@ class Registry:
             )
         return self._classes[name]
 
-    def register(self, name: str, cls: type) -> None:
+    def register(self, name: str, cls: type, origin: str = "plugin") -> None:
         """Record ``cls`` under ``name``; called by the decorators.
 
         Raises:
-            UserError: if another file already registered the name, or it is not a usable name.
+            UserError: if another file already registered the name, it is not a usable name, or
+                the class is not of the kind.
         """
         file = _source_file(cls)
         check_name(name, self.decorator, file)
+        self._check_base(name, cls, file)
         known = self._entries.get(name)
         if known is not None and known.file != file:
             raise UserError(self._twice(name, known.file, file))
         if known is None:
             module_doc = getattr(sys.modules.get(cls.__module__), "__doc__", None)
             summary = first_line(cls.__doc__) or first_line(module_doc)
-            self._entries[name] = Entry(name, file, cls.__module__, summary, "plugin")
+            self._entries[name] = Entry(name, file, cls.__module__, summary, origin)
         self._classes[name] = cls
 
     def add_file(self, file: Path, module: str, origin: str) -> int:
@@ -149,6 +177,16 @@ class Registry:
                 self._entries[name] = Entry(name, file, module, summary, origin)
         return len(found)
 
+    def _check_base(self, name: str, cls: type, file: Path) -> None:
+        module, _, base_name = self.base.partition(":")
+        base = getattr(importlib.import_module(module), base_name)
+        if not (isinstance(cls, type) and issubclass(cls, base)):
+            found = f"class {cls.__name__}" if isinstance(cls, type) else type(cls).__name__
+            raise UserError(
+                f"{file} registers {name!r} as a {self.kind} and it is a {found}; make it a "
+                f"subclass of {module}.{base_name}"
+            )
+
     def _twice(self, name: str, first: Path, second: Path) -> str:
         return (
             f"the {self.kind} {name!r} is registered twice: in {first} and in {second}; rename one"
@@ -168,13 +206,35 @@ class Registry:
                 own = self.package if file.stem == "__init__" else f"{self.package}.{file.stem}"
                 self.add_file(file, own, "built-in")
         for point in importlib.metadata.entry_points(group=self.group):
-            where = f"entry point {point.name!r} of {self.group}"
-            if not self.add_file(_module_file(point.module, where), point.module, "entry point"):
-                raise UserError(
-                    f"the {where} names the module {point.module!r}, which registers no "
-                    f"{self.kind}; point it at the file with @{self.decorator}"
-                )
+            try:
+                self._add_point(point)
+            except UserError as err:  # another package's mistake must not stop the rest
+                self._left_out.append(str(err))
+                logger.warning("%s", err)
         self._scanned = True  # only now: a scan that failed must fail again, not list a part
+
+    def _add_point(self, point: importlib.metadata.EntryPoint) -> None:
+        where = f"entry point {point.name!r} of {self.group}"
+        file = module_file(point.module, where).resolve()
+        names = [name for name, _ in registered_names(file, self.decorator)]
+        if not names:
+            raise UserError(
+                f"the {where} names the module {point.module!r}, which registers no "
+                f"{self.kind}; point it at the file with @{self.decorator}"
+            )
+        taken = {n: self._entries[n].file for n in names if n in self._entries}
+        clashes = {n: self._twice(n, first, file) for n, first in taken.items() if first != file}
+        self._clashes |= clashes
+        if clashes:
+            raise UserError("; ".join(clashes.values()))
+        self.add_file(file, point.module, "entry point")
+
+
+def _line_in(file: Path, err: BaseException) -> str:
+    """Return where in ``file`` the error arose, or an empty text."""
+    frames = traceback.extract_tb(err.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == file]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def _source_file(cls: type) -> Path:
@@ -184,73 +244,23 @@ def _source_file(cls: type) -> Path:
         return Path(f"<{cls.__module__}>")
 
 
-def _module_file(module: str, where: str = "plug-in") -> Path:
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError) as err:  # ValueError: an empty or half-imported name
-        raise UserError(f"cannot find the module {module!r} of the {where}: {err}") from err
-    if spec is None or not spec.has_location or spec.origin is None:
-        raise UserError(
-            f"cannot find a file for the module {module!r} of the {where}; is it installed, and a "
-            "module rather than a bare folder?"
-        )
-    return Path(spec.origin)
-
-
-METHODS = Registry("method", "mmbench.methods", "register_method", "mmbench.methods")
-DATASETS = Registry("dataset", "mmbench.datasets", "register_dataset", "mmbench.datasets")
-ENCODERS = Registry("encoder", "mmbench.nets", "register_encoder", "mmbench.encoders")
+METHODS = Registry(
+    "method", "mmbench.methods", "register_method", "mmbench.methods", "mmbench.method:Method"
+)
+DATASETS = Registry(
+    "dataset", "mmbench.datasets", "register_dataset", "mmbench.datasets", "mmbench.dataset:Dataset"
+)
+ENCODERS = Registry(
+    "encoder", "mmbench.nets", "register_encoder", "mmbench.encoders", "torch.nn:Module"
+)
 REGISTRIES = (METHODS, DATASETS, ENCODERS)
-
-
-def load_plugin(spec: str) -> None:
-    """Add the user's own classes: ``path/to/file.py`` or ``package.module``.
-
-    Raises:
-        UserError: if it cannot be found or registers nothing.
-    """
-    if spec.endswith(".py") or "/" in spec:
-        file = Path(spec).resolve()
-        if not file.is_file():
-            raise UserError(f"there is no plug-in file {spec}; give a .py file or a module name")
-        digest = hashlib.sha256(str(file).encode()).hexdigest()[:8]
-        module = re.sub(r"\W", "_", f"mmbench_plugin_{file.stem}_{digest}")
-        _PluginFinder.files[module] = file
-    else:
-        module, file = spec, _module_file(spec)
-    for registry in REGISTRIES:
-        registry.names()
-    if not sum(registry.add_file(file, module, "plugin") for registry in REGISTRIES):
-        decorators = ", ".join(f"@{registry.decorator}" for registry in REGISTRIES)
-        raise UserError(
-            f"the plug-in {spec} registers nothing; decorate a class at its top level with one of "
-            f"{decorators}"
-        )
-
-
-class _PluginFinder:
-    """Makes the files given by path importable under their generated module names."""
-
-    files: ClassVar[dict[str, Path]] = {}
-
-    @classmethod
-    def find_spec(
-        cls, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Return the spec of a plug-in file, or None for every other module."""
-        if fullname not in cls.files:
-            return None
-        return importlib.util.spec_from_file_location(fullname, cls.files[fullname])
-
-
-sys.meta_path.append(_PluginFinder)
 
 
 def _decorator(registry: Registry) -> Callable[[str], Callable[[T], T]]:
     def register(name: str) -> Callable[[T], T]:
         def mark(cls: T) -> T:
-            cls.name = name  # type: ignore[attr-defined]  # the contract's class attribute
             registry.register(name, cls)
+            cls.name = name  # type: ignore[attr-defined]  # the contract's class attribute
             return cls
 
         return mark

@@ -1,6 +1,7 @@
 """Read from a source file which names it registers, without importing it."""
 
 import ast
+import importlib.util
 import re
 from pathlib import Path
 
@@ -49,6 +50,33 @@ def check_name(name: object, decorator: str, file: Path) -> None:
             f"@{decorator} in {file} cannot use the name {name!r}; use letters, digits and "
             f"hyphens, and none of {', '.join(sorted(_RESERVED))}"
         )
+
+
+def module_file(module: str, where: str) -> Path:
+    """Return the file of a module that can be found, without importing it.
+
+    Args:
+        module: its dotted name.
+        where: who names it, for messages.
+
+    Raises:
+        UserError: if there is none.
+    """
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError) as err:  # ValueError: an empty or half-imported name
+        raise UserError(f"cannot find the module {module!r} of the {where}: {err}") from err
+    except Exception as err:  # find_spec runs the packages above the module
+        raise UserError(
+            f"the package above the module {module!r} of the {where} cannot be imported: "
+            f"{type(err).__name__}: {err}"
+        ) from err
+    if spec is None or not spec.has_location or spec.origin is None:
+        raise UserError(
+            f"cannot find a file for the module {module!r} of the {where}; is it installed or in "
+            "the working folder, and a module rather than a bare folder?"
+        )
+    return Path(spec.origin)
 
 
 def first_line(doc: str | None) -> str:

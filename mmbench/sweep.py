@@ -11,7 +11,7 @@ from mmbench.dataset import Dataset, Task
 from mmbench.errors import UserError, nearest
 from mmbench.method import Method
 from mmbench.nets.encoders import encoder_names
-from mmbench.registry import DATASETS, METHODS
+from mmbench.registry import DATASETS, ENCODERS, METHODS
 from mmbench.settings import Settings, TrainerSettings, validate
 
 
@@ -113,10 +113,18 @@ def _cells(
                 seed=seed,
                 changed={**_changes("method", config, plain), **around},
                 unaffected=unaffected,
+                sources=_sources(method_name, dataset.name, encoders),
             )
             for seed in request.seeds
         )
     return cells
+
+
+def _sources(method: str, dataset: str, encoders: Mapping[str, str]) -> dict[str, str]:
+    """Return the hash of every file in play that is not part of mmbench."""
+    entries = [METHODS.entry(method), DATASETS.entry(dataset)]
+    entries += [ENCODERS.entry(name) for name in sorted(set(encoders.values()))]
+    return {entry.name: source for entry in entries if (source := entry.source())}
 
 
 def _changes(prefix: str, config: Settings, plain: Settings) -> dict[str, Any]:

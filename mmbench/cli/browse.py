@@ -10,7 +10,8 @@ from typing import Any
 from mmbench.cli.output import console, print_rows
 from mmbench.errors import UserError, nearest
 from mmbench.own.dataset import discover
-from mmbench.registry import DATASETS, ENCODERS, METHODS, Registry, load_plugin
+from mmbench.plugins import load_plugin
+from mmbench.registry import DATASETS, ENCODERS, METHODS, Registry
 from mmbench.settings import default_cache
 from mmbench.store import RunDirectory, in_use
 

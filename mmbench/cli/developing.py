@@ -5,7 +5,8 @@ from pathlib import Path
 
 from mmbench.cli.output import console, print_rows
 from mmbench.errors import UserError
-from mmbench.registry import METHODS, load_plugin
+from mmbench.plugins import load_plugin
+from mmbench.registry import METHODS
 from mmbench.scan import check_name
 
 TEMPLATE = Path(__file__).parent.parent / "contract" / "template.py.txt"

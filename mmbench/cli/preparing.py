@@ -9,7 +9,8 @@ from typing import Any
 from mmbench.cli.output import pairs, print_rows
 from mmbench.dataset import Dataset
 from mmbench.errors import UserError
-from mmbench.registry import DATASETS, load_plugin
+from mmbench.plugins import load_plugin
+from mmbench.registry import DATASETS
 from mmbench.scan import check_name
 from mmbench.settings import default_cache, parse_value, validate
 
@@ -105,9 +106,9 @@ def verify(
     name: str, settings: Sequence[str], cache: Path | None, plugins: Sequence[str], as_json: bool
 ) -> int:
     """Check the cache of one data set; return 0 if all is well, else 1."""
-    from mmbench.data import cache as data_cache
+    from mmbench.data import verify as prepared
 
     cache = cache or default_cache()
-    checks = data_cache.verify(_dataset(name, settings, plugins, cache), cache=cache)
+    checks = prepared.verify(_dataset(name, settings, plugins, cache), cache=cache)
     print_rows([asdict(check) for check in checks], as_json, "nothing to check")
     return 0 if all(check.ok for check in checks) else 1

@@ -27,6 +27,8 @@ def report(
     for tables in built.tables.values():
         for table in tables:
             render.print_table(table, console())
+    for line in built.left_out:
+        print(line)
     for path in built.files:
         print(f"wrote {path}")
     if readme is not None:

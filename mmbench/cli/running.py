@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mmbench.cell import Cell
 from mmbench.cli.output import pairs, print_rows
 from mmbench.errors import UserError, nearest
-from mmbench.registry import load_plugin
+from mmbench.plugins import load_plugin
 from mmbench.settings import RunSettings, default_cache, parse_value, validate
 
 if TYPE_CHECKING:

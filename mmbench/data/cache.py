@@ -16,8 +16,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.cell import digest
+from mmbench.data import integrity
 from mmbench.data import manifest as manifests
 from mmbench.dataset import SPLITS, Dataset, Prepared, SplitArrays
 from mmbench.errors import UserError
@@ -32,18 +31,7 @@ from mmbench.settings import default_cache
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST}
-SHOWN = 5  # samples that were left out, named by verify
-ROWS = 4096  # rows looked at together by verify: bounds its memory
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that ``verify`` looked at."""
-
-    name: str
-    ok: bool
-    detail: str
 
 
 def cache_folder(dataset: Dataset, cache: Path) -> Path:
@@ -217,7 +205,8 @@ def _move_aside(target: Path, work: Path) -> None:
         target.replace(tempfile.mkdtemp(dir=work))
 
 
-def _manifest(dataset: Dataset, cache: Path) -> dict[str, Any]:
+def read_manifest(dataset: Dataset, cache: Path) -> dict[str, Any]:
+    """Read the manifest; what is wrong with it comes with the command that mends it."""
     return manifests.read(
         cache_folder(dataset, cache),
         first=command(dataset, cache),
@@ -226,20 +215,16 @@ def _manifest(dataset: Dataset, cache: Path) -> dict[str, Any]:
 
 
 def load(dataset: Dataset, *, cache: Path) -> Prepared:
-    """Open the cache, memory-mapped; sizes are checked here, hashes by ``verify``.
+    """Open the cache, memory-mapped, after a check of every file against its hash.
 
     Raises:
-        UserError: if a file is missing, truncated or from a newer version; names the file and
-            the command that builds it again.
+        UserError: if a file is missing, truncated, altered or from a newer version; names the
+            file and the command that builds it again.
     """
-    folder, manifest = cache_folder(dataset, cache), _manifest(dataset, cache)
+    folder, manifest = cache_folder(dataset, cache), read_manifest(dataset, cache)
     again = f"build it again with: {command(dataset, cache, '--rebuild')}"
-    for name, facts in manifest["files"].items():
-        file = folder / name
-        size = file.stat().st_size if file.is_file() else -1
-        if size != facts["bytes"]:
-            found = "missing" if size < 0 else f"{size} bytes instead of {facts['bytes']}"
-            raise UserError(f"the cache file {file} is damaged ({found}); {again}")
+    if damage := integrity.damage(folder, manifest["files"]):
+        raise UserError(f"the cache file {damage}; {again}")
     try:
         splits = {split: _load_split(dataset, folder, split) for split in SPLITS}
     except (OSError, ValueError, KeyError, TypeError) as err:
@@ -282,60 +267,3 @@ def ensure(dataset: Dataset, *, cache: Path) -> Prepared:
         logger.info("preparing %s (once)", dataset.name)
         prepare(dataset, cache=cache)
     return load(dataset, cache=cache)
-
-
-def verify(dataset: Dataset, *, cache: Path) -> list[Check]:
-    """Check hashes, counts, class balance, leaks and finite values.
-
-    Groups that occur in two splits are reported, not failed: some published splits share
-    speakers by design.
-
-    Raises:
-        UserError: if it is not prepared, or the manifest cannot be used.
-    """
-    folder, manifest = cache_folder(dataset, cache), _manifest(dataset, cache)
-    bad = [
-        name
-        for name, facts in manifest["files"].items()
-        if not (folder / name).is_file() or manifests.sha256(folder / name) != facts["sha256"]
-    ]
-    checks = [Check("hashes", not bad, f"differ: {', '.join(bad)}" if bad else "all files match")]
-    if "source" in manifest.get("notes", {}):
-        checks.append(Check("source", True, str(manifest["notes"]["source"])))
-    if left_out := manifest.get("notes", {}).get("left_out"):
-        found = f"{len(left_out)} samples could not be read: {'; '.join(left_out[:SHOWN])}"
-        checks.append(Check("left out", True, found))
-    if bad:
-        return checks
-    splits = load(dataset, cache=cache).splits
-    same = (manifests.split_hash(splits), manifests.data_hash(manifest["files"])) == (
-        manifest["split_hash"],
-        manifest["data_hash"],
-    )
-    checks.append(Check("identity", same, "split and data hash follow from the files"))
-    counts = {s: len(a) for s, a in splits.items()}
-    checks.append(Check("counts", counts == manifest["counts"], str(counts)))
-    for split, arrays in splits.items():
-        checks += _check_split(dataset, split, arrays)
-    for one, two in combinations(splits, 2):
-        shared = set(splits[one].ids) & set(splits[two].ids)
-        checks.append(Check(f"ids {one}/{two}", not shared, f"{len(shared)} shared"))
-        groups = set(splits[one].groups) & set(splits[two].groups)
-        checks.append(Check(f"groups {one}/{two}", True, f"{len(groups)} shared"))
-    return checks
-
-
-def _check_split(dataset: Dataset, split: str, arrays: SplitArrays) -> list[Check]:
-    per_class = np.bincount(arrays.label, minlength=len(dataset.task.classes))
-    repeated = len(arrays.ids) - len(set(arrays.ids))
-    infinite = [
-        m
-        for m, x in arrays.inputs.items()
-        if not all(np.isfinite(x[i : i + ROWS]).all() for i in range(0, len(x), ROWS))
-    ]
-    found = f"NaN or infinity in {', '.join(infinite)}" if infinite else "no NaN or infinity"
-    return [
-        Check(f"classes {split}", bool(per_class.min() > 0), f"{per_class.tolist()} per class"),
-        Check(f"unique ids {split}", not repeated, f"{repeated} repeated"),
-        Check(f"finite {split}", not infinite, found),
-    ]

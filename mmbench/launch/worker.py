@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from mmbench.cell import Cell
 from mmbench.errors import StopRequested, UserError
 from mmbench.own.dataset import discover
-from mmbench.registry import load_plugin
+from mmbench.plugins import load_plugin
 from mmbench.settings import RunSettings
 from mmbench.training.run_cell import run_cell
 from mmbench.training.trainer import Hooks

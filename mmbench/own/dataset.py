@@ -286,7 +286,7 @@ def make(definition: Definition) -> type[OwnTable]:
             ),
         },
     )
-    DATASETS.register(definition.name, cls)
+    DATASETS.register(definition.name, cls, "own table")
     return cls
 
 

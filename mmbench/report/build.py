@@ -9,6 +9,7 @@ import pandas as pd
 from mmbench.errors import UserError
 from mmbench.record import Record
 from mmbench.report import render
+from mmbench.report.current import current
 from mmbench.report.frame import to_frame
 from mmbench.report.overall import Pool, overall_tables, pools
 from mmbench.report.published import load_published, published_tables
@@ -22,10 +23,11 @@ from mmbench.store import iter_records, write_atomic
 
 @dataclass(frozen=True)
 class Built:
-    """What a report wrote: tables by study, and files."""
+    """What a report wrote: tables by study, files, and what it left out."""
 
     tables: dict[str, list[Table]]
     files: list[Path]
+    left_out: list[str]
 
 
 def report(results: Path, studies: Sequence[str], source: str) -> Built:
@@ -47,10 +49,11 @@ def report(results: Path, studies: Sequence[str], source: str) -> Built:
         records = list(iter_records(folder))
     if not records:
         raise UserError(f"no records in {results}; make some with: mmbench run --help")
+    records, left_out = current(records)
     frame = to_frame(records)
     tasks = {r.cell.dataset: r.task for r in records if r.task}
     numbers = load_published(results / "published")
-    built = Built({}, [])
+    built = Built({}, [], left_out)
     for study in _wanted(studies, frame):
         reference = folder.name == "records"
         tables = build_tables(study, frame, tasks, reference)

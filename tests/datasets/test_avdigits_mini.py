@@ -13,6 +13,7 @@ from mmbench.datasets import avdigits_speech as speech
 
 from mmbench.data import cache as data_cache
 from mmbench.data.augment import augment
+from mmbench.data.verify import verify
 from mmbench.errors import UserError
 from mmbench.nets.encoders import SmallConv
 from mmbench.registry import DATASETS
@@ -58,7 +59,7 @@ def test_the_stand_in_is_balanced_and_leak_free(image_source, counts, side, embe
     assert len(set(ids)) == len(ids) and all(i.startswith(f"mini-{image_source}-") for i in ids)
     voices = [set(s.groups) for s in splits.values()]
     assert not voices[0] & voices[1] and not (voices[0] | voices[1]) & voices[2]
-    checks = data_cache.verify(embedded.make("avdigits", **options), cache=embedded.cache)
+    checks = verify(embedded.make("avdigits", **options), cache=embedded.cache)
     assert all(c.ok for c in checks)
     (source,) = (c.detail for c in checks if c.name == "source")
     assert "stand-in" in source

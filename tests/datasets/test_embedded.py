@@ -3,6 +3,7 @@
 import pytest
 
 from mmbench.data import cache as data_cache
+from mmbench.data.verify import verify
 from mmbench.registry import DATASETS
 
 SIZES = {
@@ -21,7 +22,7 @@ def test_verify_finds_no_leak_and_balanced_classes(name, cache):
     cls = DATASETS.load(name)
     dataset = cls(cls.Config())
     prepared = data_cache.ensure(dataset, cache=cache)
-    checks = data_cache.verify(dataset, cache=cache)
+    checks = verify(dataset, cache=cache)
     assert {s: len(a) for s, a in prepared.splits.items()} == SIZES[name]
     assert [c for c in checks if not c.ok] == []
     assert {"hashes", "groups train/test", "ids train/val"} <= {c.name for c in checks}

@@ -10,6 +10,7 @@ import pytest
 from mmbench.datasets.mfeat3 import FILE, _moments
 
 from mmbench.data import cache as data_cache
+from mmbench.data.verify import verify
 from mmbench.errors import UserError
 from mmbench.registry import DATASETS
 from mmbench.settings import validate
@@ -63,7 +64,7 @@ def test_splits_are_stratified_and_share_no_digit(embedded):
         assert np.bincount(splits[split].label).tolist() == [count] * 10
     ids = [i for s in splits.values() for i in s.ids]
     assert len(set(ids)) == len(ids) == 2000
-    assert all(c.ok for c in data_cache.verify(embedded.make("mfeat3"), cache=embedded.cache))
+    assert all(c.ok for c in verify(embedded.make("mfeat3"), cache=embedded.cache))
 
 
 def test_ids_point_to_rows_of_the_vendored_file(embedded):

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from mmbench.data import cache as data_cache
-from mmbench.data import manifest
+from mmbench.data import integrity, manifest
+from mmbench.data.verify import verify
 from mmbench.dataset import Dataset, DatasetConfig, DatasetInfo, Modality, SplitArrays, Task
 from mmbench.errors import UserError
 from mmbench.settings import parse_value, setting
@@ -89,7 +90,7 @@ def leftovers(cache, name="tiny"):
 
 
 def failed(dataset, cache):
-    return {c.name for c in data_cache.verify(dataset, cache=cache) if not c.ok}
+    return {c.name for c in verify(dataset, cache=cache) if not c.ok}
 
 
 def test_what_was_built_comes_back_memory_mapped(tiny, tmp_path):
@@ -169,29 +170,59 @@ def test_a_missing_file_is_named_with_the_remedy(tiny, tmp_path):
         data_cache.load(dataset, cache=tmp_path)
 
 
-def test_verify_finds_a_changed_byte_that_load_cannot_see(tiny, tmp_path):
-    dataset, folder = tiny
-    with (folder / "train.kar.npy").open("r+b") as handle:
+def change_last_byte(file):
+    with file.open("r+b") as handle:
         handle.seek(-1, os.SEEK_END)
         handle.write(b"\x7f")
-    data_cache.load(dataset, cache=tmp_path)
-    (check,) = (c for c in data_cache.verify(dataset, cache=tmp_path) if not c.ok)
+
+
+@pytest.mark.parametrize("opened_before", [False, True])
+def test_a_byte_changed_in_place_is_named_with_the_remedy(opened_before, tiny, tmp_path):
+    dataset, folder = tiny
+    if opened_before:
+        data_cache.load(dataset, cache=tmp_path)
+    change_last_byte(folder / "train.kar.npy")
+    with pytest.raises(UserError, match=r"train.kar.npy is damaged .its bytes.*--rebuild"):
+        data_cache.load(dataset, cache=tmp_path)
+    (check,) = (c for c in verify(dataset, cache=tmp_path) if not c.ok)
     assert check.name == "hashes" and "train.kar.npy" in check.detail
 
 
-def test_a_file_of_the_right_size_that_is_no_array_is_refused(tiny, tmp_path):
+def test_a_file_that_nothing_touched_is_hashed_once(tiny, tmp_path, monkeypatch):
     dataset, folder = tiny
+    hashed = []
+    honest = manifest.sha256
+    monkeypatch.setattr(integrity, "sha256", lambda file: hashed.append(file.name) or honest(file))
+    data_cache.load(dataset, cache=tmp_path)
+    assert sorted(hashed) == sorted(manifest.read(folder, first="", again="")["files"])
+    hashed.clear()
+    os.utime(folder / "val.kar.npy", ns=(0, 0))
+    data_cache.load(dataset, cache=tmp_path)
+    assert hashed == ["val.kar.npy"]
+
+
+def test_verify_finds_a_change_that_kept_the_time(tiny, tmp_path):
+    dataset, folder = tiny
+    data_cache.load(dataset, cache=tmp_path)
     file = folder / "train.kar.npy"
-    file.write_bytes(b"x" * file.stat().st_size)
-    with pytest.raises(UserError, match=r"damaged \(train.kar.npy.*--rebuild"):
-        data_cache.load(dataset, cache=tmp_path)
+    before = file.stat()
+    change_last_byte(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert failed(dataset, tmp_path) == {"hashes"}
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"train.kar.npy": 7}'])
+def test_a_damaged_memory_of_hashes_is_only_forgotten(text, tiny, tmp_path):
+    dataset, folder = tiny
+    (folder / integrity.VERIFIED).write_text(text)
+    assert len(data_cache.load(dataset, cache=tmp_path).splits["train"]) == 8
 
 
 def test_a_newer_manifest_is_refused(tiny, tmp_path):
     dataset, folder = tiny
     facts = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**facts, "schema": manifest.SCHEMA + 1}))
-    for read in (data_cache.load, data_cache.verify, data_cache.ensure):
+    for read in (data_cache.load, verify, data_cache.ensure):
         with pytest.raises(UserError, match=r"newer mmbench .schema 2.*update mmbench"):
             read(dataset, cache=tmp_path)
 
@@ -216,7 +247,7 @@ def test_a_set_that_needs_files_tells_the_command(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"type: mmbench prepare files --root DIR$"):
         data_cache.ensure(FromFiles(), cache=tmp_path)
     with pytest.raises(UserError, match=r"type: mmbench prepare files --root DIR$"):
-        data_cache.verify(FromFiles(), cache=tmp_path)
+        verify(FromFiles(), cache=tmp_path)
 
 
 def test_the_command_names_the_very_config_and_cache(tmp_path):
@@ -354,7 +385,7 @@ def test_verify_finds_leaks_gaps_and_numbers_that_are_none(fields, expected, tmp
 def test_groups_in_two_splits_are_reported_not_failed(tmp_path):
     dataset = Tiny(change=replaced("val", groups=("id-0", "id-1", "x", "y")))
     data_cache.prepare(dataset, cache=tmp_path)
-    checks = {c.name: c for c in data_cache.verify(dataset, cache=tmp_path)}
+    checks = {c.name: c for c in verify(dataset, cache=tmp_path)}
     assert checks["groups train/val"].ok and checks["groups train/val"].detail == "2 shared"
     assert checks["groups train/test"].detail == "0 shared"
     assert checks["source"].detail == "made up"

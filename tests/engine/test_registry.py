@@ -6,10 +6,11 @@ from importlib import metadata
 
 import pytest
 
-from mmbench import registry
+from mmbench import plugins, registry
 from mmbench.errors import UserError
 from mmbench.method import Method
-from mmbench.registry import METHODS, Registry, load_plugin
+from mmbench.plugins import load_plugin
+from mmbench.registry import METHODS, Registry
 
 METHOD = '''
 from mmbench.method import Method
@@ -25,9 +26,10 @@ class Mine(Method):
 @pytest.fixture
 def fresh(monkeypatch):
     """Return a registry of its own, so that what is added here is forgotten."""
-    own = Registry("method", "mmbench.methods", "register_method", "mmbench.methods")
+    was = registry.METHODS
+    own = Registry(was.kind, was.package, was.decorator, was.group, was.base)
     monkeypatch.setattr(registry, "METHODS", own)
-    monkeypatch.setattr(registry, "REGISTRIES", (own, registry.DATASETS, registry.ENCODERS))
+    monkeypatch.setattr(plugins, "REGISTRIES", (own, registry.DATASETS, registry.ENCODERS))
     return own
 
 
@@ -74,13 +76,65 @@ def test_entry_points_of_installed_packages_are_found(fresh, tmp_path, monkeypat
     assert fresh.entry("installed").origin == "entry point"
 
 
-def test_entry_point_that_registers_nothing_is_an_error(fresh, tmp_path, monkeypatch):
-    (tmp_path / "empty_method.py").write_text("")
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("", "registers no method"), ("def broken(:", "cannot read"), (None, "cannot find")],
+)
+def test_a_broken_entry_point_is_left_out_and_named_when_missed(
+    text, reason, fresh, tmp_path, monkeypatch, caplog
+):
+    if text is not None:
+        (tmp_path / "their_method.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    point = metadata.EntryPoint("x", "empty_method", "mmbench.methods")
+    point = metadata.EntryPoint("x", "their_method", "mmbench.methods")
     monkeypatch.setattr(metadata, "entry_points", lambda group: [point])
-    with pytest.raises(UserError, match="registers no method"):
-        fresh.names()
+    assert "concat" in fresh.names()
+    assert reason in caplog.text
+    with pytest.raises(UserError, match=rf"(?s)unknown method 'theirs'.*{reason}"):
+        fresh.entry("theirs")
+
+
+def test_an_entry_point_that_takes_a_name_again_makes_that_name_an_error(
+    fresh, tmp_path, monkeypatch
+):
+    (tmp_path / "their_method.py").write_text(METHOD.format(name="concat"))
+    monkeypatch.syspath_prepend(tmp_path)
+    point = metadata.EntryPoint("x", "their_method", "mmbench.methods")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point])
+    assert fresh.entry("sum").origin == "built-in"
+    with pytest.raises(UserError, match=r"registered twice: in .*concat.py and in .*their_method"):
+        fresh.entry("concat")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("1 / 0", r"mine.py, line 3: ZeroDivisionError: division by zero; correct the file"),
+        ("import sys; sys.exit(3)", r"mine.py, line 3: SystemExit: 3"),
+        ("class Plain: pass", r"as a method and it is a class Mine; make it a subclass of mmbench"),
+    ],
+)
+def test_a_plugin_that_cannot_be_used_is_explained(body, message, tmp_path):
+    file = tmp_path / "mine.py"
+    name = f"mine-{abs(hash(body))}"
+    marked = f'@register_method("{name}")\nclass Mine: ...\n'
+    head = "from mmbench.registry import register_method\n\n"
+    file.write_text(head + body + "\n" + marked)
+    load_plugin(str(file))
+    try:
+        with pytest.raises(UserError, match=message):
+            METHODS.load(name)
+    finally:
+        METHODS._entries.pop(name)
+
+
+def test_only_files_outside_the_package_have_a_source_hash(fresh, tmp_path):
+    file = write(tmp_path, "mine")
+    load_plugin(str(file))
+    first = fresh.entry("mine").source()
+    assert fresh.entry("concat").source() is None and len(first) == 16
+    file.write_text(file.read_text() + "\n# edited\n")
+    assert fresh.entry("mine").source() != first
 
 
 @pytest.mark.parametrize("taken", ["concat", "mine"])
