@@ -175,6 +175,32 @@ class Fit(Protocol):
         """
 
 
+FIT_NAMES = frozenset(
+    name for name in (*Fit.__annotations__, *vars(Fit)) if not name.startswith("_")
+)
+
+
+class _Offered:
+    """Shows of a trainer what ``Fit`` names: not the loop, not the loaders, not the test split."""
+
+    def __init__(self, trainer: Fit) -> None:
+        object.__setattr__(self, "_trainer", trainer)
+
+    def __getattr__(self, name: str) -> Any:  # Any: as Fit says
+        if name not in FIT_NAMES:
+            offers = ", ".join(sorted(FIT_NAMES))
+            raise AttributeError(f"fit has no {name!r}; it offers {offers}")
+        return getattr(object.__getattribute__(self, "_trainer"), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"fit.{name} cannot be set; keep it on the method itself")
+
+
+def offered(trainer: Fit) -> Fit:
+    """Return what a method may see of its trainer."""
+    return _Offered(trainer)
+
+
 @dataclass
 class _NoFit:
     """Stands in for the trainer before training has begun."""

@@ -1,5 +1,6 @@
 """What a run leaves behind: written once, atomically, and never edited."""
 
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,6 +10,11 @@ from mmbench.cell import Cell
 SCHEMA = 1  # raise it when a field changes meaning; older versions refuse newer records
 
 Metrics = dict[str, dict[str, float]]  # prediction ("fused" or a modality) -> metric -> value
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Part(BaseModel):
@@ -45,7 +51,8 @@ class EpochRow(Part):
     Attributes:
         lr: base learning rate.
         train: means over the steps of what the method logged (losses and diagnostics).
-        gradient_norm: mean norm of each encoder's gradient, over the sampled updates.
+        gradient_norm: mean norm of the gradient that each encoder was updated with, so after
+            whatever the method did to it and before clipping, over every tenth update.
         val: validation metrics; empty under ``published``.
         test: test metrics; empty under ``validated``.
         seconds: time of the training steps alone.

@@ -22,7 +22,7 @@ from mmbench.cell import Cell
 from mmbench.errors import UserError
 from mmbench.record import SCHEMA, Record
 
-State = Literal["done", "refused", "failed", "running", "started", "waiting"]
+State = Literal["done", "refused", "failed", "running", "interrupted", "waiting", "unreadable"]
 
 
 def write_atomic(file: Path, data: bytes) -> None:
@@ -67,23 +67,42 @@ def read_record(file: Path) -> Record:
         ) from err
 
 
-def iter_records(folder: Path) -> Iterator[Record]:
+def iter_records(folder: Path, unreadable: list[str] | None = None) -> Iterator[Record]:
     """Yield the records of ``<results>/runs`` or ``<results>/records``, in name order.
 
     A cell with a finished record yields that; one that only failed yields its last failure.
+
+    Args:
+        folder: where they lie.
+        unreadable: gets the message of every file that cannot be read; without it, the first
+            such file is an error.
+
+    Raises:
+        UserError: see ``unreadable``.
     """
+    for file in _record_files(folder):
+        try:
+            yield read_record(file)
+        except UserError as err:
+            if unreadable is None:
+                raise
+            unreadable.append(str(err))
+
+
+def _record_files(folder: Path) -> Iterator[Path]:
+    """Yield the file that speaks for each cell."""
     if not folder.is_dir():
         return
     for entry in sorted(folder.iterdir()):
         if entry.name.endswith((".json", ".json.gz")) and entry.is_file():
-            yield read_record(entry)
+            yield entry
         elif entry.is_dir():
             done = entry / "record.json"
             failures = sorted(entry.glob("failed-*.json"))
             if done.exists():
-                yield read_record(done)
+                yield done
             elif failures:
-                yield read_record(failures[-1])
+                yield failures[-1]
 
 
 @dataclass(frozen=True)
@@ -97,18 +116,37 @@ class RunDirectory:
         """The record of a done or refused cell."""
         return self.path / "record.json"
 
+    def facts(self, name: str) -> dict[str, Any]:
+        """Return what ``cell.json`` or ``progress.json`` holds; nothing if it cannot be read."""
+        try:
+            held = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return held if isinstance(held, dict) else {}
+
     def failures(self) -> list[Path]:
         """Return the records of failed attempts, oldest first."""
         return sorted(self.path.glob("failed-*.json"))
 
     def state(self) -> State:
-        """Return the state, from files alone."""
+        """Return the state, from files alone; a record that is no record is ``unreadable``."""
         if self.record_file.exists():
-            status = read_record(self.record_file).status
+            try:
+                status = read_record(self.record_file).status
+            except UserError:
+                return "unreadable"
             return "refused" if status == "refused" else "done"
+        if in_use(self.path):
+            return "running"
         if self.failures():
             return "failed"
-        return "started" if any(self.path.glob("checkpoint-*")) else "waiting"
+        return "interrupted" if any(self.path.glob("checkpoint-*")) else "waiting"
+
+    def set_aside(self) -> Path:
+        """Rename a record that cannot be read, so that the cell can run again; nothing is lost."""
+        kept = self.path / f"unreadable-{len(list(self.path.glob('unreadable-*'))) + 1:03d}.json"
+        self.record_file.replace(kept)
+        return kept
 
     def write(self, record: Record) -> Path:
         """Write a record: ``record.json``, or the next ``failed-NNN.json``."""
@@ -159,12 +197,11 @@ class Store:
         return RunDirectory(self.runs / cell.folder)
 
     def create(self, cell: Cell) -> RunDirectory:
-        """Make the run directory of ``cell`` and write ``cell.json``."""
+        """Make the run directory of ``cell`` and write ``cell.json``, anew if it is damaged."""
         directory = self.directory(cell)
         directory.path.mkdir(parents=True, exist_ok=True)
-        file = directory.path / "cell.json"
-        if not file.exists():
-            write_atomic(file, cell.model_dump_json(indent=1).encode())
+        if not directory.facts("cell.json"):
+            write_atomic(directory.path / "cell.json", cell.model_dump_json(indent=1).encode())
         return directory
 
     def state(self, cell: Cell) -> State:

@@ -26,6 +26,8 @@ class Request:
         seeds: the seeds themselves.
         settings: dotted keys: ``trainer.X``, ``method.X``, ``dataset.X``, ``<name>.X``,
             ``encoder.<modality>``.
+        shared: the same, from a file that serves several runs: settings of a method or data set
+            outside this run are checked and left out. ``settings`` win.
     """
 
     methods: Sequence[str]
@@ -35,6 +37,7 @@ class Request:
     fidelity: Literal["corrected", "released"] = "corrected"
     preset: Literal["common", "authors"] = "common"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    shared: Mapping[str, Any] = field(default_factory=dict)
 
 
 def expand(request: Request, cache: Path) -> list[Cell]:
@@ -45,7 +48,8 @@ def expand(request: Request, cache: Path) -> list[Cell]:
     """
     methods = _names(request.methods, METHODS.names(), "method", {"all": METHODS.names()})
     datasets = _dataset_names(request.datasets, cache)
-    by_prefix = _split_settings(request.settings, methods, datasets)
+    shared = _inside(request.shared, methods, datasets)
+    by_prefix = _split_settings({**shared, **request.settings}, methods, datasets)
     cells: dict[str, Cell] = {}
     for dataset_name in datasets:
         cls = DATASETS.load(dataset_name)
@@ -177,6 +181,22 @@ def unprepared(cache: Path) -> dict[str, str]:
     }
 
 
+def _inside(
+    shared: Mapping[str, Any], methods: Sequence[str], datasets: Sequence[str]
+) -> dict[str, Any]:
+    """Return the settings without those of methods and data sets outside the run, checked."""
+    kept = dict(shared)
+    outside: dict[tuple[Any, str], dict[str, Any]] = {}  # Any: a method's or data set's class
+    for key in shared:
+        prefix = key.partition(".")[0]
+        for registry, inside in ((METHODS, methods), (DATASETS, datasets)):
+            if prefix in registry.names() and prefix not in inside:
+                outside.setdefault((registry.load(prefix), prefix), {})[key] = kept.pop(key)
+    for (cls, prefix), values in outside.items():
+        validate(cls.Config, {k.partition(".")[2]: v for k, v in values.items()}, prefix)
+    return kept
+
+
 def _split_settings(
     settings: Mapping[str, Any], methods: Sequence[str], datasets: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
@@ -184,6 +204,11 @@ def _split_settings(
     found: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
         prefix, _, name = key.partition(".")
+        if name and prefix in {*METHODS.names(), *DATASETS.names()} - set(prefixes):
+            raise UserError(
+                f"the setting {key!r} is for {prefix}, which is not in this run; add it with "
+                "--methods or --datasets, or leave the setting out"
+            )
         if not name or prefix not in prefixes:
             raise UserError(
                 f"unknown setting {key!r}{nearest(prefix, prefixes)}; a key is PREFIX.NAME with "

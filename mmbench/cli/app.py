@@ -121,7 +121,7 @@ def status(results: Results = RESULTS, json: Json = False) -> None:
     """Show what is done, running, failed. Example: mmbench status"""
     from mmbench.cli import browse
 
-    browse.status(results, json)
+    raise typer.Exit(browse.status(results, json))
 
 
 @app.command()
@@ -137,7 +137,7 @@ def report(
     """Write and print the tables, from records alone. Example: mmbench report"""
     from mmbench.cli import reporting
 
-    reporting.report(results, study or [], source, readme, json)
+    raise typer.Exit(reporting.report(results, study or [], source, readme, json))
 
 
 @app.command()
@@ -145,7 +145,7 @@ def collect(results: Results = RESULTS, json: Json = False) -> None:
     """Copy the finished records to RESULTS/records. Example: mmbench collect"""
     from mmbench.cli import reporting
 
-    reporting.collect(results, json)
+    raise typer.Exit(reporting.collect(results, json))
 
 
 @app.command()

@@ -13,7 +13,7 @@ from mmbench.own.dataset import discover
 from mmbench.plugins import load_plugin
 from mmbench.registry import DATASETS, ENCODERS, METHODS, Registry
 from mmbench.settings import default_cache
-from mmbench.store import RunDirectory, in_use
+from mmbench.store import RunDirectory
 
 KINDS: dict[str, Registry] = {"methods": METHODS, "datasets": DATASETS, "encoders": ENCODERS}
 
@@ -52,16 +52,16 @@ def _directories(results: Path) -> list[RunDirectory]:
 def _runs(results: Path) -> list[dict[str, Any]]:
     rows = []
     for directory in _directories(results):
-        cell = json.loads((directory.path / "cell.json").read_text(encoding="utf-8"))
-        progress = directory.path / "progress.json"
-        live = json.loads(progress.read_text()) if progress.exists() else {}
+        cell, live = directory.facts("cell.json"), directory.facts("progress.json")
         state = directory.state()
+        if not cell and state == "waiting":
+            state = "unreadable"
         rows.append(
             {
                 "run": directory.path.name,
-                "dataset": cell["dataset"],
-                "method": cell["label"],
-                "seed": cell["seed"],
+                "dataset": cell.get("dataset"),
+                "method": cell.get("label"),
+                "seed": cell.get("seed"),
                 "state": state,
                 "epoch": f"{live['epoch'] + 1}/{live['epochs']}" if "epochs" in live else None,
             }
@@ -69,18 +69,22 @@ def _runs(results: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def status(results: Path, as_json: bool) -> None:
-    """Print how many runs are in each state, and those that are not done."""
+def status(results: Path, as_json: bool) -> int:
+    """Print how many runs are in each state, and those not done; return 1 if one is damaged."""
     rows = _runs(results)
+    code = int(any(row["state"] == "unreadable" for row in rows))
     if as_json:
         print(json.dumps(rows, indent=1))
-        return
+        return code
     counts = Counter(row["state"] for row in rows)
     summary = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
     print(summary or f"no runs in {results}; start some with: mmbench run --help")
     open_rows = [row for row in rows if row["state"] not in {"done", "refused"}]
     if open_rows:
         print_rows(open_rows, False, "")
+    if code:
+        print("unreadable: mmbench run sets the damaged record aside and runs the cell again")
+    return code
 
 
 def show(name: str, results: Path, plugins: Sequence[str], as_json: bool) -> None:
@@ -168,12 +172,12 @@ def clean(results: Path, failed: bool, unfinished: bool, dry_run: bool) -> None:
     """Remove failed attempts or interrupted runs."""
     if not (failed or unfinished):
         raise UserError("say what to remove: --failed, --unfinished or both")
-    doomed = {"failed": failed, "started": unfinished, "waiting": unfinished}
-    gone = [d.path for d in _directories(results) if doomed.get(d.state())]
-    busy = [path for path in gone if in_use(path)]
-    gone = [path for path in gone if path not in busy]
-    for path in busy:
-        console().print(f"kept {path}: a process is running it", highlight=False)
+    doomed = {"failed": failed, "interrupted": unfinished, "waiting": unfinished}
+    states = {d.path: d.state() for d in _directories(results)}
+    gone = [path for path, state in states.items() if doomed.get(state)]
+    for path, state in states.items():
+        if state == "running":
+            console().print(f"kept {path}: a process is running it", highlight=False)
     for path in gone:
         console().print(f"{'would remove' if dry_run else 'removed'} {path}", highlight=False)
         if not dry_run:

@@ -27,7 +27,7 @@ def estimates(
 ) -> dict[str, Estimate]:
     """Return an estimate for every cell, by id."""
     past: dict[Kind, list[tuple[float, int]]] = {}
-    for record in iter_records(store.runs):
+    for record in iter_records(store.runs, unreadable=[]):
         if record.timing and record.memory:
             cell = record.cell
             each = record.timing.total / cell.trainer.epochs

@@ -47,7 +47,7 @@ class Progress:
         """Take in one message."""
         kind = message["kind"]
         if kind == "stopping":
-            self._say("stopping: writing checkpoints (a second or two)")
+            self._say("stopping: writing checkpoints; Ctrl-C once more ends at once")
         if cell is None:
             return
         if "warning" in message:
@@ -56,7 +56,7 @@ class Progress:
             self.running[cell.id] = (cell, {})
         elif kind == "progress":
             self.running[cell.id] = (cell, message)
-        elif kind in {"done", "refused", "failed", "stopped"}:
+        elif kind in {"done", "refused", "failed", "interrupted"}:
             _, last = self.running.pop(cell.id, (cell, {}))
             self.counts[kind] += 1
             self._say(self._line(cell, kind, message, last))

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +14,8 @@ SOURCES = ("auto", "runs", "records")
 
 def report(
     results: Path, studies: Sequence[str], source: str, readme: Path | None, as_json: bool
-) -> None:
-    """Write the tables of the studies and print them."""
+) -> int:
+    """Write the tables of the studies and print them; return 1 if a record cannot be read."""
     from mmbench.cli.output import console
     from mmbench.report import build, render
 
@@ -23,7 +24,7 @@ def report(
     built = build.report(results, list(studies), source)
     if as_json:
         print(json.dumps([str(path) for path in built.files], indent=1))
-        return
+        return _complain(built.unreadable)
     for tables in built.tables.values():
         for table in tables:
             render.print_table(table, console())
@@ -34,16 +35,36 @@ def report(
     if readme is not None:
         render.update_readme(readme, built.tables)
         print(f"updated {readme}")
+    return _complain(built.unreadable)
 
 
-def collect(results: Path, as_json: bool) -> None:
-    """Copy records to ``<results>/records``, one file a cell; only a failure is ever replaced."""
+def _complain(unreadable: Sequence[str]) -> int:
+    """Print what could not be read; return the exit code."""
+    for line in unreadable:
+        print(f"left out: {line}", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def _finished(file: Path) -> bool:
+    """Say whether a collected record is there to stay; one that cannot be read is not."""
+    try:
+        return read_record(file).status != "failed"
+    except UserError:
+        return False
+
+
+def collect(results: Path, as_json: bool) -> int:
+    """Copy records to ``<results>/records``, one file a cell; only a failure is ever replaced.
+
+    Returns 1 if one cannot be read, after all others were copied.
+    """
     target = results / "records"
     target.mkdir(parents=True, exist_ok=True)
     copied, kept = [], 0
-    for record in iter_records(results / "runs"):
+    unreadable: list[str] = []
+    for record in iter_records(results / "runs", unreadable):
         file = target / f"{record.cell.folder}.json.gz"
-        if file.exists() and (record.status == "failed" or read_record(file).status != "failed"):
+        if file.exists() and (record.status == "failed" or _finished(file)):
             kept += 1
             continue
         text = json.dumps(record.model_dump(mode="json", exclude_none=True), allow_nan=False)
@@ -53,3 +74,4 @@ def collect(results: Path, as_json: bool) -> None:
         print(json.dumps(copied, indent=1))
     else:
         print(f"copied {len(copied)} records to {target}; {kept} were there already")
+    return _complain(unreadable)

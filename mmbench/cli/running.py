@@ -122,8 +122,8 @@ def make_cells(options: Options) -> list[Cell]:
         asked = {**DEFAULTS, **study.defaults(), **stated}
     if not asked["methods"]:
         raise UserError("say which methods to run, e.g. --methods all (mmbench list methods)")
-    settings |= {k: parse_value(v) for k, v in pairs(options.set, "--set").items()}
-    settings |= {f"encoder.{k}": v for k, v in pairs(options.encoder, "--encoder").items()}
+    typed = {k: parse_value(v) for k, v in pairs(options.set, "--set").items()}
+    typed |= {f"encoder.{k}": v for k, v in pairs(options.encoder, "--encoder").items()}
     from mmbench.sweep import Request, expand, unprepared
 
     request = Request(
@@ -133,7 +133,8 @@ def make_cells(options: Options) -> list[Cell]:
         protocol=asked["protocol"],
         fidelity=asked["fidelity"],
         preset=asked["preset"],
-        settings=settings,
+        settings=typed,
+        shared=settings,
     )
     discover(cache)
     if "all" in request.datasets:
@@ -160,7 +161,8 @@ def expand_study(request: "Request", study: "Study", cache: Path) -> list[Cell]:
             part = replace(
                 request,
                 methods=[row.method],
-                settings={**turn, **request.settings, **own},
+                settings=own,
+                shared={**turn, **request.shared, **request.settings},
                 fidelity=row.fidelity or request.fidelity,
                 preset=row.preset or request.preset,
             )
@@ -186,6 +188,7 @@ def run(options: Options) -> int:
     store.check_writable()
     cells = make_cells(options)
     states = {cell.id: store.state(cell) for cell in cells}
+    damaged = [cell for cell in cells if states[cell.id] == "unreadable"]
     todo = [cell for cell in cells if states[cell.id] not in {"done", "refused"}]
     if options.dry_run:
         from mmbench.cli.estimate import estimates
@@ -196,6 +199,9 @@ def run(options: Options) -> int:
         f"{len(cells)} cells: {len(cells) - len(todo)} finished already, {len(todo)} to run; "
         f"records go to {store.runs}"
     )
+    for cell in damaged:
+        kept = store.directory(cell).set_aside()
+        print(f"the record of {cell.folder} cannot be read; kept as {kept}, running it again")
     if not todo:
         print("nothing to do; tables: mmbench report")
         return 0
@@ -218,17 +224,18 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
         )
         outcome = pool.run(todo)
     print(progress.summary())
-    for cell in todo:
-        if cell.id in outcome.failed:
-            last = outcome.failed[cell.id].strip().splitlines()[-1]
-            print(f"failed: {cell.folder}: {last}")
+    for word, reasons in (("refused", outcome.refused), ("failed", outcome.failed)):
+        for cell in todo:
+            if cell.id in reasons:
+                print(f"{word}: {cell.folder}: {reasons[cell.id].strip().splitlines()[-1]}")
     if outcome.interrupted:
         print("interrupted; run the same command to continue where it stopped")
         return 130
     if outcome.failed:
         print("mmbench show CELL prints the traceback; run the same command to try again")
         return 1
-    print("all cells done; tables: mmbench report")
+    ended = "all cells done" if not outcome.refused else "nothing failed"
+    print(f"{ended}; tables: mmbench report")
     return 0
 
 

@@ -61,9 +61,10 @@ class _Worker:
 
 @dataclass
 class Outcome:
-    """How a pool ended."""
+    """How a pool ended: the reason of each failed and each refused cell, by id."""
 
     failed: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
 
@@ -91,38 +92,54 @@ class Pool:
         self.results, self.cache, self.run_settings = results, cache, run
         self.places, self.plugins, self.watch = places, plugins, watch
         self.messages: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        self.workers: list[_Worker] = []  # those whose output is open
         self.outcome = Outcome()
 
     def run(self, cells: Sequence[Cell]) -> Outcome:
-        """Run the cells; a failed one does not stop the rest, Ctrl-C stops at a step boundary."""
+        """Run the cells; a failed one does not stop the rest.
+
+        Ctrl-C stops at a step boundary, after a checkpoint; a second one ends the workers at once.
+        """
         waiting = deque(cells)
-        workers = [self._start(slot) for slot in self.places[: len(cells)]]
         try:
-            self._serve(workers, waiting)
+            for slot in self.places[: len(cells)]:
+                self._start(slot)
+            self._serve(waiting)
         except KeyboardInterrupt:
             self.outcome.interrupted = True
-            self._stop(workers)
+            self.watch(None, {"kind": "stopping"})
         finally:
-            for worker in workers:
-                if worker.process.poll() is None:
-                    self._tell(worker, {"do": "stop"})
-            for worker in workers:
-                worker.process.wait()
+            self._end()
         return self.outcome
 
-    def _serve(self, workers: list[_Worker], waiting: deque[Cell]) -> None:
-        open_workers = len(workers)
-        while open_workers:
+    def _end(self) -> None:
+        """Stop the workers and take in their last words."""
+        try:
+            for worker in self.workers:
+                self._tell(worker, {"do": "stop"})
+            self._serve(deque())
+        except KeyboardInterrupt:
+            for worker in self.workers:
+                worker.process.kill()
+            for worker in self.workers:
+                worker.process.wait()
+                if worker.cell is not None:
+                    self.watch(worker.cell, {"kind": "interrupted"})
+
+    def _serve(self, waiting: deque[Cell]) -> None:
+        """Give out cells and take in messages until the last worker has ended."""
+        while self.workers:
             worker, message = self.messages.get()
             if message is None:
-                open_workers -= 1
-                open_workers += self._replace(workers, worker, waiting)
+                self._replace(worker, waiting)
                 continue
             self.watch(worker.cell, message)
-            if message["kind"] == "progress":
+            kind = message["kind"]
+            if kind == "progress":
                 continue
-            if message["kind"] == "failed" and worker.cell is not None:
-                self.outcome.failed[worker.cell.id] = str(message["reason"])
+            if kind in {"failed", "refused"} and worker.cell is not None:
+                reasons = self.outcome.failed if kind == "failed" else self.outcome.refused
+                reasons[worker.cell.id] = str(message["reason"])
             worker.cell = None
             if waiting:
                 worker.cell = waiting.popleft()
@@ -131,22 +148,20 @@ class Pool:
             else:
                 self._tell(worker, {"do": "stop"})
 
-    def _replace(self, workers: list[_Worker], dead: _Worker, waiting: deque[Cell]) -> int:
-        """Report the cell of a worker that died; start another if there is work. Return 0 or 1."""
+    def _replace(self, dead: _Worker, waiting: deque[Cell]) -> None:
+        """Report the cell of a worker that ended; start another if there is work."""
         code = dead.process.wait()
-        workers.remove(dead)
+        self.workers.remove(dead)
         if dead.cell is not None:
             reason = f"its worker ended with code {code}; see the end of {dead.log}"
             self.outcome.failed.setdefault(dead.cell.id, reason)
             self.watch(dead.cell, {"kind": "failed", "reason": reason})
         elif code != 0:
             raise UserError(f"a worker could not start (code {code}); see {dead.log}")
-        if not waiting:
-            return 0
-        workers.append(self._start(dead.slot))
-        return 1
+        if waiting:
+            self._start(dead.slot)
 
-    def _start(self, slot: Slot) -> _Worker:
+    def _start(self, slot: Slot) -> None:
         settings = self.run_settings.model_copy(
             update={"device": slot.device, "threads": slot.threads}
         )
@@ -174,8 +189,8 @@ class Pool:
                 start_new_session=True,  # Ctrl-C reaches the pool alone
             )
         worker = _Worker(slot, process, log)
+        self.workers.append(worker)
         threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
-        return worker
 
     def _listen(self, worker: _Worker) -> None:
         assert worker.process.stdout is not None  # opened with PIPE
@@ -188,8 +203,3 @@ class Pool:
         with contextlib.suppress(OSError):  # a dead worker is seen by its closed output
             worker.process.stdin.write(json.dumps(message) + "\n")
             worker.process.stdin.flush()
-
-    def _stop(self, workers: Sequence[_Worker]) -> None:
-        for worker in workers:
-            self._tell(worker, {"do": "stop"})
-        self.watch(None, {"kind": "stopping"})

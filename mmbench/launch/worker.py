@@ -5,7 +5,6 @@ input closes (the pool is gone), after a checkpoint at the next step boundary.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import queue
@@ -21,6 +20,7 @@ from mmbench.errors import StopRequested, UserError
 from mmbench.own.dataset import discover
 from mmbench.plugins import load_plugin
 from mmbench.settings import RunSettings
+from mmbench.store import RunDirectory, Store
 from mmbench.training.run_cell import run_cell
 from mmbench.training.trainer import Hooks
 
@@ -84,10 +84,10 @@ def _run(
     messages: Messages,
     stop: threading.Event,
 ) -> None:
-    folder = results / "runs" / cell.folder
+    directory = Store(results).directory(cell)
     hooks = Hooks(
         stop=stop.is_set,
-        progress=lambda values: _progress(folder, cell, values, messages),
+        progress=lambda values: _progress(directory, cell, values, messages),
         checkpoint_seconds=run.checkpoint_seconds,
     )
     try:
@@ -98,7 +98,7 @@ def _run(
             reason=record.reason or (record.failure.message if record.failure else None),
         )
     except StopRequested:
-        messages.send(kind="stopped", id=cell.id)
+        messages.send(kind="interrupted", id=cell.id)
     except UserError as err:
         messages.send(kind="failed", id=cell.id, reason=str(err))
     except OSError as err:
@@ -113,12 +113,11 @@ def _run(
         raise
 
 
-def _progress(folder: Path, cell: Cell, values: dict[str, Any], messages: Messages) -> None:
+def _progress(
+    directory: RunDirectory, cell: Cell, values: dict[str, Any], messages: Messages
+) -> None:
     messages.send(kind="progress", id=cell.id, **values)
-    part = folder / f".progress.{os.getpid()}"
-    with contextlib.suppress(OSError):  # the live view is a convenience
-        part.write_text(json.dumps({"pid": os.getpid(), **values}))
-        part.replace(folder / "progress.json")
+    directory.write_progress(pid=os.getpid(), **values)
 
 
 if __name__ == "__main__":

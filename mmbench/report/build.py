@@ -23,11 +23,12 @@ from mmbench.store import iter_records, write_atomic
 
 @dataclass(frozen=True)
 class Built:
-    """What a report wrote: tables by study, files, and what it left out."""
+    """What a report wrote: tables by study, files, what it left out, and what it could not read."""
 
     tables: dict[str, list[Table]]
     files: list[Path]
     left_out: list[str]
+    unreadable: list[str]
 
 
 def report(results: Path, studies: Sequence[str], source: str) -> Built:
@@ -43,17 +44,19 @@ def report(results: Path, studies: Sequence[str], source: str) -> Built:
         UserError: if there is no record, or the tables cannot be written.
     """
     folder = results / ("records" if source == "records" else "runs")
-    records = list(iter_records(folder))
+    unreadable: list[str] = []
+    records = list(iter_records(folder, unreadable))
     if not records and source == "auto":
         folder = results / "records"
-        records = list(iter_records(folder))
+        records = list(iter_records(folder, unreadable))
     if not records:
-        raise UserError(f"no records in {results}; make some with: mmbench run --help")
+        none = f"no records in {results}; make some with: mmbench run --help"
+        raise UserError("\n".join([*unreadable, none]))
     records, left_out = current(records)
     frame = to_frame(records)
     tasks = {r.cell.dataset: r.task for r in records if r.task}
     numbers = load_published(results / "published")
-    built = Built({}, [], left_out)
+    built = Built({}, [], left_out, unreadable)
     for study in _wanted(studies, frame):
         reference = folder.name == "records"
         tables = build_tables(study, frame, tasks, reference)

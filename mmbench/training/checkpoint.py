@@ -12,7 +12,7 @@ import torch
 from mmbench.errors import CorruptFile
 from mmbench.store import write_atomic
 
-MAGIC = b"mmbench-checkpoint-1\n"
+MAGIC = b"mmbench-checkpoint-2\n"
 
 
 def clone(value: Any) -> Any:  # Any: nested dicts, lists and tensors
@@ -71,7 +71,7 @@ def read(file: Path) -> dict[str, Any]:
     """Read one checkpoint.
 
     Raises:
-        CorruptFile: if it is truncated or altered.
+        CorruptFile: if it is truncated, altered or of another version.
     """
     data = file.read_bytes()
     head = len(MAGIC) + 32
@@ -79,7 +79,7 @@ def read(file: Path) -> dict[str, Any]:
         data[: len(MAGIC)] != MAGIC
         or hashlib.sha256(data[head:]).digest() != data[len(MAGIC) : head]
     ):
-        raise CorruptFile(f"the checkpoint {file} is truncated or altered")
+        raise CorruptFile(f"the checkpoint {file} is truncated, altered or of another version")
     state: dict[str, Any] = torch.load(
         io.BytesIO(data[head:]), weights_only=True, map_location="cpu"
     )
@@ -91,10 +91,10 @@ def latest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     complaints: list[str] = []
     for file in sorted(folder.glob("checkpoint-*"), reverse=True):
         try:
-            return read(file), complaints
+            return read(file), [f"{each}; continuing from {file.name}" for each in complaints]
         except (CorruptFile, OSError) as err:
-            complaints.append(f"{err}; falling back to the one before")
-    return None, complaints
+            complaints.append(str(err))
+    return None, [f"{each}; there is no whole one, starting again" for each in complaints]
 
 
 def discard(folder: Path) -> None:

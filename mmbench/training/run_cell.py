@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from mmbench.dataset import Dataset, Prepared, SplitArrays, Task
 from mmbench.errors import MMBenchError, NonFiniteLoss, Refused, StopRequested, UserError
 from mmbench.method import Method
 from mmbench.nets.encoders import build_encoders, initialise
-from mmbench.record import Data, Failure, Metrics, Parameters, Record, Selection, Timing
+from mmbench.record import Data, Failure, Metrics, Parameters, Record, Selection, Timing, now
 from mmbench.registry import DATASETS, METHODS
 from mmbench.settings import RunSettings, validate
 from mmbench.store import RunDirectory, Store, read_record
@@ -36,15 +35,11 @@ from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, limit on a file's size
+LOCK_TRIES = 10
 RULES = {
     "validated": "epoch with the best validation metric; test read once, at the end",
     "published": "epoch with the best TEST metric, as most released code does",
 }
-
-
-def now() -> str:
-    """Return the time in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def make_dataset(cell: Cell) -> Dataset:
@@ -92,12 +87,16 @@ def claimed(folder: Path) -> Iterator[None]:
         UserError: if another process is running this cell.
     """
     with (folder / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
-            raise UserError(
-                f"another process is running {folder.name}; wait for it or stop it"
-            ) from err
+        for tries_left in range(LOCK_TRIES, -1, -1):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as err:
+                if not tries_left:
+                    raise UserError(
+                        f"another process is running {folder.name}; wait for it or stop it"
+                    ) from err
+                time.sleep(0.05)  # whoever asks for the state holds the lock for a moment
         yield
 
 
@@ -198,7 +197,6 @@ def _train(
     common: dict[str, Any] = {
         "cell_id": cell.id,
         "cell": cell,
-        "started": started,
         "environment": environment(choose(run.device)),
     }
     if reason is not None:
@@ -207,8 +205,9 @@ def _train(
     device = parts.loaders["train"].device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    seen = {name: parts.loaders[name] for name in ("train", parts.select)}
     trainer = Trainer(
-        parts.method, parts.loaders, parts.select, cell.trainer, cell.seed, directory.path, hooks
+        parts.method, seen, parts.select, cell.trainer, cell.seed, directory.path, hooks
     )
     trainer.train()
     final = _final(trainer, parts)  # leaves the method at the selected epoch
@@ -216,6 +215,7 @@ def _train(
     task = parts.prepared.task
     return Record(
         status="done",
+        started=trainer.started if trainer.resumed else started,
         finished=now(),
         data=Data(
             split_hash=parts.prepared.split_hash,
@@ -233,7 +233,7 @@ def _train(
         ),
         final=final,
         imbalance=measure(parts.method, parts.loaders["train"], parts.loaders["test"]),
-        timing=_timing(trainer, len(trainer.index), time.perf_counter() - begun),
+        timing=_timing(trainer, len(trainer.index), trainer.earlier + time.perf_counter() - begun),
         memory=peak_memory(device),
         parameters=Parameters(
             total=sum(p.numel() for p in parameters),

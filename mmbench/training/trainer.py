@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mmbench.data.loader import Loader
 from mmbench.errors import NonFiniteLoss, StopRequested
-from mmbench.method import Batch, Method, ParameterGroup
-from mmbench.record import EpochRow, Metrics
+from mmbench.method import Batch, Method, ParameterGroup, offered
+from mmbench.record import EpochRow, Metrics, now
 from mmbench.settings import TrainerSettings
 from mmbench.training import checkpoint
 from mmbench.training.device import synchronize
@@ -23,7 +23,7 @@ from mmbench.training.optimizers import Optimizers
 from mmbench.training.schedule import lr_at
 from mmbench.training.seeding import derive, generator, seed_everything
 
-NORM_EVERY = 10  # steps between two measurements of the encoders' gradient norms
+NORM_EVERY = 10  # steps between two measurements of the gradients that encoders are updated with
 
 
 @dataclass
@@ -45,11 +45,12 @@ class Hooks:
 
 
 class Trainer:
-    """Trains one method on one data set; a method sees it as its ``fit`` (``mmbench.Fit``).
+    """Trains one method on one data set; the method sees of it what ``mmbench.Fit`` names.
 
     Args:
         method: already on the device.
-        loaders: ``train`` and the split that selects the epoch (``val`` or ``test``).
+        loaders: ``train`` and the split that selects the epoch (``val`` or ``test``), no other:
+            what is not here cannot leak into training.
         select: name of that split.
         settings: what to do.
         seed: of order, augmentation, dropout and the method's own draws.
@@ -81,7 +82,8 @@ class Trainer:
         self.best = Best()
         self.curve: list[EpochRow] = []
         self.epoch_seconds = 0.0
-        self._saved_at = time.monotonic()
+        self.started, self.earlier = now(), 0.0  # of the first session; seconds before this one
+        self._begun = self._saved_at = time.monotonic()
 
     # ------------------------------------------------------------------ the loop
 
@@ -92,7 +94,7 @@ class Trainer:
             NonFiniteLoss: with the epoch and step.
             StopRequested: after writing a checkpoint.
         """
-        self.method.fit = self
+        self.method.fit = offered(self)
         self.method.train()
         if not self._resume():
             seed_everything(derive(self.seed, "fit"))
@@ -197,8 +199,14 @@ class Trainer:
         self.method.zero_grad(set_to_none=True)
         checkpoint.set_rng_state(state["rng"])
 
+    @property
+    def total_seconds(self) -> float:
+        """Seconds since the run began, without those in which it was stopped."""
+        return self.earlier + time.monotonic() - self._begun
+
     def _save(self) -> None:
         state = self.state()
+        state["started"], state["total_seconds"] = self.started, self.total_seconds
         state["best"] = asdict(self.best)
         state["curve"] = [row.model_dump_json() for row in self.curve]
         state["held_fraction"] = self.held_fraction
@@ -217,6 +225,7 @@ class Trainer:
         self.best = Best(**state["best"])
         self.curve = [EpochRow.model_validate_json(row) for row in state["curve"]]
         self.epoch_seconds, self.resumed = state["epoch_seconds"], state["resumed"] + 1
+        self.started, self.earlier = state["started"], state["total_seconds"]
         self.load(state)
         return True
 

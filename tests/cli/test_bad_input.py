@@ -36,7 +36,8 @@ def cache(tmp_path_factory):
         (["--set", "trainer.epoch=5"], "unknown setting 'trainer.epoch'; did you mean 'epochs'?"),
         (["--set", "trainer.epochs=0"], "'trainer.epochs' cannot be 0"),
         (["--set", "concat.alpha=1"], "unknown setting 'concat.alpha'"),
-        (["--set", "iprm.alpha=0.5"], "unknown setting 'iprm.alpha'"),
+        (["--set", "iprm.alpha=0.5"], "'iprm.alpha' is for iprm, which is not in this run"),
+        (["--set", "iprn.alpha=0.5"], "unknown setting 'iprn.alpha'"),
         (["--set", "trainer.epochs"], "--set wants KEY=VALUE"),
         (["--seeds", "-1"], "--seeds wants"),
         (["--protocol", "secret"], "--protocol is one of validated, published"),
@@ -76,6 +77,18 @@ def test_config_file_sets_and_command_line_wins(cache, tmp_path):
     text = cell.read_text()
     assert '"alpha": 0.0' in text
     assert '"lr": 0.5' in text
+
+
+def test_a_config_file_may_hold_settings_of_methods_outside_the_run(cache, tmp_path):
+    config = tmp_path / "mine.toml"
+    config.write_text("[iprm]\nalpha = 0.5\n[avdigits]\nimage_source = 'mnist'\n")
+    here = ["--results", tmp_path, "--cache", cache, "--config", config, "--dry-run"]
+    done = mmbench(*RUN, *here)
+    assert done.returncode == 0, done.stderr
+    config.write_text("[iprm]\nalpha = 50\n")
+    done = mmbench(*RUN, *here)
+    assert done.returncode == 2
+    assert "'iprm.alpha' cannot be 50" in done.stderr
 
 
 def test_damaged_cache_file_is_named(tmp_path):

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from mmbench.record import now
+from mmbench.training import checkpoint
+
 SETTINGS = ["--datasets", "mfeat3", "--set", "trainer.epochs=6", "--jobs", "1", "--threads", "1"]
+
+
+LONG = ["--set", "trainer.epochs=40"]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +105,8 @@ def test_truncated_checkpoint_falls_back_to_the_one_before(cache, tmp_path):
     files[-1].write_bytes(files[-1].read_bytes()[:100])
     done = run(tmp_path, cache, "--methods", "concat")
     assert done.returncode == 0
-    assert "falling back to the one before" in done.stdout
+    assert f"{files[-1].name} is truncated" in done.stdout
+    assert f"continuing from {files[-2].name}" in done.stdout
     assert record(tmp_path)["timing"]["resumed"] == 1
 
 
@@ -137,7 +144,7 @@ def test_failing_cell_does_not_stop_the_rest(cache, tmp_path):
 
 def test_interrupt_stops_cleanly_and_says_how_to_continue(cache, tmp_path):
     process = subprocess.Popen(
-        command(tmp_path, cache, "--methods", "concat", "--set", "trainer.epochs=500"),
+        command(tmp_path, cache, "--methods", "concat", "--set", "trainer.epochs=5000"),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -148,4 +155,65 @@ def test_interrupt_stops_cleanly_and_says_how_to_continue(cache, tmp_path):
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "run the same command to continue" in out
+    assert "1 interrupted of 1 cells" in out
     assert list(tmp_path.glob("runs/*/checkpoint-*"))
+
+
+SLOW = """
+import time
+from mmbench.methods.concat import Concat
+from mmbench.registry import register_method
+
+
+@register_method("my-slow")
+class Slow(Concat):
+    def step(self, batch):
+        time.sleep(120)
+        return super().step(batch)
+"""
+
+
+def test_a_second_interrupt_does_not_wait_for_the_step(cache, tmp_path):
+    plugin = tmp_path / "slow.py"
+    plugin.write_text(SLOW)
+    process = subprocess.Popen(
+        command(tmp_path, cache, "--methods", "my-slow", "--plugin", str(plugin)),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not list(tmp_path.glob("runs/*/cell.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    while "Ctrl-C once more ends at once" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "1 interrupted of 1 cells" in out
+
+
+def test_the_time_of_a_continued_run_covers_all_its_sessions(cache, tmp_path):
+    process = subprocess.Popen(command(tmp_path, cache, "--methods", "concat", *LONG))
+    while not list(tmp_path.glob("runs/*/checkpoint-*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+    (folder,) = tmp_path.glob("runs/mfeat3.*")
+    state, _ = checkpoint.latest(folder)
+    stopped = now()
+    time.sleep(1.1)  # times are told to the second
+    assert run(tmp_path, cache, "--methods", "concat", *LONG).returncode == 0
+    found = record(tmp_path)
+    assert found["started"] == state["started"] <= stopped < found["finished"]
+    assert found["timing"]["total"] > state["total_seconds"] + found["timing"]["epoch_mean"]
+    assert found["timing"]["resumed"] == 1
+
+
+def test_when_no_checkpoint_is_whole_that_is_said_and_the_run_starts_again(tmp_path):
+    for step in (1, 2):
+        (tmp_path / f"checkpoint-{step:09d}").write_bytes(b"cut")
+    state, complaints = checkpoint.latest(tmp_path)
+    assert state is None
+    assert [c.endswith("there is no whole one, starting again") for c in complaints] == [True] * 2

@@ -1,0 +1,61 @@
+"""A method sees of its trainer what the contract names, and never the test split."""
+
+import pytest
+from mmbench.methods.concat import Concat
+
+from mmbench.contract.toy import toy_trainer
+from mmbench.data import cache as data_cache
+from mmbench.method import FIT_NAMES
+from mmbench.registry import DATASETS
+from mmbench.settings import RunSettings
+from mmbench.store import read_record
+from mmbench.sweep import Request, expand
+from mmbench.training import run_cell as module
+
+
+@pytest.fixture
+def method(tmp_path):
+    trainer = toy_trainer(Concat, 2, tmp_path)
+    trainer.train()
+    return trainer.method
+
+
+@pytest.mark.parametrize("name", ["loaders", "best", "curve", "select", "hooks", "state"])
+def test_what_the_contract_does_not_name_is_not_there(name, method):
+    with pytest.raises(AttributeError, match=rf"fit has no '{name}'; it offers backward, device"):
+        getattr(method.fit, name)
+
+
+def test_what_the_contract_names_is_there(method):
+    assert {"backward", "update", "epoch", "seed", "lr", "validates"} <= FIT_NAMES
+    for name in FIT_NAMES:
+        assert getattr(method.fit, name) is not None
+
+
+def test_a_method_cannot_turn_the_trainers_counters(method):
+    with pytest.raises(AttributeError, match="keep it on the method itself"):
+        method.fit.epoch = 0
+
+
+@pytest.mark.parametrize(("protocol", "other"), [("validated", "val"), ("published", "test")])
+def test_the_trainer_holds_only_train_and_the_selecting_split(
+    protocol, other, tmp_path, monkeypatch
+):
+    data_cache.prepare(DATASETS.load("mfeat3")(), cache=tmp_path)
+    (cell,) = expand(
+        Request(methods=["concat"], datasets=["mfeat3"], seeds=[0], protocol=protocol,
+                settings={"trainer.epochs": 1}),
+        tmp_path,
+    )  # fmt: skip
+    seen = []
+    honest = module.Trainer
+
+    def watched(method, loaders, *rest):
+        seen.append(set(loaders))
+        return honest(method, loaders, *rest)
+
+    monkeypatch.setattr(module, "Trainer", watched)
+    module.run_cell(cell, results=tmp_path, cache=tmp_path, run=RunSettings(device="cpu"))
+    assert seen == [{"train", other}]
+    (file,) = tmp_path.glob("runs/*/record.json")
+    assert set(read_record(file).data.sizes) == {"train", "val", "test"}

@@ -1,0 +1,135 @@
+"""The state of a run directory, from files alone, whatever is in them."""
+
+import fcntl
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmbench.data import cache as data_cache
+from mmbench.registry import DATASETS
+from mmbench.settings import RunSettings
+from mmbench.store import RunDirectory, Store
+from mmbench.sweep import Request, expand
+from mmbench.training.run_cell import run_cell
+
+SETTINGS = {"trainer.epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    data_cache.prepare(DATASETS.load("mfeat3")(), cache=folder)
+    return folder
+
+
+@pytest.fixture
+def cells(cache):
+    request = Request(methods=["concat", "sum"], datasets=["mfeat3"], seeds=[0], settings=SETTINGS)
+    return expand(request, cache)
+
+
+def mmbench(*arguments):
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "mmbench", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_run_is_running_while_its_lock_is_held(cells, tmp_path):
+    store = Store(tmp_path)
+    directory = store.create(cells[0])
+    assert directory.state() == "waiting"
+    with (directory.path / "lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        (directory.path / "failed-001.json").touch()  # an earlier attempt
+        assert store.state(cells[0]) == "running"
+    assert store.state(cells[0]) == "failed"
+    (directory.path / "failed-001.json").unlink()
+    (directory.path / "checkpoint-000000001").touch()
+    assert store.state(cells[0]) == "interrupted"
+
+
+def test_asking_for_the_state_does_not_stop_a_run_from_starting(cells, cache, tmp_path):
+    directory = Store(tmp_path).create(cells[0])
+    asker = subprocess.Popen(
+        [sys.executable, "-P", "-c", ASKER, str(directory.path)], stdout=subprocess.PIPE
+    )
+    asker.stdout.readline()
+    try:
+        record = run_cell(cells[0], results=tmp_path, cache=cache, run=RunSettings(device="cpu"))
+    finally:
+        asker.kill()
+        asker.wait()
+    assert record.status == "done"
+
+
+ASKER = """
+import sys
+from pathlib import Path
+from mmbench.store import in_use
+folder = Path(sys.argv[1])
+(folder / "lock").touch()
+print(flush=True)
+while True:
+    in_use(folder)
+"""
+
+
+@pytest.fixture
+def damaged(cells, cache, tmp_path):
+    """Return a results folder of two finished runs, the record of the first cut short."""
+    for cell in cells:
+        run_cell(cell, results=tmp_path, cache=cache, run=RunSettings(device="cpu"))
+    file = Store(tmp_path).directory(cells[0]).record_file
+    file.write_bytes(file.read_bytes()[:100])
+    return tmp_path
+
+
+def test_one_damaged_record_stops_no_command(damaged, cells, cache):
+    assert Store(damaged).state(cells[0]) == "unreadable"
+    shown = mmbench("status", "--results", damaged, "--json")
+    assert shown.returncode == 1
+    assert sorted(row["state"] for row in json.loads(shown.stdout)) == ["done", "unreadable"]
+    for command in ("report", "collect"):
+        done = mmbench(command, "--results", damaged)
+        assert done.returncode == 1, command
+        assert "left out:" in done.stderr and "record.json" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert len(list((damaged / "records").iterdir())) == 1
+    assert "sum" in (damaged / "tables" / "naive.md").read_text()
+
+
+def test_a_damaged_record_is_set_aside_and_the_cell_runs_again(damaged, cells, cache):
+    done = mmbench(
+        "run", "--methods", "concat,sum", "--datasets", "mfeat3", "--set", "trainer.epochs=1",
+        "--results", damaged, "--cache", cache, "--jobs", "1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "cannot be read; kept as" in done.stdout
+    directory = Store(damaged).directory(cells[0])
+    assert directory.state() == "done"
+    assert (directory.path / "unreadable-001.json").stat().st_size == 100
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00"])
+def test_damaged_small_files_are_lived_with(text, cells, tmp_path):
+    store = Store(tmp_path)
+    directory = store.create(cells[0])
+    for name in ("cell.json", "progress.json"):
+        (directory.path / name).write_text(text)
+    shown = mmbench("status", "--results", tmp_path, "--json")
+    assert [row["state"] for row in json.loads(shown.stdout)] == ["unreadable"]
+    store.create(cells[0])
+    assert RunDirectory(directory.path).facts("cell.json")["method"] == cells[0].method
+    assert store.state(cells[0]) == "waiting"
+
+
+def test_progress_is_read_back(tmp_path):
+    directory = RunDirectory(Path(tmp_path))
+    directory.write_progress(epoch=3, epochs=9)
+    assert directory.facts("progress.json") == {"epoch": 3, "epochs": 9}
