@@ -25,11 +25,11 @@ are those of the 2^M - 1 forwards.
 
 Deviations from the released code, each an option: ``after_window`` (its hooks keep the last c_m
 for the rest of training), ``first_epoch`` (it counts epochs from 1), ``window_unit`` and ``ends``
-(whole run; 0..20 there), ``guard`` (the exponent stays within 20 of zero). Its scripts differ:
-CREMA-D caps at 10, UR-Funny (three modalities) at 7 without the floor and clips at 5; AVE, AV-MNIST
-and MOSEI have no cap (``cap=off``); AVE does not clip (``clip=off``). ``mode: encoder_scale`` is
-BalanceBenchmark's cheaper variant with the sign put right: padded passes without gradient,
-L = CE(f(all), y), c_m on the gradients of encoder m.
+(whole run; 0..20 there), ``guard`` (the exponent stays within 20 of zero), ``floor``. Its scripts
+differ: CREMA-D caps at 10, UR-Funny (three modalities) at 7 without the floor and clips at 5; AVE,
+AV-MNIST and MOSEI have no cap (``cap=off``); AVE does not clip (``clip=off``). ``mode:
+encoder_scale`` is BalanceBenchmark's cheaper variant with the sign put right: padded passes without
+gradient, L = CE(f(all), y), c_m on the gradients of encoder m.
 
 Defaults: alpha 1.0 (argparse), cap and clip as in the CREMA-D script for two modalities and the
 UR-Funny script for more; the floor of the CREMA-D script.
@@ -52,6 +52,7 @@ from .modulated import Modulated, ModulatedConfig, at_least_fp32, evaluating
 from .ogm import in_scope
 
 CREMAD = "authors' CREMA-D script; UR-Funny for three modalities"
+FLOOR = 1e-8  # authors' CREMA-D script
 LIMIT = 20.0  # of the exponent: e^20 is already far beyond any useful step
 
 
@@ -65,9 +66,10 @@ class AGMConfig(ModulatedConfig):
     cap: Annotated[float, Field(ge=0)] | Literal["auto", "off"] = setting(
         "auto", "upper bound of tau - r; auto: 10 for two modalities, 7 for more", source=CREMAD
     )
-    floor: float = setting(
-        1e-8, "least probability inside n_m; 0: none", source="authors' CREMA-D script", ge=0, lt=1
-    )
+    floor: Annotated[float, Field(ge=0, lt=1)] | Literal["script"] = setting(
+        FLOOR, "least probability inside n_m; 0: none; script: none for more than two modalities",
+        source=CREMAD,
+    )  # fmt: skip
     clip: Literal["official", "off"] = setting(
         "official", "clip when the fusion weights' gradient is large", source=CREMAD
     )
@@ -141,8 +143,11 @@ class AGM(Modulated):
         "trainer.lr": 0.0001,
         "trainer.epochs": 100,
         "trainer.batch_size": 64,
+        "trainer.schedule": "step",
         "trainer.lr_step": 0.7,
         "alpha": 2.5,
+        "window_unit": "epochs",
+        "ends": 20,
     }
     deviations = (
         Deviation("after_window", "reset", "stale", "The hooks keep the last c_m by accident."),
@@ -150,6 +155,9 @@ class AGM(Modulated):
         Deviation("window_unit", "fraction", "epochs", "A shorter run is modulated alike."),
         Deviation("ends", 1.0, 20, "The running lead stays meaningful for the whole run."),
         Deviation("guard", True, False, "Without a bound the coefficient may overflow."),
+        Deviation(
+            "floor", FLOOR, "script", "Released: the script for three modalities has no floor."
+        ),
     )
     running: Tensor
     steps: Tensor
@@ -161,6 +169,13 @@ class AGM(Modulated):
         self.register_buffer("running", torch.zeros(len(self.names)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("scale", torch.ones(len(self.names)))
+
+    @property
+    def floor(self) -> float:
+        """The least probability inside n_m."""
+        if self.config.floor != "script":
+            return self.config.floor
+        return FLOOR if len(self.names) == 2 else 0.0
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Attribute, weigh, and take one step on the cross-entropy of the attributed sum."""
@@ -222,7 +237,7 @@ class AGM(Modulated):
     def _weigh(self, phi: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:
         """Set ``scale``, move the running means, and return what to log."""
         config, pair = self.config, len(self.names) == 2
-        n = torch.stack([surprise(phi[m], label, config.floor) for m in self.names])
+        n = torch.stack([surprise(phi[m], label, self.floor) for m in self.names])
         r, tau = leads(n), leads(self.running)
         cap = {"auto": 10.0 if pair else 7.0, "off": math.inf}.get(str(config.cap))
         cap = float(config.cap) if cap is None else cap

@@ -134,6 +134,7 @@ class LFM(Method):
         "trainer.lr": 0.01,
         "trainer.epochs": FITTED_EPOCHS,
         "trainer.batch_size": 64,
+        "trainer.schedule": "step",
         "trainer.lr_step": 0.35,
         "decay": "before",
     }
@@ -141,6 +142,12 @@ class LFM(Method):
         Deviation("stretch", True, False, "Cut off early, the agreement keeps most of the weight."),
         Deviation("guard", True, False, "Around epoch 183 the fit pushes modalities apart."),
         Deviation("decay", "after", "before", "Released: the rate falls one epoch early."),
+        Deviation(
+            None,
+            "weight=learned_official: its 8 samples lie among those taken out of training",
+            "they are 8 of 16 drawn from the training data, and stay in it",
+            "What sets a weight should not be trained on; weight=fitted looks at no sample.",
+        ),
     )
     k_con: Tensor
 

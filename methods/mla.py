@@ -27,10 +27,10 @@ scripts (0.55, 0.45 for audio and visual; 0.35, 0.25, 0.40 for audio, visual and
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -64,6 +64,12 @@ class MLAConfig(MethodConfig):
     fixed_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = setting(
         None, "weights of inference=fixed; none: the authors', else equal", source="authors' mains"
     )
+
+    @model_validator(mode="after")
+    def _weights_weigh(self) -> Self:
+        if self.fixed_weights is not None and not any(self.fixed_weights):
+            raise ValueError("fixed_weights are all 0: give at least one modality a weight")
+        return self
 
 
 def forget(p: Tensor, r: Tensor, a: float, rls: str = "scalar", floor: float = 0.0) -> Tensor:
@@ -107,6 +113,7 @@ class MLA(Method):
         "trainer.lr": 0.001,
         "trainer.epochs": 100,
         "trainer.batch_size": 64,
+        "trainer.schedule": "step",
         "trainer.lr_step": 0.7,
     }
     deviations = (

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmbench.method import Batch, Method, MethodConfig, Needs, setting
+from mmbench.method import Batch, Deviation, Method, MethodConfig, Needs, setting
 from mmbench.nets.heads import ConcatHead, own_heads
 from mmbench.registry import register_method
 
@@ -130,6 +130,20 @@ class MMPareto(Method):
         "trainer.schedule": "constant",
         "gamma": 1.5,
     }
+    deviations = (
+        Deviation(
+            None,
+            "each gradient enters the solver once",
+            "twice, per tensor and concatenated",
+            "All inner products double, so that the weights are the same.",
+        ),
+        Deviation(
+            None,
+            "the common schedule",
+            "a step schedule is built and never stepped: the rate is constant",
+            "A recipe and not the method: --preset authors has schedule=constant.",
+        ),
+    )
 
     def build(self) -> None:
         """Create the fusion head and the own heads."""

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mmbench.dataset import Task
-from mmbench.method import Batch, Deviation, Method, ParameterGroup, setting
+from mmbench.method import UNKNOWN, Batch, Deviation, Method, ParameterGroup, setting
 from mmbench.nets.heads import own_heads
 from mmbench.registry import register_method
 
@@ -80,7 +80,15 @@ class MSLR(Method):
     Config = MSLRConfig
     config: MSLRConfig
     reference = "Yao, Mihalcea, Findings of ACL 2022"
-    authors = {"window_unit": "epochs", "ends": 20}
+    authors = {
+        "trainer.lr": UNKNOWN,
+        "trainer.epochs": UNKNOWN,
+        "trainer.batch_size": UNKNOWN,
+        "trainer.schedule": "step",
+        "c": UNKNOWN,  # found per data set: see the defaults above
+        "window_unit": "epochs",
+        "ends": 20,
+    }
     deviations = (
         Deviation("apply", "lr", "grad", "Scaled gradients leave weight decay as it is."),
         Deviation("accuracy", "own", "official", "Released: a counter of the wrong modality."),

@@ -108,6 +108,7 @@ class OGM(Modulated):
         "trainer.lr": 0.001,
         "trainer.epochs": 100,
         "trainer.batch_size": 64,
+        "trainer.schedule": "step",
         "trainer.lr_step": 0.7,
         "alpha": 0.8,
     }
@@ -120,6 +121,7 @@ class OGM(Modulated):
         Deviation("ends", 0.5, 50, "The same window, as a share of 100 epochs."),
     )
 
+    # Refused and not run: without anything in scope it would be its own baseline under this name.
     def build(self) -> None:
         """Create the fusion head; refuse an encoder that the scope leaves untouched.
 

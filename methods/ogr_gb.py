@@ -23,8 +23,9 @@ no fidelity to follow beyond the blended loss. Guards, ours: a branch that gaine
 thousandth of the largest weight (``neg_gain``), O^2 + 1e-8, equal weights if nothing gained, and
 no weight above 0.95.
 
-Defaults: a tenth of the training data held out, and n a tenth of the run, 10 of 100 epochs as in
-BalanceBenchmark; the paper's own share could not be checked.
+Defaults: a tenth of the training data held out, and n = 10 epochs as in BalanceBenchmark, or the
+whole run if that is shorter; the paper's own share could not be checked. Over few epochs O is
+noise, and 1 / O^2 of noise decides the weights: they are logged as ``weight/K``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,11 +36,11 @@ from pydantic import model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmbench.method import Batch, Method, MethodConfig, setting
+from mmbench.method import UNKNOWN, Batch, Method, MethodConfig, setting
 from mmbench.nets.heads import ConcatHead, own_heads
 from mmbench.registry import register_method
 
-BENCHMARK = "BalanceBenchmark: super_epoch 10 of 100"
+BENCHMARK = "BalanceBenchmark: super_epoch 10"
 FLOOR, CAP, EPS = 1e-3, 0.95, 1e-8
 
 
@@ -54,10 +55,10 @@ class OGRGBConfig(MethodConfig):
         gt=0, lt=1,
     )  # fmt: skip
     est_epochs: float = setting(
-        0.1, "epochs of an estimate (n), in est_unit", source=BENCHMARK, gt=0
+        10, "epochs of an estimate (n), in est_unit; at most the run's", source=BENCHMARK, gt=0
     )
     est_unit: Literal["fraction", "epochs"] = setting(
-        "fraction", "est_epochs is a share of the run, or epochs", source="mmbench"
+        "epochs", "est_epochs is a share of the run, or epochs", source="mmbench"
     )
     neg_gain: Literal["zero", "abs"] = setting(
         "zero", "a branch that lost: least weight, or its loss as a gain", source="mmbench"
@@ -98,7 +99,14 @@ class OGRGB(Method):
 
     Config = OGRGBConfig
     config: OGRGBConfig
+    version = 2  # n is 10 epochs, not a tenth of the run
     reference = "Wang, Tran, Feiszli, CVPR 2020"
+    authors = {
+        "trainer.lr": UNKNOWN,
+        "trainer.epochs": UNKNOWN,
+        "trainer.batch_size": UNKNOWN,
+        "trainer.schedule": UNKNOWN,
+    }
     w: Tensor
     before: Tensor
 
@@ -115,7 +123,8 @@ class OGRGB(Method):
         """The length n of an estimate, in epochs."""
         config = self.config
         share = config.est_unit == "fraction"
-        return max(1, round(config.est_epochs * (self.fit.epochs if share else 1)))
+        length = max(1, round(config.est_epochs * (self.fit.epochs if share else 1)))
+        return min(length, self.fit.epochs)
 
     def on_fit_start(self) -> None:
         """Set data aside, and estimate the weights that ``offline`` keeps."""

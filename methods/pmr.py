@@ -72,7 +72,10 @@ class PMRConfig(ModulatedConfig):
         0.1, "share of the training batches for prototypes", source="authors' script", gt=0, le=1
     )
     proto_per_class: int = setting(
-        20, "take at least this many samples per class on average", source="mmbench", ge=0
+        20,
+        "take at least this many samples of every class, as far as there are any",
+        source="mmbench",
+        ge=0,
     )
     guard: bool = setting(True, "survive empty classes and zero distances", source="mmbench")
     per_mu: float = setting(0.0, "weight of the entropy bonus; 0: off", source="mmbench", ge=0)
@@ -139,6 +142,7 @@ class PMR(Modulated):
         "trainer.lr": 0.001,
         "trainer.epochs": 130,
         "trainer.batch_size": 64,
+        "trainer.schedule": "step",
         "trainer.lr_step": 70 / 130,
         "ends": 70 / 130,
         "alpha": 2.0,
@@ -150,9 +154,16 @@ class PMR(Modulated):
         Deviation("window_unit", "fraction", "epochs", "A shorter run is modulated alike."),
         Deviation("ends", 0.7, 70, "The window ends where the learning rate drops."),
     )
+    version = 2  # proto_per_class holds for every class
     prototypes: Tensor
     counts: Tensor
     known: Tensor
+
+    @classmethod
+    def recipe(cls, given: Mapping[str, object]) -> dict[str, object]:
+        """Return the launch line of the fusion in use: the sum has its own alpha and rate."""
+        own = {"alpha": 5.0, "trainer.lr": 5e-4} if given.get("fusion") == "sum" else {}
+        return {**super().recipe(given), **own}
 
     def build(self) -> None:
         """Create the fusion head, and room for the prototypes [M, C, d]."""
@@ -218,17 +229,16 @@ class PMR(Modulated):
         counts = torch.zeros_like(self.counts)
         share = self.config.proto_fraction
         batches = math.inf if share == 1 else max(1, math.floor(share * self.fit.steps_per_epoch))
-        samples, seen = self.config.proto_per_class * self.classes, 0
+        enough = self.config.proto_per_class
         with evaluating(self):
             for number, batch in enumerate(self.fit.train_batches(tag="prototypes")):
-                if number >= batches and seen >= samples:
+                if number >= batches and (not enough or bool((counts >= enough).all())):
                     break
                 z = self.encode(batch.inputs)
                 features = torch.stack([z[m] for m in self.names]).to(sums.dtype)
                 member = one_hot(batch.label, self.classes).to(sums.dtype)  # [B, C]
                 sums += member.T @ features
                 counts += member.sum(0)
-                seen += len(batch.label)
         self._adopt(sums / counts[:, None], counts)
 
     def _adopt(self, means: Tensor, counts: Tensor) -> None:

@@ -11,8 +11,10 @@ b the learned boost rate, p = softmax(b sum of o_j over the other modalities tha
     phase 2 (all so far, b):    CE(b sum_j o_j, y)
     fused = b sum_j o_j
 
-Each phase begins with a fresh optimiser. A phase-1 epoch costs 1/M of an ordinary one, so a budget
-of E epochs buys floor(E / (e1 / M + e2)) stages, and at least one; ``pretrain_epochs`` count too.
+Each phase begins with a fresh optimiser at the trainer's scheduled rate; ``stages_per_drop`` lowers
+it further by stages, as the authors' scripts do, and is meant for ``trainer.schedule=constant``. A
+phase-1 epoch costs 1/M of an ordinary one, so a budget of E epochs buys
+floor(E / (e1 / M + e2)) stages, and at least one; ``pretrain_epochs`` count too.
 
 Deviations from the released code, each an option: the agreement term has a gradient (both of its
 arguments are detached there; ``mcr``); modalities that only give p are in eval mode (their batch
@@ -34,7 +36,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from mmbench.method import Batch, Deviation, Method, MethodConfig, Needs, ParameterGroup, setting
+from mmbench.method import (
+    UNKNOWN,
+    Batch,
+    Deviation,
+    Method,
+    MethodConfig,
+    Needs,
+    ParameterGroup,
+    setting,
+)
 from mmbench.nets.heads import own_heads
 from mmbench.registry import register_method
 
@@ -70,9 +81,11 @@ class ReconBoostConfig(MethodConfig):
         1.0, "learning rate of phase 2 over that of phase 1 (e_lr / m_lr)", source=CREMAD, gt=0
     )
     stages_per_drop: int = setting(
-        0, "divide the rate by 10 every so many stages, and not by the trainer's schedule; 0: off",
-        source=CREMAD, ge=0,
-    )  # fmt: skip
+        0, "lower the rate every so many stages; 0: off", source=CREMAD, ge=0
+    )
+    drop_factor: float = setting(
+        0.1, "what such a drop multiplies the rate by (AVE: 0.5)", source=CREMAD, gt=0, le=1
+    )
     weight_decay: float | None = setting(
         None, "weight decay; none: the trainer's", source="mmbench", ge=0
     )
@@ -109,11 +122,14 @@ class ReconBoost(Method):
     reference = "Hua et al., ICML 2024"
     authors = {
         "trainer.lr": 0.01,
+        "trainer.epochs": 6006,  # 1001 stages of 4 / 2 + 4 epochs
         "trainer.batch_size": 64,
         "trainer.schedule": "constant",
         "epochs_per_stage": 4,
         "correct_epoch": 4,
         "stages_per_drop": 30,
+        "drop_factor": 0.1,
+        "pretrain_epochs": UNKNOWN,  # recommended, without a number
         "weight_decay": 5e-4,
     }
     deviations = (
@@ -180,7 +196,7 @@ class ReconBoost(Method):
 
     def _fresh(self, names: Iterable[str], more: list[nn.Parameter], lr_mult: float) -> None:
         if self.config.stages_per_drop:
-            lr_mult *= 0.1 ** (self.position[0] // self.config.stages_per_drop)
+            lr_mult *= self.config.drop_factor ** (self.position[0] // self.config.stages_per_drop)
         encoders = [p for m in names for p in self.encoders[m].parameters()]
         group = ParameterGroup("phase", [*encoders, *self.head.parameters(), *more], lr_mult)
         self.fit.new_optimizer("main", [group], weight_decay=self.config.weight_decay)

@@ -12,6 +12,7 @@ from mmbench.dataset import Task
 from mmbench.settings import Settings, setting
 
 __all__ = [
+    "UNKNOWN",
     "Batch",
     "Deviation",
     "Encoder",
@@ -22,6 +23,9 @@ __all__ = [
     "ParameterGroup",
     "setting",
 ]
+
+
+UNKNOWN = "unknown"  # in ``Method.authors``: neither paper nor released code says
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,14 @@ class Deviation:
     """One difference between the paper or our default and the authors' released code.
 
     Attributes:
-        option: the field of the method's config that switches it.
+        option: the field of the method's config that switches it; None for what is told and not
+            switched, with both sides in words.
         corrected: our default.
         released: the value that does what the released code does.
         why: the reason for the default, in one or two sentences.
     """
 
-    option: str
+    option: str | None
     corrected: object
     released: object
     why: str
@@ -226,7 +231,7 @@ class Method(nn.Module):
         reference: the paper.
         deviations: differences from the released code; they make up ``--fidelity released``.
         authors: the authors' own recipe for ``--preset authors``: keys ``trainer.lr`` or a
-            config field, with the value.
+            config field, with the value, or ``UNKNOWN`` where their sources do not say.
 
     Args:
         task: what is predicted from what.
@@ -296,7 +301,16 @@ class Method(nn.Module):
     @classmethod
     def released(cls) -> dict[str, object]:
         """Return the options that do what the released code does."""
-        return {d.option: d.released for d in cls.deviations}
+        return {d.option: d.released for d in cls.deviations if d.option is not None}
+
+    @classmethod
+    def recipe(cls, given: Mapping[str, object]) -> dict[str, object]:
+        """Return what ``--preset authors`` sets; the unknown stays as in the common protocol.
+
+        Args:
+            given: the options the user chose, for a recipe that depends on one.
+        """
+        return {key: value for key, value in cls.authors.items() if value != UNKNOWN}
 
     def build(self) -> None:
         """Create heads and state; runs under a seeded generator, after the encoders."""

@@ -74,7 +74,8 @@ def _cells(
 ) -> list[Cell]:
     cls: type[Method] = METHODS.load(method_name)
     released = cls.released() if request.fidelity == "released" else {}
-    authors = dict(cls.authors) if request.preset == "authors" else {}
+    given = {**by_prefix.get("method", {}), **by_prefix.get(method_name, {})}
+    authors = cls.recipe(given) if request.preset == "authors" else {}
     recipe = {k.removeprefix("trainer."): v for k, v in authors.items() if k.startswith("trainer.")}
     options = {k: v for k, v in authors.items() if not k.startswith("trainer.")}
     usual = validate(TrainerSettings, {**dataset.trainer, **recipe}, "trainer")
@@ -91,10 +92,9 @@ def _cells(
     }
     unaffected = tuple(
         name
-        for name, bundle in (("released", cls.released()), ("authors", cls.authors))
+        for name, bundle in (("released", cls.released()), ("authors", cls.recipe({})))
         if not bundle
     )
-    given = {**by_prefix.get("method", {}), **by_prefix.get(method_name, {})}
     cells: list[Cell] = []
     for variant in cls.variants(task):
         plain = validate(cls.Config, {**variant, **options, **released}, method_name)

@@ -159,11 +159,13 @@ def _show_class(registry: Registry, name: str, as_json: bool) -> None:
         print("\nOptions (--set OPTION=VALUE):")
         print_rows(fields, False, "")
     if deviations:
-        print("\nDifferences from the released code (--fidelity released switches them):")
-        print_rows(deviations, False, "")
+        print("\nDifferences from the released code (--fidelity released switches the options):")
+        print_rows([{**row, "option": row["option"] or "(told)"} for row in deviations], False, "")
+    elif getattr(cls, "reference", ""):
+        print("\nReleased = corrected: --fidelity released changes nothing.")
     authors = dict(getattr(cls, "authors", {}))
     if authors:
-        print("\nThe authors' recipe (--preset authors):")
+        print("\nThe authors' recipe (--preset authors; what is unknown stays as in common):")
         for key, value in authors.items():
             print(f"  {key} = {value}")
 

@@ -267,3 +267,9 @@ def test_state_travels_in_the_state_dict(make_bench, make_batch):
 def test_a_batch_of_one_is_defined(make_bench, make_batch):
     log = make_bench("agm").step(make_batch(samples=1))
     assert all(math.isfinite(v) for v in log.values())
+
+
+@pytest.mark.parametrize(("names", "least"), [(("a", "v"), 1e-8), (("a", "v", "t"), 0.0)])
+def test_the_released_floor_is_that_of_the_script_for_so_many_modalities(names, least, make_bench):
+    assert make_bench("agm", names, floor="script").method.floor == least
+    assert make_bench("agm", names).method.floor == 1e-8

@@ -162,3 +162,8 @@ def test_wrong_number_of_fixed_weights_is_refused(make_bench):
     assert "has 3 entries; the data has 2" in cls.refuse(
         method.task, cls.Config(fixed_weights=(0.2, 0.3, 0.5))
     )
+
+
+def test_fixed_weights_that_weigh_nothing_are_refused():
+    with pytest.raises(ValueError, match="all 0: give at least one modality a weight"):
+        METHODS.load("mla").Config(fixed_weights=(0.0, 0.0))

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mmbench.methods.modulated import WindowConfig, against_others
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmbench.method import Batch
 from mmbench.registry import METHODS
 
+SHARES = st.integers(0, 64).map(lambda n: n / 64)
 NAMES = ("ogm", "ogm-ge", "pmr", "agm", "mmpareto")
 OPTIONS = [
     *[(name, {}) for name in NAMES],
@@ -57,13 +61,28 @@ def test_half_precision_stays_finite(name, make_bench, make_batch):
     assert all(p.isfinite().all() for p in bench.method.parameters())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_deviations_and_presets_are_valid_options(name):
-    cls = METHODS.load(name)
-    for deviation in cls.deviations:
-        assert getattr(cls.Config(), deviation.option) == deviation.corrected
-    cls.Config(**cls.released())
-    cls.Config(**{k: v for k, v in cls.authors.items() if "." not in k})
+@given(start=SHARES, end=SHARES, epochs=st.integers(1, 300), epoch=st.integers(0, 299))
+def test_a_window_in_shares_is_the_one_in_epochs(start, end, epochs, epoch):
+    start, end = sorted((start, end))
+    shares = WindowConfig(starts=start, ends=end)
+    counted = WindowConfig(starts=start * epochs, ends=end * epochs, window_unit="epochs")
+    assert shares.acts(epoch, epochs) == counted.acts(epoch, epochs)
+    if shares.acts(epoch, epochs):
+        assert WindowConfig(starts=0.0, ends=1.0).acts(epoch, epochs)
+
+
+@given(values=st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=5), scale=st.floats(1e-2, 1e2))
+def test_ratios_ignore_the_scale_and_one_modality_leads_or_all_tie(values, scale):
+    names = "abcde"[: len(values)]
+    scores = {m: torch.tensor(v, dtype=torch.float64) for m, v in zip(names, values, strict=True)}
+    rho = against_others(scores)
+    scaled = against_others({m: v * scale for m, v in scores.items()})
+    for m in names:
+        assert float(scaled[m]) == pytest.approx(float(rho[m]), rel=1e-9)
+    best = max(scores, key=lambda m: float(scores[m]))
+    assert float(rho[best]) >= 1 - 1e-12
+    if len(names) == 2:
+        assert float(rho["a"] * rho["b"]) == pytest.approx(1, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from mmbench.methods.ogm_ge import enhanced
 
 
@@ -16,6 +18,25 @@ def test_noise_has_the_gradients_own_scale_and_no_mean(k):
     noise = draws(gradient, torch.tensor(k, dtype=torch.float64), 2000) - k * gradient
     assert float(noise.std() / gradient.std()) == pytest.approx(1, abs=0.02)
     assert abs(float(noise.mean())) < 5 * float(gradient.std()) / noise.numel() ** 0.5
+
+
+@given(
+    size=st.integers(2, 40),
+    k=st.floats(0, 1),
+    scale=st.sampled_from([1.0, 0.25, 8.0]),
+    seed=st.integers(0, 9),
+)
+def test_the_update_is_as_large_as_the_gradient_is(size, k, scale, seed):
+    draw = torch.Generator().manual_seed(seed)
+    gradient = torch.randn(size, generator=draw, dtype=torch.float64)
+
+    def update(g):
+        factor = torch.tensor(k, dtype=torch.float64)
+        return enhanced(g, factor, torch.Generator().manual_seed(seed))
+
+    # all of it scales with the gradient, but for the floor; a shift moves it by k times the shift
+    assert torch.allclose(update(scale * gradient), scale * update(gradient), atol=1e-6)
+    assert torch.allclose(update(gradient + 1), update(gradient) + k, atol=1e-9)
 
 
 def test_a_single_element_gets_no_noise():

@@ -178,4 +178,19 @@ def test_held_out_data_is_never_trained_on(make_bench, monkeypatch):
 
 def test_estimate_longer_than_the_run_is_refused(make_bench):
     with pytest.raises(ValueError, match="no share of the run"):
-        make_bench("ogr-gb", est_epochs=10)
+        make_bench("ogr-gb", est_unit="fraction", est_epochs=10)
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs", "length"),
+    [
+        ({}, 30, 10),
+        ({}, 4, 4),
+        ({"est_epochs": 3}, 30, 3),
+        ({"est_unit": "fraction", "est_epochs": 0.1}, 30, 3),
+    ],
+)
+def test_an_estimate_takes_ten_epochs_and_never_more_than_the_run(
+    options, epochs, length, make_bench
+):
+    assert make_bench("ogr-gb", epochs=epochs, **options).method.period == length

@@ -280,3 +280,16 @@ def test_state_travels_in_the_state_dict(make_bench):
     second.method.load_state_dict(first.method.state_dict())
     for name in ("prototypes", "counts", "known"):
         assert torch.equal(getattr(first.method, name), getattr(second.method, name))
+
+
+@pytest.mark.parametrize("rare", [1, 5])
+def test_every_class_gets_its_samples_as_far_as_there_are_any(rare, make_bench):
+    bench = make_bench("pmr", proto_per_class=5, proto_fraction=0.01)
+    label = bench.trainer.loaders["train"].label
+    label[:] = torch.arange(len(label)) % 3
+    label[:rare] = 3
+    counts = started(bench).method.counts
+    assert float(counts[3]) == rare
+    assert float(counts.min()) >= min(rare, 5)
+    if rare == 1:  # one class can never have five: everything was looked at
+        assert float(counts.sum()) == len(label)

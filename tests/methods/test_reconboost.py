@@ -191,14 +191,17 @@ def test_stages_continue_in_their_middle(make_bench, make_batch):
         assert torch.equal(p, q)
 
 
-def test_rate_drops_by_stage_and_decay_is_its_own(make_bench):
-    bench = make_bench("reconboost", stages_per_drop=2, weight_decay=5e-4)
+@pytest.mark.parametrize("factor", [0.1, 0.5])
+def test_rate_drops_by_stage_and_decay_is_its_own(factor, make_bench):
+    options = {} if factor == 0.1 else {"drop_factor": factor}
+    bench = make_bench("reconboost", stages_per_drop=2, weight_decay=5e-4, **options)
     bench.trainer.settings = bench.trainer.settings.model_copy(update={"schedule": "constant"})
     rates = []
     for bench.trainer.epoch in range(10):
         bench.method.on_epoch_start()
         rates.append(bench.trainer.optimizers.by_name["main"].param_groups[0]["lr"])
-    assert rates == pytest.approx([0.1] * 4 + [0.01] * 4 + [0.001] * 2)
+    once, twice = 0.1 * factor, 0.1 * factor**2
+    assert rates == pytest.approx([0.1] * 4 + [once] * 4 + [twice] * 2)
     assert bench.trainer.optimizers.by_name["main"].param_groups[0]["weight_decay"] == 5e-4
 
 
