@@ -42,8 +42,12 @@ def write_atomic(file: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def read_record(file: Path) -> Record:
+def read_record(file: Path, curve: bool = True) -> Record:
     """Read one record.
+
+    Args:
+        file: ``*.json`` or ``*.json.gz``.
+        curve: whether to keep the epochs, which are most of it; tables do without.
 
     Raises:
         UserError: if it was written by a newer version, or is not a record.
@@ -57,7 +61,7 @@ def read_record(file: Path) -> Record:
                 f"{file} was written by a newer mmbench (record version {version}; this one reads "
                 f"up to {SCHEMA}); update mmbench"
             )
-        return Record.model_validate(raw)
+        return Record.model_validate(raw if curve else {**raw, "curve": []})
     except (OSError, EOFError, zlib.error, ValueError, AttributeError, ValidationError) as err:
         if isinstance(err, UserError):
             raise

@@ -132,12 +132,14 @@ def report(
     readme: Annotated[
         Path | None, typer.Option(help="Also put the tables between the markers of this file.")
     ] = None,
+    figures: Annotated[bool, typer.Option(help="Draw the figures as well.")] = True,
+    html: Annotated[bool, typer.Option("--html", help="Also write RESULTS/report.html.")] = False,
     json: Json = False,
 ) -> None:
     """Write and print the tables, from records alone. Example: mmbench report"""
     from mmbench.cli import reporting
 
-    raise typer.Exit(reporting.report(results, study or [], source, readme, json))
+    raise typer.Exit(reporting.report(results, study or [], source, readme, figures, html, json))
 
 
 @app.command()

@@ -13,7 +13,13 @@ SOURCES = ("auto", "runs", "records")
 
 
 def report(
-    results: Path, studies: Sequence[str], source: str, readme: Path | None, as_json: bool
+    results: Path,
+    studies: Sequence[str],
+    source: str,
+    readme: Path | None,
+    figures: bool,
+    html: bool,
+    as_json: bool,
 ) -> int:
     """Write the tables of the studies and print them; return 1 if a record cannot be read."""
     from mmbench.cli.output import console
@@ -21,7 +27,7 @@ def report(
 
     if source not in SOURCES:
         raise UserError(f"--source is one of {', '.join(SOURCES)}; found {source!r}")
-    built = build.report(results, list(studies), source)
+    built = build.report(results, list(studies), source, figures=figures, html=html)
     if as_json:
         print(json.dumps([str(path) for path in built.files], indent=1))
         return _complain(built.unreadable)

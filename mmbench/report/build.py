@@ -1,7 +1,7 @@
 """From records to the tables of a study."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +10,8 @@ from mmbench.errors import UserError
 from mmbench.record import Record
 from mmbench.report import render
 from mmbench.report.current import current
-from mmbench.report.frame import to_frame
+from mmbench.report.frame import tasks_of, to_frame
+from mmbench.report.index import load_frame
 from mmbench.report.overall import Pool, overall_tables, pools
 from mmbench.report.published import load_published, published_tables
 from mmbench.report.reached import reached_tables
@@ -18,7 +19,7 @@ from mmbench.report.rows import groups, is_row, varied
 from mmbench.report.scores import score_table
 from mmbench.report.study import Study, load_study, study_names
 from mmbench.report.table import Table
-from mmbench.store import iter_records, write_atomic
+from mmbench.store import write_atomic
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,12 @@ class Built:
     files: list[Path]
     left_out: list[str]
     unreadable: list[str]
+    kinds: dict[str, dict[str, list[Table]]] = field(default_factory=dict)
 
 
-def report(results: Path, studies: Sequence[str], source: str) -> Built:
+def report(
+    results: Path, studies: Sequence[str], source: str, *, figures: bool = True, html: bool = False
+) -> Built:
     """Write the tables and figures of ``studies`` to ``<results>/tables`` and ``figures``.
 
     Args:
@@ -39,40 +43,50 @@ def report(results: Path, studies: Sequence[str], source: str) -> Built:
         studies: names of studies; none: those that the records are about, and whatever else was
             run.
         source: ``runs``, ``records`` (reference records), or ``auto``: runs if there are any.
+        figures: whether to draw them as well.
+        html: whether to write ``<results>/report.html`` as well.
 
     Raises:
         UserError: if there is no record, or the tables cannot be written.
     """
     folder = results / ("records" if source == "records" else "runs")
     unreadable: list[str] = []
-    records = list(iter_records(folder, unreadable))
-    if not records and source == "auto":
+    frame = load_frame(folder, unreadable)
+    if frame.empty and source == "auto":
         folder = results / "records"
-        records = list(iter_records(folder, unreadable))
-    if not records:
+        frame = load_frame(folder, unreadable)
+    if frame.empty:
         none = f"no records in {results}; make some with: mmbench run --help"
         raise UserError("\n".join([*unreadable, none]))
-    records, left_out = current(records)
-    frame = to_frame(records)
-    tasks = {r.cell.dataset: r.task for r in records if r.task}
+    frame, left_out = current(frame)
+    tasks = tasks_of(frame)
     numbers = load_published(results / "published")
     built = Built({}, [], left_out, unreadable)
     for study in _wanted(studies, frame):
         reference = folder.name == "records"
-        tables = build_tables(study, frame, tasks, reference)
-        built.tables[study.name] = tables
         formed = list(groups(study, frame, tasks))
+        tables = [score_table(study, group, reference) for group in formed]
+        built.tables[study.name] = tables
         pooled = pools(study, formed)
         more = {
-            "imbalance": reached_tables(study, frame, tasks, reference),
+            "imbalance": reached_tables(study, frame, formed, reference),
             "statistics": overall_tables(pooled),
             "published": published_tables(study, formed, numbers),
         }
-        for suffix, part in {"": tables, **more}.items():
+        built.kinds[study.name] = {k: v for k, v in {"": tables, **more}.items() if v}
+        for suffix, part in built.kinds[study.name].items():
             if part:
                 name = "-".join([study.name, suffix]).rstrip("-")
                 built.files.extend(_write(name, part, results / "tables"))
-        built.files.extend(_draw(pooled, results / "figures"))
+        if figures:
+            built.files.extend(_draw(pooled, results / "figures"))
+    if html:
+        from mmbench.report.page import write_page
+
+        files = {
+            str(r): folder / str(f) for r, f in zip(frame["record"], frame["file"], strict=True)
+        }
+        built.files.append(write_page(results / "report.html", built.kinds, built.files, files))
     return built
 
 
@@ -122,12 +136,5 @@ def _write(name: str, tables: Sequence[Table], folder: Path) -> list[Path]:
 
 def build_study(study: Study, records: Sequence[Record], reference: bool) -> list[Table]:
     """Return one table per data set, protocol, bundle and setting; nothing is mixed."""
-    tasks = {r.cell.dataset: r.task for r in records if r.task}
-    return build_tables(study, to_frame(records), tasks, reference)
-
-
-def build_tables(
-    study: Study, frame: pd.DataFrame, tasks: Mapping[str, dict[str, object]], reference: bool
-) -> list[Table]:
-    """Return the tables of ``build_study`` from a frame of records."""
-    return [score_table(study, group, reference) for group in groups(study, frame, tasks)]
+    frame = to_frame(records)
+    return [score_table(study, group, reference) for group in groups(study, frame, tasks_of(frame))]

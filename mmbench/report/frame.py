@@ -1,6 +1,12 @@
-"""Records as a tidy frame: one row per cell, prediction and metric."""
+"""Records as a wide frame: one row per record, one column per score.
 
-from collections.abc import Iterable, Mapping
+A score's column is ``at/prediction/metric``: ``selected/fused/accuracy`` is the test accuracy of
+the fused prediction at the selected epoch, ``end/NAME/shapley`` a modality's share. Wide, because
+a table then asks for whole columns, and a hundred thousand records stay small.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,10 +15,21 @@ from mmbench.cell import Cell, canonical, digest
 from mmbench.record import Record
 
 COLUMNS = (
-    "dataset", "method", "label", "options", "seed", "protocol", "fidelity", "preset", "unaffected",
-    "place", "around", "data", "single", "recipe", "status", "reason", "remark", "device", "commit",
-    "clean", "date", "at", "prediction", "metric", "value",
+    "record", "cell", "dataset", "method", "label", "options", "seed", "protocol", "fidelity",
+    "preset", "unaffected", "place", "around", "data", "single", "recipe", "status", "reason",
+    "remark", "device", "commit", "clean", "date", "started", "apart", "task", "file",
 )  # fmt: skip
+COST = ("seconds", "deviation", "throughput", "memory", "memory_kind", "parameters", "threads",
+        "resumed")  # fmt: skip
+
+
+# What of a cell may differ between two records of it that only the code sets apart.
+BESIDE = {"label", "changed", "unaffected", "method_version", "sources"}
+
+
+def column(prediction: str, metric: str, at: str = "selected") -> str:
+    """Return the name of a score's column."""
+    return f"{at}/{prediction}/{metric}"
 
 
 def options_of(changed: Mapping[str, Any]) -> str:
@@ -41,45 +58,91 @@ def _single(record: Record) -> str | None:
     return used[0] if len(used) == 1 < len(record.task.get("modalities", [])) else None
 
 
+def _scores(record: Record) -> dict[str, float]:
+    found = {
+        column(prediction, metric, at): value
+        for at, metrics in record.final.items()
+        for prediction, values in metrics.items()
+        for metric, value in values.items()
+    }
+    for metric in ("shapley", "probe"):
+        shares: Mapping[str, float] = getattr(record.imbalance, metric)
+        found |= {column(m, metric, "end"): value for m, value in shares.items()}
+    return found
+
+
+def _cost(record: Record) -> dict[str, Any]:  # Any: numbers, a word, or nothing
+    if not (record.timing and record.memory and record.parameters):
+        return dict.fromkeys(COST)
+    return {
+        "seconds": record.timing.epoch_mean,
+        "deviation": record.timing.epoch_std,
+        "throughput": record.timing.samples_per_second,
+        "memory": float(record.memory.peak_bytes),
+        "memory_kind": record.memory.kind,
+        "parameters": float(record.parameters.total),
+        "threads": float(record.environment.threads),
+        "resumed": float(record.timing.resumed),
+    }
+
+
+def row_of(record: Record) -> dict[str, Any]:  # Any: text, numbers, or nothing
+    """Return the frame's row of one record; a refused or failed one has no score."""
+    cell, where = record.cell, record.environment
+    return {
+        "record": cell.folder,
+        "cell": record.cell_id,
+        "dataset": cell.dataset,
+        "method": cell.method,
+        "label": cell.label,
+        "options": options_of(cell.changed),
+        "seed": cell.seed,
+        "protocol": cell.protocol,
+        "fidelity": cell.fidelity,
+        "preset": cell.preset,
+        "unaffected": ",".join(cell.unaffected),
+        "place": _place(cell),
+        "around": _around(cell),
+        "data": canonical(cell.dataset_config),
+        "single": _single(record),
+        "recipe": digest(cell.trainer.model_dump()) if cell.preset == "common" else "authors",
+        "status": record.status,
+        "reason": record.reason or (record.failure.message if record.failure else None),
+        "remark": record.remark,
+        "device": where.device_name,
+        "commit": where.commit,
+        "clean": where.clean,
+        "date": record.finished[:10],
+        "started": record.started,
+        "apart": digest(cell.model_dump(mode="json", exclude=BESIDE)),
+        "task": json.dumps(record.task) if record.task else None,
+        **_cost(record),
+        **_scores(record),
+    }
+
+
+def as_frame(
+    rows: Sequence[Mapping[str, Any]],  # Any: as in row_of
+    extra: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Return the frame of rows, with every column that a report asks for, and ``extra``."""
+    frame = pd.DataFrame(list(rows))
+    first = [*COLUMNS, *COST, *extra]
+    return plain(frame.reindex(columns=[*first, *sorted({*frame} - {*first})]))
+
+
+def plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with its text as objects: taking rows of it is several times as fast."""
+    text = [name for name in frame if pd.api.types.is_string_dtype(frame[name].dtype)]
+    return frame.astype(dict.fromkeys(text, object)).copy()  # a copy lies in one piece by type
+
+
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Return the frame; a refused or failed cell is one row without a value."""
-    rows: list[dict[str, Any]] = []
-    for record in records:
-        cell, where = record.cell, record.environment
-        common = {
-            "dataset": cell.dataset,
-            "method": cell.method,
-            "label": cell.label,
-            "seed": cell.seed,
-            "protocol": cell.protocol,
-            "fidelity": cell.fidelity,
-            "preset": cell.preset,
-            "options": options_of(cell.changed),
-            "unaffected": cell.unaffected,
-            "place": _place(cell),
-            "around": _around(cell),
-            "data": canonical(cell.dataset_config),
-            "single": _single(record),
-            "recipe": digest(cell.trainer.model_dump()) if cell.preset == "common" else "authors",
-            "status": record.status,
-            "reason": record.reason or (record.failure.message if record.failure else None),
-            "remark": record.remark,
-            "device": where.device_name,
-            "commit": where.commit,
-            "clean": where.clean,
-            "date": record.finished[:10],
-        }
-        if record.status != "done":
-            rows.append(common)
-        rows.extend(
-            {**common, "at": at, "prediction": prediction, "metric": metric, "value": value}
-            for at, metrics in record.final.items()
-            for prediction, values in metrics.items()
-            for metric, value in values.items()
-        )
-        rows.extend(
-            {**common, "at": "end", "prediction": m, "metric": metric, "value": value}
-            for metric in ("shapley", "probe")
-            for m, value in getattr(record.imbalance, metric).items()
-        )
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    """Return the frame of records."""
+    return as_frame([row_of(record) for record in records])
+
+
+def tasks_of(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:  # Any: JSON values
+    """Return modalities and metrics of every data set that was trained on."""
+    known = frame.dropna(subset="task").drop_duplicates("dataset", keep="last")
+    return {str(r.dataset): json.loads(str(r.task)) for r in known.itertuples()}

@@ -133,6 +133,7 @@ def _table(pool: Pool) -> Table:
             "the rows; d_z: Δ over the standard deviation of the differences within data sets."
         ),
         notes=_notes(pool, list(compared.values())),
+        protocol=protocol,
     )
 
 

@@ -13,7 +13,7 @@ from mmbench.report.rows import Group
 from mmbench.report.scores import RULES, TITLES
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
-from mmbench.report.table import Entry, Table
+from mmbench.report.table import Entry, Source, Table
 
 HEADER = ["table", "dataset", "method", "metric", "value", "std", "note"]
 WIDEST = 2  # scores side by side; more would not fit a page, and get a row each
@@ -118,8 +118,8 @@ def _table(study: Study, cited: Sequence[Number], group: Group | None) -> Table:
         for prediction, metric in asked:
             key = (method, prediction, metric)
             printed = [n.value for n in cited if (n.method, n.prediction, n.metric) == key]
-            own = named[name].values(prediction, metric) if name in named else {}
-            triples.append(_triple(printed[0] if printed else None, list(own.values())))
+            own = named[name].sources(prediction, metric) if name in named else ()
+            triples.append(_triple(printed[0] if printed else None, own))
         if wide:
             rows.append((name, tuple(chain.from_iterable(triples))))
         else:
@@ -130,6 +130,8 @@ def _table(study: Study, cited: Sequence[Number], group: Group | None) -> Table:
         columns=("Method", *([f"{t}, {w}" for t in titles for w in WORDS] if wide else WORDS)),
         rows=tuple(rows),
         caption=_caption(cited, group),
+        dataset=cited[0].dataset,
+        protocol="" if group is None else group.protocol,
     )  # fmt: skip
 
 
@@ -138,13 +140,13 @@ def _title(prediction: str, metric: str) -> str:
     return title if prediction == "fused" else f"{title} of {prediction}"
 
 
-def _triple(printed: float | None, own: Sequence[float]) -> list[Entry]:
+def _triple(printed: float | None, own: Sequence[Source]) -> list[Entry]:
     cited = Entry("") if printed is None else Entry(f"{printed:.2f}", "cited", printed / 100)
     if not own:
         return [cited, Entry("missing", "absent"), Entry("")]
-    mean, std = mean_std(own)
+    mean, std = mean_std([source.value for source in own])
     text = f"{100 * mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
-    ours = Entry(text, value=mean, spread=std, seeds=len(own))
+    ours = Entry(text, value=mean, spread=std, seeds=len(own), sources=tuple(own))
     if printed is None:
         return [cited, ours, Entry("")]
     return [cited, ours, Entry(f"{100 * mean - printed:+.2f}", value=mean - printed / 100)]

@@ -1,15 +1,19 @@
 """How unevenly the modalities count in the trained models of a study."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
-from mmbench.report.rows import Group, Shown, groups, scores_of
+from mmbench.report.frame import column
+from mmbench.report.rows import Group
 from mmbench.report.scores import caption
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
-from mmbench.report.table import Entry, Table
+from mmbench.report.table import Entry, Source, Table
 
+SETTING = ["dataset", "protocol", "place", "recipe"]  # what the two must share
+Alone = dict[tuple[str, ...], dict[int, float]]
 NOTES = (
     "Share: average contribution of a modality to the accuracy of the fused prediction (Shapley "
     "value; an absent input is its training mean), in percentage points.",
@@ -19,19 +23,22 @@ NOTES = (
 
 
 def reached_tables(
-    study: Study, frame: pd.DataFrame, tasks: Mapping[str, dict[str, object]], reference: bool
+    study: Study, frame: pd.DataFrame, groups: Iterable[Group], reference: bool
 ) -> list[Table]:
     """Return a table per data set, protocol, bundle and setting that has such records."""
-    found = [_table(study, group, frame, reference) for group in groups(study, frame, tasks)]
+    alone = _alone(frame)
+    found = [_table(study, group, alone, reference) for group in groups]
     return [t for t in found if any(e.value is not None for _, row in t.rows for e in row)]
 
 
-def _table(study: Study, group: Group, frame: pd.DataFrame, reference: bool) -> Table:
-    alone = {m: _alone(frame, group, m) for m in group.modalities}
+def _table(study: Study, group: Group, known: Alone, reference: bool) -> Table:
+    first = group.records.iloc[0]
+    setting = tuple(first[key] for key in SETTING)
+    alone = {m: known.get((*setting, m), {}) for m in group.modalities}
     rows = []
     for row in group.rows:
-        shares = [_entry(_end(row, m, "shapley"), "{:+.1f}") for m in group.modalities]
-        probes = [_probe(_end(row, m, "probe"), alone[m]) for m in group.modalities]
+        shares = [_entry(row.sources(m, "shapley", "end"), "{:+.1f}") for m in group.modalities]
+        probes = [_probe(row.sources(m, "probe", "end"), alone[m]) for m in group.modalities]
         rows.append((row.name, (*shares, *probes)))
     return Table(
         name=f"{study.name}-imbalance-{group.dataset}",
@@ -44,37 +51,36 @@ def _table(study: Study, group: Group, frame: pd.DataFrame, reference: bool) -> 
         rows=tuple(rows),
         caption=caption(group, reference, "Test split, means"),
         bundle=group.bundle,
+        dataset=group.dataset,
+        protocol=group.protocol,
         notes=NOTES,
     )
 
 
-def _end(row: Shown, modality: str, metric: str) -> dict[int, float]:
-    return row.values(modality, metric, at="end")
+def _alone(frame: pd.DataFrame) -> Alone:
+    """Return the accuracy by seed of models of one modality, by setting and modality."""
+    key = column("fused", "accuracy")
+    found: Alone = {}
+    if key in frame:
+        single = frame.dropna(subset=["single", key])
+        for *setting, seed, value in single[[*SETTING, "single", "seed", key]].itertuples(
+            index=False
+        ):
+            found.setdefault(tuple(setting), {})[int(seed)] = float(value)
+    return found
 
 
-def _alone(frame: pd.DataFrame, group: Group, modality: str) -> dict[int, float]:
-    """Return the accuracy by seed of a model that has this modality only, of the same setting."""
-    first = group.records.iloc[0]
-    mine = frame[
-        (frame["dataset"] == first["dataset"]) & (frame["protocol"] == first["protocol"])
-        & (frame["place"] == first["place"]) & (frame["recipe"] == first["recipe"])
-        & (frame["single"] == modality)
-    ]  # fmt: skip
-    return scores_of(mine).get(("selected", "fused", "accuracy"), {})
-
-
-def _entry(scores: dict[int, float], form: str) -> Entry:
-    if not scores:
+def _entry(sources: Sequence[Source], form: str) -> Entry:
+    if not sources:
         return Entry("")
-    mean, std = mean_std(list(scores.values()))
-    return Entry(form.format(100 * mean), value=mean, spread=std, seeds=len(scores))
+    mean, std = mean_std([s.value for s in sources])
+    text = form.format(100 * mean)
+    return Entry(text, value=mean, spread=std, seeds=len(sources), sources=tuple(sources))
 
 
-def _probe(scores: dict[int, float], alone: dict[int, float]) -> Entry:
-    entry = _entry(scores, "{:.1f}")
-    shared = sorted(set(scores) & set(alone))
-    if not shared:
+def _probe(sources: Sequence[Source], alone: dict[int, float]) -> Entry:
+    entry = _entry(sources, "{:.1f}")
+    gaps = [s.value - alone[s.seed] for s in sources if s.seed in alone]
+    if not gaps:
         return entry
-    gap = 100 * mean_std([scores[s] - alone[s] for s in shared])[0]
-    return Entry(f"{entry.text} ({gap:+.1f})", value=entry.value, spread=entry.spread,
-                 seeds=entry.seeds)  # fmt: skip
+    return replace(entry, text=f"{entry.text} ({100 * mean_std(gaps)[0]:+.1f})")

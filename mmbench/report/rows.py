@@ -3,13 +3,16 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mmbench.cell import canonical
+from mmbench.report.frame import column
 from mmbench.report.study import Row, Study, load_study, study_names
+from mmbench.report.table import Source
 
 
 def is_row(frame: pd.DataFrame, row: Row) -> pd.Series:
@@ -36,21 +39,6 @@ def varied(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
     return frame[~frame["dataset"].isin(knobs - set(study.datasets))]
 
 
-def unaffected(frame: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
-    """Return the plain records of methods for which the bundle of ``part`` changes nothing."""
-    first = part.iloc[0]
-    plain = frame[
-        (frame["dataset"] == first["dataset"]) & (frame["protocol"] == first["protocol"])
-        & (frame["place"] == first["place"])
-        & (frame["fidelity"] == "corrected") & (frame["preset"] == "common")
-    ]  # fmt: skip
-    names = [n for n, plainly in ((first["fidelity"], "corrected"), (first["preset"], "common"))
-             if n != plainly]  # fmt: skip
-    covered = [bool(names) and set(names) <= set(same) for same in plain["unaffected"]]
-    chosen: pd.DataFrame = plain.loc[covered]
-    return chosen
-
-
 def found(frame: pd.DataFrame) -> tuple[Row, ...]:
     """Return a row for every method and set of options with a record."""
     rows = []
@@ -62,48 +50,65 @@ def found(frame: pd.DataFrame) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-Scores = dict[tuple[str, str, str], dict[int, float]]
+Columns = Mapping[str, NDArray[Any]]  # of a frame, by name; far quicker to take rows of
+Positions = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A row to fill: its name, its records, and its method."""
+    """A row to fill: its name, where its records stand in the columns, and its method."""
 
     name: str
-    records: pd.DataFrame
+    columns: Columns
+    where: Positions
     method: str
 
-    @cached_property
-    def scores(self) -> Scores:
-        """Every value, by (at, prediction, metric) and seed."""
-        return scores_of(self.records)
+    def column(self, key: str) -> list[Any]:  # Any: text or numbers
+        """Return one column of the row's records."""
+        found: list[Any] = self.columns[key][self.where].tolist()
+        return found
+
+    def sources(self, prediction: str, metric: str, at: str = "selected") -> tuple[Source, ...]:
+        """Return one score of every record that has it, in order of the seeds."""
+        key = column(prediction, metric, at)
+        if key not in self.columns:
+            return ()
+        rows = zip(*map(self.column, ("seed", "record", key)), strict=True)
+        found = {s: Source(s, r, v) for s, r, v in rows if v == v}  # not NaN
+        return tuple(found[seed] for seed in sorted(found))
 
     def values(self, prediction: str, metric: str, at: str = "selected") -> dict[int, float]:
         """Return one value by seed; none if there is no such score."""
-        return self.scores.get((at, prediction, metric), {})
+        return {s.seed: s.value for s in self.sources(prediction, metric, at)}
 
 
-def scores_of(records: pd.DataFrame) -> Scores:
-    """Return the values of records of one row, by (at, prediction, metric) and seed."""
-    found: Scores = {}
-    columns = records[["at", "prediction", "metric", "seed", "value"]].dropna(subset="value")
-    for at, prediction, metric, seed, value in columns.itertuples(index=False):
-        found.setdefault((at, prediction, metric), {})[int(seed)] = float(value)
-    return found
+def shown_rows(
+    rows: Sequence[Row],
+    masks: Sequence[NDArray[np.bool_]],
+    columns: Columns,
+    where: Positions,
+    task: Mapping[str, object],
+) -> list[Shown]:
+    """Return the rows in the study's order; a method without any record gets one.
 
-
-def shown_rows(rows: Sequence[Row], part: pd.DataFrame, task: Mapping[str, object]) -> list[Shown]:
-    """Return the rows in the study's order; a method without any record gets one."""
+    Args:
+        rows: of the study.
+        masks: per row, which of all records belong to it.
+        columns: all records.
+        where: those of one table.
+        task: of its data set.
+    """
     shown: list[Shown] = []
     modalities = list(task["modalities"])  # type: ignore[call-overload]  # a list of text
-    for row in rows:
-        own = part[is_row(part, row)]
+    for row, mask in zip(rows, masks, strict=True):
+        own = where[mask[where]]
+        labels = columns["label"][own]
         order = {f"{row.method}-{m}": i for i, m in enumerate(modalities)}
-        found = sorted(own["label"].unique(), key=lambda x, o=order: (o.get(x, len(o)), x))  # type: ignore[misc]  # bound
+        found = sorted(set(labels), key=lambda x, o=order: (o.get(x, len(o)), x))  # type: ignore[misc]  # bound
+        mark = " †" if any(isinstance(each, str) for each in columns["remark"][own]) else ""
         for label in found or [row.method]:
             name = row.name if row.name and len(found) < 2 else label
-            mark = " †" if own["remark"].notna().any() else ""
-            shown.append(Shown(name + mark, own[own["label"] == label], row.method))
+            shown.append(Shown(name + mark, columns, own[labels == label], row.method))
     return shown
 
 
@@ -127,6 +132,11 @@ class Group:
     def dataset(self) -> str:
         """Name of the data set."""
         return str(self.records["dataset"].iloc[0])
+
+    @property
+    def protocol(self) -> str:
+        """How the epoch was selected."""
+        return str(self.records["protocol"].iloc[0])
 
     @property
     def title(self) -> str:
@@ -168,11 +178,39 @@ def groups(
     frame = varied(study, frame)
     rows = found(frame) if study.rows == "found" else study.rows
     frame = frame[pd.concat([is_row(frame, row) for row in rows], axis=1).any(axis=1)]
+    masks = [is_row(frame, row).to_numpy(bool) for row in rows]
+    columns = {str(name): frame[name].to_numpy() for name in frame}
     stated = any(row.fidelity or row.preset for row in rows)
     keys = ["dataset", "protocol", "place"]
-    keys += [] if stated else ["fidelity", "preset", "recipe"]
-    for key, part in frame.groupby(keys, sort=True):
+    bundles = [] if stated else ["fidelity", "preset", "recipe"]
+    plain = _plain(frame, keys)
+    for key, where in _places(frame, [*keys, *bundles]):
         task = tasks.get(str(key[0]))
-        if task is not None:
-            whole = part if stated else pd.concat([part, unaffected(frame, part)])
-            yield Group(tuple(shown_rows(rows, whole, task)), whole, task, stated)
+        if task is None:
+            continue
+        if not stated:
+            beside = _unaffected(columns, plain.get(key[:3], where[:0]), key[3:5])
+            where = np.concatenate([where, beside])
+        shown = shown_rows(rows, masks, columns, where, task)
+        yield Group(tuple(shown), frame.iloc[where], task, stated)
+
+
+def _places(frame: pd.DataFrame, keys: list[str]) -> list[tuple[tuple[str, ...], Positions]]:
+    """Return where the records stand that share these columns, sorted by them."""
+    found: dict[Any, Any] = dict(frame.groupby(keys).indices)  # Any: its stubs say Hashable
+    return sorted(found.items())
+
+
+def _plain(frame: pd.DataFrame, keys: list[str]) -> dict[tuple[str, ...], Positions]:
+    """Return where the records without a bundle stand, by what a table must share."""
+    both = (frame["fidelity"] == "corrected") & (frame["preset"] == "common")
+    positions = np.flatnonzero(both.to_numpy(bool))
+    return {key: positions[where] for key, where in _places(frame.iloc[positions], keys)}
+
+
+def _unaffected(columns: Columns, plain: Positions, bundle: tuple[str, ...]) -> Positions:
+    """Return those of the plain records whose method the bundle leaves as it is."""
+    names = set(bundle) - {"corrected", "common"}
+    same = [bool(names) and names <= {*each.split(",")} for each in columns["unaffected"][plain]]
+    chosen: Positions = plain[np.array(same, bool)]
+    return chosen

@@ -1,13 +1,12 @@
 """The comparison of a study: metrics, best and second, and the difference to the best baseline."""
 
 from collections.abc import Sequence
-
-import pandas as pd
+from dataclasses import replace
 
 from mmbench.report.rows import Group, Shown
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std, paired_difference, ranks
-from mmbench.report.table import Entry, Table
+from mmbench.report.table import Entry, Source, Style, Table
 
 TITLES = {"accuracy": "Accuracy", "map": "MAP", "macro_f1": "Macro-F1"}
 WHAT = "Test metrics in percent, mean ± sample standard deviation"
@@ -24,9 +23,7 @@ def score_table(study: Study, group: Group, reference: bool) -> Table:
     main = metrics.index(str(task["primary"]))
     title = TITLES.get(metrics[main], metrics[main])
     grid = [[row.values("fused", m) for m in metrics] for row in rows]
-    entries = [
-        [_entry(row, values) for values in columns] for row, columns in zip(rows, grid, strict=True)
-    ]
+    entries = [[_entry(row, "fused", m) for m in metrics] for row in rows]
     for i in range(len(metrics)):
         placed = ranks([line[i].value for line in entries])
         for line, rank in zip(entries, placed, strict=True):
@@ -36,8 +33,9 @@ def score_table(study: Study, group: Group, reference: bool) -> Table:
     for number, row in enumerate(rows):
         difference = Entry("")
         if best is not None:
-            difference = _difference(grid[number][main], grid[best][main], number == best)
-        own = [_entry(row, row.values(m, metrics[main]), empty="") for m in modalities]
+            pair = (entries[number][main].sources, entries[best][main].sources)
+            difference = _difference(*pair, number == best)
+        own = [_entry(row, m, metrics[main]) for m in modalities]
         filled.append((row.name, (*entries[number], difference, *own)))
     dataset = str(part["dataset"].iloc[0])
     return Table(
@@ -54,6 +52,8 @@ def score_table(study: Study, group: Group, reference: bool) -> Table:
         notes=_notes(rows, [columns[main] for columns in grid], best, title),
         breaks=_breaks(study, rows),
         bundle=group.bundle,
+        dataset=group.dataset,
+        protocol=group.protocol,
     )
 
 
@@ -72,28 +72,32 @@ def _breaks(study: Study, rows: Sequence[Shown]) -> tuple[int, ...]:
     return (first,) if first > 0 else ()
 
 
-def _entry(row: Shown, values: dict[int, float], empty: str = "") -> Entry:
-    if values:
-        mean, std = mean_std(list(values.values()))
+def _entry(row: Shown, prediction: str, metric: str) -> Entry:
+    sources = row.sources(prediction, metric)
+    if sources:
+        mean, std = mean_std([source.value for source in sources])
         text = f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if std is not None else "")
-        return Entry(text, value=mean, spread=std, seeds=len(values))
-    status = row.records["status"].tolist()
+        return Entry(text, value=mean, spread=std, seeds=len(sources), sources=sources)
+    status = row.column("status")
     if "done" in status:
-        return Entry(empty)
+        return Entry("")
     return Entry(status[0] if status else "missing", "absent")
 
 
 def _styled(entry: Entry, rank: int | None) -> Entry:
-    style = {0: "best", 1: "second"}.get(-1 if rank is None else rank, entry.style)
-    return Entry(entry.text, style, entry.value, entry.spread, entry.seeds)  # type: ignore[arg-type]  # a Style
+    placed: dict[int | None, Style] = {0: "best", 1: "second"}
+    style = placed.get(rank, entry.style)
+    return replace(entry, style=style)
 
 
-def _difference(values: dict[int, float], to: dict[int, float], itself: bool) -> Entry:
-    mean, half, shared = paired_difference(values, to)
+def _difference(own: Sequence[Source], to: Sequence[Source], itself: bool) -> Entry:
+    one, two = ({s.seed: s.value for s in each} for each in (own, to))
+    mean, half, shared = paired_difference(one, two)
     if itself or not shared:
         return Entry("baseline" if itself else "")
     text = f"{100 * mean:+.2f}" + (f" ± {100 * half:.2f}" if half is not None else "")
-    return Entry(text, value=mean, spread=half, seeds=shared)
+    paired = [tuple(s for s in each if s.seed in {*one} & {*two}) for each in (own, to)]
+    return Entry(text, value=mean, spread=half, seeds=shared, sources=paired[0], against=paired[1])
 
 
 def caption(group: Group, reference: bool, what: str) -> str:
@@ -103,7 +107,7 @@ def caption(group: Group, reference: bool, what: str) -> str:
     dates = sorted(part["date"].unique())
     commits = sorted(
         f"{str(c)[:10]}{'' if clean is True else ' with uncommitted changes'}"
-        for c, clean in {(r.commit, r.clean) for r in part.itertuples()}
+        for c, clean in set(zip(part["commit"], part["clean"], strict=True))
     )
     seeds = part["seed"].nunique()
     return (
@@ -121,11 +125,10 @@ def _notes(
     notes = ["Δ: paired difference to the best baseline, ± half of the 95 % t-interval."]
     notes += [f"“... alone”: {title} of the trained model's prediction from that modality only."]
     for row in rows:
-        absent = row.records[row.records["status"] != "done"]
-        reasons = absent[["status", "reason"]].drop_duplicates()
-        notes += [f"{row.name}: {r.status}: {r.reason}." for r in reasons.itertuples()]
-    remarks = pd.concat([row.records["remark"] for row in rows]).dropna().unique()
-    notes += [f"† {remark}." for remark in remarks]
+        told = zip(row.column("status"), row.column("reason"), strict=True)
+        notes += [f"{row.name}: {s}: {why}." for s, why in dict.fromkeys(told) if s != "done"]
+    remarks = dict.fromkeys(each for row in rows for each in row.column("remark"))
+    notes += [f"† {remark}." for remark in remarks if isinstance(remark, str)]
     rivals = [i for i in range(len(rows)) if scores[i] and i != best]
     if best is not None and rivals:
         top = max(rivals, key=lambda i: mean_std(list(scores[i].values()))[0])

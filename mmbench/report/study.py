@@ -1,6 +1,7 @@
 """Named studies: which rows a comparison has, and what its differences are taken to."""
 
 import tomllib
+from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
@@ -81,6 +82,7 @@ class Study(Settings):
         return tuple({"method": each} if isinstance(each, str) else each for each in value)
 
 
+@cache
 def study_names() -> list[str]:
     """Return the names of all studies, sorted."""
     folder = resources.files("mmbench.studies")
@@ -89,6 +91,7 @@ def study_names() -> list[str]:
     )
 
 
+@cache
 def load_study(name: str) -> Study:
     """Return the study ``name``.
 

@@ -1,9 +1,17 @@
 """A table before it is rendered: text, and which entries are best and second."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Style = Literal["plain", "best", "second", "absent", "cited"]
+
+
+class Source(NamedTuple):
+    """One value behind a number, and the record that holds it."""
+
+    seed: int
+    record: str
+    value: float
 
 
 @dataclass(frozen=True)
@@ -16,6 +24,8 @@ class Entry:
         value: the number behind it, as a fraction; None if there is none.
         spread: its sample standard deviation.
         seeds: how many seeds it is the mean of.
+        sources: the records it is the mean of.
+        against: the records whose values were taken away first, paired by seed.
     """
 
     text: str
@@ -23,6 +33,8 @@ class Entry:
     value: float | None = None
     spread: float | None = None
     seeds: int = 0
+    sources: tuple[Source, ...] = ()
+    against: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,8 @@ class Table:
         caption: protocol, seeds, device, date, commit.
         notes: remarks and conclusions below.
         breaks: a rule stands above these rows.
+        dataset: its name; empty if the table is about several.
+        protocol: of the records.
         bundle: in words, if all of it is not corrected fidelity and the common recipe.
     """
 
@@ -48,3 +62,5 @@ class Table:
     notes: tuple[str, ...] = field(default=())
     breaks: tuple[int, ...] = ()
     bundle: str = ""
+    dataset: str = ""
+    protocol: str = ""

@@ -5,10 +5,16 @@ import pytest
 from mmbench.record import Imbalance
 from mmbench.report.frame import to_frame
 from mmbench.report.reached import reached_tables
+from mmbench.report.rows import groups
 from mmbench.report.study import Study
 
 STUDY = Study(name="s", title="T", rows=("unimodal", "concat"), baselines=("unimodal",))
 TASK = {"modalities": ["audio", "image"], "metrics": ["accuracy"], "primary": "accuracy"}
+
+
+def tables(records):
+    frame = to_frame(records)
+    return reached_tables(STUDY, frame, groups(STUDY, frame, {"toy": TASK}), reference=False)
 
 
 @pytest.fixture
@@ -31,7 +37,7 @@ def records(template, make):
 
 
 def test_shares_and_probes_are_set_against_the_model_trained_alone(records):
-    (table,) = reached_tables(STUDY, to_frame(records), {"toy": TASK}, reference=False)
+    (table,) = tables(records)
     assert table.columns == ("Method", "audio share", "image share", "audio probe", "image probe")
     rows = {name: [e.text for e in entries] for name, entries in table.rows}
     assert rows["concat"] == ["+65.0", "+5.0", "90.0", "40.0 (-25.0)"]
@@ -40,4 +46,4 @@ def test_shares_and_probes_are_set_against_the_model_trained_alone(records):
 
 def test_records_without_it_give_no_table(template, make):
     record = make(template, "concat", 0, 0.5).model_copy(update={"imbalance": Imbalance()})
-    assert reached_tables(STUDY, to_frame([record]), {"toy": TASK}, reference=False) == []
+    assert tables([record]) == []

@@ -1,0 +1,142 @@
+"""An index beside the records, so that a report need not read every file again.
+
+``<results>/.index/runs.parquet`` (or ``records.parquet``) holds the frame's rows with the name,
+size and time of the file that each was read from. A file that is new or has changed is read, one
+that is gone is dropped, and the rest come from the index; deleting it loses nothing. Without
+pyarrow, or where nothing can be written, all files are read.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mmbench.errors import UserError
+from mmbench.report import frame as frame_module
+from mmbench.report.frame import as_frame, plain, row_of
+from mmbench.store import read_record
+
+WORTH = 200  # files; fewer are read faster than an index is
+STAMP = "_stamp"  # the state of the file that a row was read from
+FILE = "file"
+
+log = logging.getLogger(__name__)
+
+
+def record_files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the files that hold the records of a folder, in name order, with size and time.
+
+    Of a cell's run directory that is the finished record, else its last failure.
+    """
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        path = folder / entry.name
+        if entry.name.endswith((".json", ".json.gz")):
+            yield path, _stamp(entry.stat())
+        elif entry.is_dir():
+            try:
+                done = path / "record.json"
+                yield done, _stamp(done.stat())
+            except FileNotFoundError:
+                failures = sorted(path.glob("failed-*.json"))
+                if failures:
+                    yield failures[-1], _stamp(failures[-1].stat())
+
+
+def _stamp(state: os.stat_result) -> str:
+    return f"{state.st_size}-{state.st_mtime_ns}"
+
+
+def load_frame(folder: Path, unreadable: list[str]) -> pd.DataFrame:
+    """Return the frame of ``<results>/runs`` or ``<results>/records``, and renew its index.
+
+    Args:
+        folder: where the records lie.
+        unreadable: gets the message of every file that is not a record, or a newer version's.
+    """
+    files = list(record_files(folder))
+    file = folder.parent / ".index" / f"{folder.name}.parquet"
+    known = _read(file) if len(files) >= WORTH else None
+    state = pd.DataFrame(
+        {FILE: [str(path.relative_to(folder)) for path, _ in files], STAMP: [s for _, s in files]}
+    )
+    if known is None:
+        rows = list(_rows(folder, state, unreadable))
+        whole = _with_state(rows)
+        changed = len(files) >= WORTH
+    else:
+        merged = state.merge(known, on=[FILE, STAMP], how="left", indicator="_from")
+        missing = merged["_from"] == "left_only"
+        rows = list(_rows(folder, merged.loc[missing, [FILE, STAMP]], unreadable))
+        kept = merged.loc[~missing].drop(columns="_from")
+        whole = pd.concat([kept, _with_state(rows)], ignore_index=True) if rows else kept
+        whole = whole.sort_values(FILE, ignore_index=True)
+        changed = bool(rows) or len(whole) != len(known)
+    if changed:
+        _write(whole, file)
+    return plain(whole.drop(columns=STAMP))
+
+
+def _rows(
+    folder: Path, state: pd.DataFrame, unreadable: list[str]
+) -> Iterator[dict[str, Any]]:  # Any: as in row_of
+    for name, stamp in state.itertuples(index=False):
+        try:
+            yield {FILE: name, STAMP: stamp, **row_of(read_record(folder / name, curve=False))}
+        except UserError as err:
+            unreadable.append(str(err))
+
+
+def _with_state(rows: list[dict[str, Any]]) -> pd.DataFrame:  # Any: as in row_of
+    return as_frame(rows, extra=(STAMP,))
+
+
+def _version() -> bytes:
+    """Return what an index must have been made with: the code that makes its rows."""
+    return hashlib.sha256(Path(frame_module.__file__).read_bytes()).hexdigest().encode()
+
+
+def _read(file: Path) -> pd.DataFrame | None:
+    """Return the index, or None if there is none, or not one of this version."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        return None
+    try:
+        table = parquet.read_table(file)
+    except (OSError, ArrowException):
+        return None
+    if (table.schema.metadata or {}).get(b"mmbench") != _version():
+        return None
+    found: pd.DataFrame = table.to_pandas()
+    return found
+
+
+def _write(whole: pd.DataFrame, file: Path) -> None:
+    """Write the index; a report does without if that cannot be done."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        log.info("pyarrow is not installed, so every record is read each time")
+        return
+    table = pyarrow.Table.from_pandas(whole, preserve_index=False)
+    metadata = {**(table.schema.metadata or {}), b"mmbench": _version()}
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(table.replace_schema_metadata(metadata), part, compression="zstd")
+        part.replace(file)
+    except OSError as err:
+        log.warning("the index %s could not be written (%s); reports take longer", file, err)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
