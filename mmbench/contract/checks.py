@@ -1,6 +1,6 @@
 """The checks: each trains a method on a toy task and says what to mend where it breaks."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,77 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmbench.contract.toy import toy_trainer
-from mmbench.contract.waiting import Waits, call_without_waiting
+from mmbench import data, training
+from mmbench.contract.options import choices, options
+from mmbench.contract.promise import Broken, require
+from mmbench.contract.snapshot import attributes, differing, state
+from mmbench.contract.toy import everything, predict, toy_trainer
+from mmbench.contract.waiting import DEVICE, Waits, call_without_waiting, count_waits
 from mmbench.errors import StopRequested
 from mmbench.method import Batch, Method
 from mmbench.training.trainer import Trainer
 
 ALONE = 1e-10  # tolerance of a prediction, in double precision
-
-
-class Broken(Exception):
-    """The method breaks its contract; the text says what to mend."""
-
-
-def require(condition: bool, mend: str) -> None:
-    """Raise ``Broken`` unless ``condition``."""
-    if not condition:
-        raise Broken(mend)
-
-
-def everything(trainer: Trainer) -> Batch:
-    """Return the whole training split as one batch."""
-    return trainer.loaders["train"].gather(torch.arange(len(trainer.loaders["train"])))
-
-
-@torch.no_grad()
-def predict(method: Method, batch: Batch) -> dict[str, Tensor]:
-    """Return the logits in eval mode."""
-    method.eval()
-    out = method.predict(batch.inputs)
-    method.train()
-    return out
-
-
-def state(method: Method) -> dict[str, Tensor]:
-    """Return copies of all parameters and buffers."""
-    tensors = [*method.named_parameters(), *method.named_buffers()]
-    return {name: t.detach().clone() for name, t in tensors}
-
-
-def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
-    """Say whether two states are equal to the last bit; NaN equals NaN."""
-    return left.keys() == right.keys() and all(
-        torch.allclose(left[k], right[k], atol=0, rtol=0, equal_nan=True) for k in left
-    )
-
-
-def options(cls: type[Method], count: int, folder: Path) -> None:
-    """Every option has a meaning, a source, and a range where it is a number."""
-    cls.Config()
-    schema = cls.Config.model_json_schema()
-    for key, field in cls.Config.model_fields.items():
-        extra = field.json_schema_extra
-        require(bool(field.description), f"say what {key} means: setting(default, 'meaning', ...)")
-        require(
-            isinstance(extra, dict) and bool(extra.get("source")),
-            f"say where the default of {key} comes from: setting(..., source='paper, section')",
-        )
-        for node in _numbers(schema["properties"][key]):
-            bounds = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
-            require(bool(bounds & node.keys()), f"give {key} a range: setting(..., ge=0)")
-
-
-def _numbers(node: Any) -> Iterator[dict[str, Any]]:  # Any: a JSON schema has no static type
-    if isinstance(node, list):
-        for part in node:
-            yield from _numbers(part)
-    elif isinstance(node, dict):
-        if node.get("type") in ("number", "integer") and not {"const", "enum"} & node.keys():
-            yield node
-        for key in ("anyOf", "items", "prefixItems", "additionalProperties"):
-            yield from _numbers(node.get(key))
+HOOKS = ("on_fit_start", "on_epoch_start", "on_epoch_end")
+ENGINE = (Path(training.__file__).parent, Path(data.__file__).parent)
 
 
 def learns(cls: type[Method], count: int, folder: Path) -> None:
@@ -95,6 +37,10 @@ def learns(cls: type[Method], count: int, folder: Path) -> None:
     def step(drawn: Batch) -> dict[str, Tensor]:
         out = take(drawn)
         if not logged:
+            require(
+                isinstance(out, Mapping) and "loss" in out,
+                "step must return a dict of scalar tensors with 'loss' among them",
+            )
             require(
                 any(not torch.equal(before[n], p) for n, p in method.named_parameters()),
                 "a step changed no parameter: call self.fit.backward(loss) and self.fit.update()",
@@ -125,7 +71,7 @@ def repeats(cls: type[Method], count: int, folder: Path) -> None:
         trainer.train()
         ends.append(state(trainer.method))
     require(
-        same(*ends),
+        not differing(*ends),
         "two runs with one seed differ; draw random numbers from self.fit.generator(tag)",
     )
 
@@ -149,25 +95,56 @@ def predicts_alone(cls: type[Method], count: int, folder: Path) -> None:
 
 
 def resumes(cls: type[Method], count: int, folder: Path) -> None:
-    """Stopped in the middle of an epoch and continued, a run ends as if it had not been."""
+    """Stopped in the middle of an epoch and continued, a run ends as if it had not been.
+
+    What is compared at the end are the tensors and the plain Python attributes. Where tensors
+    differ, the attributes that were lost at the stop are the likely cause.
+    """
     straight = toy_trainer(cls, count, folder / "straight")
     straight.train()
     halfway = straight.step // 2 + 1
     first = toy_trainer(cls, count, folder / "halves", stop=lambda: first.step >= halfway)
     with suppress(StopRequested):
         first.train()
+    stopped = attributes(first.method)
+    restored: dict[str, dict[str, Any]] = {}  # Any: plain values
     second = toy_trainer(cls, count, folder / "halves")
+    load = second.load
+
+    def loaded(saved: Mapping[str, Any]) -> None:
+        load(saved)
+        restored.setdefault("first", attributes(second.method))
+
+    setattr(second, "load", loaded)  # noqa: B010  # only here, to look right after it
     second.train()
-    require(
-        same(state(straight.method), state(second.method)),
-        "a continued run ends elsewhere; keep what you remember between steps in buffers "
-        "(register_buffer) or in get_extra_state and set_extra_state",
+    tensors = differing(state(straight.method), state(second.method))
+    plain = differing(attributes(straight.method), attributes(second.method))
+    lost = plain or (differing(stopped, restored["first"]) if tensors else [])
+    require(not tensors and not plain, _resume_by(tensors, lost))
+
+
+def _resume_by(tensors: Sequence[str], lost: Sequence[str]) -> str:
+    """Say what a continued run has lost and how to keep it."""
+    ends = f"a continued run ends with other {', '.join(tensors)}; " if tensors else ""
+    if not lost:
+        return (
+            f"{ends}keep what you remember between steps in buffers (register_buffer) or in "
+            "get_extra_state and set_extra_state"
+        )
+    names = " and ".join(f"self.{name}" for name in lost)
+    return (
+        f"{ends}{names} {'is' if len(lost) == 1 else 'are'} not what the run that never stopped "
+        "has; keep a tensor with self.register_buffer(name, tensor), a plain value by returning it "
+        "from get_extra_state and setting it in set_extra_state"
     )
 
 
 def does_not_wait(cls: type[Method], count: int, folder: Path) -> None:
-    """Nothing in a step waits for the device."""
+    """Nothing in a step waits for the device, and a hook less often than an epoch has batches."""
     trainer = toy_trainer(cls, count, folder)
+    trainer.device = DEVICE
+    for loader in trainer.loaders.values():
+        loader.device = DEVICE
     take = trainer.method.step
 
     def step(batch: Batch) -> dict[str, Tensor]:
@@ -175,12 +152,31 @@ def does_not_wait(cls: type[Method], count: int, folder: Path) -> None:
             out: dict[str, Tensor] = call_without_waiting(take, batch)
         except Waits as err:
             raise Broken(
-                f"step waits for the device: {err}; keep it a tensor, use torch.where"
+                f"step waits for the device at {err}; keep it a tensor, use torch.where"
             ) from err
         return out
 
-    setattr(trainer.method, "step", step)  # noqa: B010  # only here, to watch it
+    # Set on the object: only here, to watch it.
+    setattr(trainer.method, "step", step)  # noqa: B010
+    for name in HOOKS:
+        setattr(trainer.method, name, _counted(trainer, name))
     trainer.train()
+
+
+def _counted(trainer: Trainer, name: str) -> Callable[..., None]:
+    """Return the hook ``name``, refusing to wait for the device once a batch or more often."""
+    hook = getattr(trainer.method, name)
+
+    def counted(*args: object) -> None:
+        _, waits = count_waits(hook, *args, but_in=ENGINE)
+        batches = trainer.steps_per_epoch
+        if len(waits) >= batches:
+            raise Broken(
+                f"{name} waits for the device {len(waits)} times in an epoch of {batches} batches, "
+                f"first at {waits[0]}; stack the values and read them once"
+            )
+
+    return counted
 
 
 def survives_bf16(cls: type[Method], count: int, folder: Path) -> None:
@@ -195,8 +191,10 @@ def survives_bf16(cls: type[Method], count: int, folder: Path) -> None:
     )
 
 
-CHECKS: dict[str, Callable[[type[Method], int, Path], None]] = {
+# A check may return what to say about a pass.
+CHECKS: dict[str, Callable[[type[Method], int, Path], str | None]] = {
     "options": options,
+    "choices": choices,
     "learns": learns,
     "repeats": repeats,
     "predicts alone": predicts_alone,

@@ -1,6 +1,6 @@
 """A task small enough to train on in a moment, through the shared trainer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmbench.data.loader import Loader
 from mmbench.dataset import Modality, SplitArrays, Task
-from mmbench.method import Method
+from mmbench.method import Batch, Method
 from mmbench.settings import TrainerSettings
 from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
@@ -63,8 +63,10 @@ def toy_trainer(
     *,
     precision: Literal["fp32", "bf16", "fp64"] = "fp64",
     stop: Callable[[], bool] = lambda: False,
+    options: Mapping[str, object] | None = None,
+    epochs: int = EPOCHS,
 ) -> Trainer:
-    """Return the shared trainer around a new method with its default options.
+    """Return the shared trainer around a new method.
 
     Args:
         cls: the method.
@@ -72,8 +74,10 @@ def toy_trainer(
         folder: where checkpoints go.
         precision: of training.
         stop: asked after every step.
+        options: that differ from the method's defaults.
+        epochs: how long.
     """
-    task, config = toy_task(count), cls.Config()
+    task, config = toy_task(count), cls.Config(**(options or {}))
     with forked(0, "contract"):
         encoders = {m: ToyEncoder(SIZES[task.names.index(m)]) for m in cls.modalities(task, config)}
         method = cls(task, encoders, config)
@@ -82,6 +86,20 @@ def toy_trainer(
         split: Loader(toy_split(task, split), torch.device("cpu"), dtype, BATCH, 0)
         for split in SAMPLES
     }
-    settings = TrainerSettings(epochs=EPOCHS, batch_size=BATCH, lr=0.05, precision=precision)
+    settings = TrainerSettings(epochs=epochs, batch_size=BATCH, lr=0.05, precision=precision)
     folder.mkdir(parents=True, exist_ok=True)
     return Trainer(method.to(dtype), loaders, "val", settings, 0, folder, Hooks(stop=stop))
+
+
+def everything(trainer: Trainer) -> Batch:
+    """Return the whole training split as one batch."""
+    return trainer.loaders["train"].gather(torch.arange(len(trainer.loaders["train"])))
+
+
+@torch.no_grad()
+def predict(method: Method, batch: Batch) -> dict[str, Tensor]:
+    """Return the logits in eval mode."""
+    method.eval()
+    out = method.predict(batch.inputs)
+    method.train()
+    return out

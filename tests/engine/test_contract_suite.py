@@ -1,13 +1,16 @@
 """The contract catches what it is for: each class here breaks one promise."""
 
+from typing import Literal
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
 from mmbench.contract.checks import CHECKS
 from mmbench.contract.suite import run_all, run_one
-from mmbench.contract.waiting import Waits, call_without_waiting
+from mmbench.errors import UserError
 from mmbench.method import Method, MethodConfig, Needs
 from mmbench.nets.heads import ConcatHead
 from mmbench.registry import METHODS
@@ -41,6 +44,44 @@ class NoRange(MethodConfig):
 
 class NoSource(MethodConfig):
     strength: float = 1.0
+
+
+class Careless(MethodConfig):
+    strength: float = 1.0
+    count: int = setting(1, "", source="")
+
+
+class Untold(Sound):
+    Config = Careless
+
+
+class Choices(MethodConfig):
+    mode: Literal["plain", "broken"] = setting("plain", "what to do", source="ours")
+    inverse: bool = setting(False, "divide", source="ours")
+    limit: float | None = setting(None, "most", source="ours", gt=0)
+    start: float | None = setting(1.0, "first", source="ours", gt=0)
+    far: Literal["no", "yes"] = setting("no", "refused", source="ours")
+
+
+class Chosen(Sound):
+    Config = Choices
+
+    def build(self):
+        super().build()
+        self.register_buffer("share", torch.zeros(()))
+
+    def on_fit_start(self):
+        if self.config.far == "yes":
+            raise UserError("far=yes needs another task")
+        if self.config.start is None:
+            raise KeyError("start")
+
+    def step(self, batch):
+        if self.config.mode == "broken":
+            raise IndexError("no such row")
+        if self.config.inverse:
+            self.share += 1 / torch.zeros(())
+        return super().step(batch)
 
 
 class Unbounded(Sound):
@@ -95,6 +136,82 @@ class Forgetful(Sound):
         return {"loss": loss}
 
 
+class Counting(Forgetful):
+    """Counts without using the count, yet."""
+
+    step = Sound.step
+
+    def on_epoch_end(self, val):
+        self.steps += 1
+
+
+class Momentary(Forgetful):
+    """What is lost at the stop is the same again at the end."""
+
+    def on_epoch_start(self):
+        self.steps = 0
+
+
+class Remembering(Forgetful):
+    def get_extra_state(self):
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state):
+        self.steps = state["steps"]
+
+
+def waiting_by(wait):
+    class ByThis(Sound):
+        def step(self, batch):
+            wait(batch.inputs["m1"], self)
+            return super().step(batch)
+
+    return ByThis
+
+
+def hook_waiting(hook, times):
+    class InHook(Sound):
+        def again(self, *args):
+            for _ in range(times):
+                float(self.fusion_head.linear.bias.detach().sum())
+
+    setattr(InHook, hook, InHook.again)
+    return InHook
+
+
+class Holding(Sound):
+    """The trainer's own waits are not the method's."""
+
+    def on_fit_start(self):
+        self.fit.hold_out(0.2)
+        with self.fit.sandbox():
+            for batch in self.fit.train_batches():
+                self.fit.backward(self.loss(batch))
+        for batch in self.fit.held_out_batches():
+            batch.label.to(self.fit.device)
+
+
+class Moving(Sound):
+    """Stays on the device, whatever it is called."""
+
+    def step(self, batch):
+        x = batch.inputs["m1"]
+        device = self.fusion_head.linear.weight.device
+        x.to(self.fit.device).to(device).to(x).to(torch.float32).to(device=x.device)
+        torch.rand(3, generator=self.fit.generator("draw"), device=self.fit.device)
+        torch.as_tensor(x, device=x.device)
+        one_hot(batch.label, self.classes)
+        torch.quantile(x, 0.5)
+        twice = torch.full_like(batch.label, 2)
+        torch.repeat_interleave(batch.label, twice, output_size=2 * len(twice))
+        return super().step(batch)
+
+
+class Wordless(Sound):
+    def step(self, batch):
+        super().step(batch)
+
+
 class Waiting(Sound):
     def step(self, batch):
         out = super().step(batch)
@@ -121,13 +238,25 @@ class Crashing(Sound):
 CASES = [
     (Unbounded, "options", "give strength a range"),
     (Unsourced, "options", "say what strength means"),
+    (Chosen, "choices", "with mode=broken: IndexError at test_contract_suite.py"),
+    (Chosen, "choices", "with inverse=True: not finite after 2 epochs: share"),
+    (Chosen, "choices", "with start=None: KeyError"),
+    (Wordless, "learns", "step must return a dict of scalar tensors with 'loss'"),
     (Idle, "learns", "changed no parameter"),
     (Uphill, "learns", "did not fall"),
     (Numbers, "learns", "must return scalar tensors"),
     (Unseeded, "repeats", "two runs with one seed differ"),
     (Neighbours, "predicts alone", "when the batch is another"),
-    (Forgetful, "resumes", "register_buffer"),
+    (Forgetful, "resumes", "self.steps is not what"),
+    (Forgetful, "resumes", "ends with other encoders.m1.layers.0.weight"),
+    (Counting, "resumes", "self.steps is not what"),
+    (Counting, "resumes", "register_buffer(name, tensor), a plain value by returning it from get_"),
+    (Momentary, "resumes", "self.steps is not what"),
+    (Waiting, "does not wait", "at test_contract_suite.py"),
     (Waiting, "does not wait", "reading a tensor's value"),
+    (hook_waiting("on_fit_start", 6), "does not wait", "on_fit_start waits for the device 6 times"),
+    (hook_waiting("on_epoch_start", 6), "does not wait", "in an epoch of 6 batches, first at test"),
+    (hook_waiting("on_epoch_end", 7), "does not wait", "on_epoch_end waits for the device 7 times"),
     (Overflowing, "survives bf16", "not finite after training in bf16: score"),
     (Crashing, "learns", "KeyError at test_contract_suite.py"),
 ]
@@ -136,6 +265,75 @@ CASES = [
 @pytest.mark.parametrize("check", CHECKS)
 def test_sound_class_passes(check):
     assert run_one(Sound, check, 2).outcome == "pass"
+
+
+WAITS = {
+    "to": lambda x, method: x.to("cpu"),
+    "to a device": lambda x, method: x.to(torch.device("cpu")),
+    "to device=": lambda x, method: x.to(device="cpu"),
+    "to, and a dtype": lambda x, method: x.to("cpu", torch.float32),
+    "as_tensor": lambda x, method: torch.as_tensor(x, device="cpu"),
+    "module": lambda x, method: method.fusion_head.to("cpu"),
+    "counts": lambda x, method: x.repeat_interleave(torch.ones(len(x), dtype=torch.int64), 0),
+    "list": lambda x, method: torch.tensor([x[0, 0], x[0, 1]]),
+    "array": lambda x, method: np.asarray(x),
+    "inverse": lambda x, method: torch.linalg.inv(x.T @ x),
+    "singular values": lambda x, method: torch.linalg.svd(x),
+    "print": lambda x, method: f"{x[0, 0]:.2f}",
+    "unknown classes": lambda x, method: one_hot(x.argmax(1)),
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_waiting_in_a_step_fails(name):
+    result = run_one(waiting_by(WAITS[name]), "does not wait", 2)
+    assert result.outcome == "FAIL"
+    assert "step waits for the device at test_contract_suite.py:" in result.detail
+
+
+HARMLESS = [Moving, Holding, *(hook_waiting(h, 5) for h in ("on_fit_start", "on_epoch_start"))]
+
+
+@pytest.mark.parametrize("cls", HARMLESS)
+def test_work_on_the_device_and_a_few_waits_in_a_hook_pass(cls):
+    assert run_one(cls, "does not wait", 2).outcome == "pass"
+
+
+def test_what_extra_state_keeps_is_not_lost():
+    assert run_one(Remembering, "resumes", 2).outcome == "pass"
+
+
+def test_a_choice_that_is_refused_is_stated():
+    class Refusing(Chosen):
+        def on_fit_start(self):
+            if self.config.far == "yes":
+                raise UserError("far=yes needs another task")
+
+        step = Sound.step
+
+    result = run_one(Refusing, "choices", 2)
+    assert result.outcome == "pass"
+    assert result.detail == "3 trained; far=yes is refused: far=yes needs another task"
+
+
+def test_all_that_options_lack_is_told_at_once():
+    detail = run_one(Untold, "options", 2).detail
+    for offence in ("what strength means", "default of strength", "strength a range",
+                    "what count means", "default of count", "count a range"):  # fmt: skip
+        assert offence in detail
+
+
+def test_an_unwritten_method_is_told_what_to_write():
+    class Nothing(Method):
+        name = "nothing"
+
+    class NoPredict(Sound):
+        predict = Method.predict
+
+    details = [(r.outcome, r.detail.partition(":")[0]) for r in run_all(Nothing)]
+    assert details == [("FAIL", "write step(self, batch)"), ("FAIL", "write predict(self, inputs)")]
+    assert [r.detail[:13] for r in run_all(NoPredict)] == ["write predict"]
+    assert [r.detail for r in run_all(nn.Linear)] == ["derive Linear from mmbench.method.Method"]
 
 
 @pytest.mark.parametrize(("cls", "check", "mend"), CASES)
@@ -170,42 +368,6 @@ def test_options_that_cannot_be_constructed_are_one_failure():
     (result,) = run_all(Unbuildable)
     assert result.outcome == "FAIL"
     assert "strength" in result.detail
-
-
-X = torch.arange(6.0)
-
-
-@pytest.mark.parametrize(
-    "operation",
-    [
-        lambda: X.sum().item(),
-        lambda: float(X[0]),
-        lambda: bool(X[0] > 0),
-        lambda: X.tolist(),
-        lambda: X.numpy(),
-        lambda: X.cpu(),
-        lambda: X[X > 2],
-        lambda: X.nonzero(),
-        lambda: X.masked_select(X > 2),
-        lambda: X.unique(),
-        lambda: torch.equal(X, X),
-        lambda: X.clone().index_put((X > 2,), torch.zeros(())),
-    ],
-)
-def test_waiting_operations_are_noticed(operation):
-    with pytest.raises(Waits):
-        call_without_waiting(operation)
-
-
-def test_work_that_stays_on_the_device_is_let_through():
-    layer = nn.Linear(6, 2)
-
-    def step():
-        layer(torch.where(X > 2, X, 0.0)).square().mean().backward()
-        return X.index_select(0, torch.tensor([1, 2]))
-
-    assert call_without_waiting(step).shape == (2,)
-    assert layer.weight.grad is not None
 
 
 def test_registered_names_can_be_tested():
