@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import keyword
 import re
 from pathlib import Path
 
@@ -49,6 +50,21 @@ def check_name(name: object, decorator: str, file: Path) -> None:
         raise UserError(
             f"@{decorator} in {file} cannot use the name {name!r}; use letters, digits and "
             f"hyphens, and none of {', '.join(sorted(_RESERVED))}"
+        )
+
+
+def check_module_name(name: object, decorator: str, file: Path) -> None:
+    """Refuse also what could not be called so in Python: ``9lives``, ``class``.
+
+    Raises:
+        UserError: as ``check_name``.
+    """
+    check_name(name, decorator, file)
+    stem = str(name).replace("-", "_")
+    if not stem.isidentifier() or keyword.iskeyword(stem) or keyword.iskeyword(stem.capitalize()):
+        raise UserError(
+            f"@{decorator} in {file} cannot use the name {name!r}: it names a class and its "
+            "module; begin with a letter, and use no word of Python's own"
         )
 
 
@@ -102,5 +118,5 @@ def _literal_name(mark: ast.expr, decorator: str, file: Path) -> str:
             f"so that it can be listed without an import; found @{ast.unparse(mark)}"
         )
     name = given[0].value
-    check_name(name, decorator, file)
+    check_module_name(name, decorator, file)
     return str(name)

@@ -1,5 +1,7 @@
 """``test`` and ``new-method``: for those who add a method."""
 
+import importlib.util
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -7,7 +9,7 @@ from mmbench.cli.output import console, print_rows
 from mmbench.errors import UserError
 from mmbench.plugins import load_plugin
 from mmbench.registry import METHODS
-from mmbench.scan import check_name
+from mmbench.scan import check_module_name
 
 TEMPLATE = Path(__file__).parent.parent / "contract" / "template.py.txt"
 
@@ -52,18 +54,34 @@ def new_method(name: str, folder: Path) -> None:
         UserError: for a name that is taken or not usable, or a file that is there.
     """
     file = folder / f"{name.replace('-', '_')}.py"
-    check_name(name, METHODS.decorator, file)
+    check_module_name(name, METHODS.decorator, file)
     if name in METHODS.names():
         raise UserError(f"there is a method {name!r} in {METHODS.entry(name).file}; choose another")
     if file.exists():
         raise UserError(f"{file} is there already; choose another name or --folder")
-    words = "".join(part.capitalize() for part in name.replace("-", "_").split("_"))
-    text = TEMPLATE.read_text(encoding="utf-8").replace("NAME", name).replace("CLASS", words)
+    if importlib.util.find_spec(file.stem) is not None:
+        raise UserError(
+            f"{file.name} would stand before the Python module {file.stem!r}; choose another name"
+        )
+    text = _filled(name)
     try:
+        compile(text, str(file), "exec")
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
+    except SyntaxError as err:
+        raise UserError(f"no class can be made of the name {name!r}; choose another") from err
     except OSError as err:
         raise UserError(f"cannot write {file}: {err}; choose another --folder") from err
     print(f"wrote {file}; next:")
     print(f"  mmbench test {file}")
     print(f"  mmbench run --plugin {file} --methods {name} --datasets embedded")
+
+
+def _filled(name: str) -> str:
+    """Return the template with the name, and a class name that the template does not use."""
+    template = TEMPLATE.read_text(encoding="utf-8")
+    words = "".join(part.capitalize() for part in name.replace("-", "_").split("_"))
+    if re.search(rf"\b{words}\b", template):
+        words += "Method"
+    fill = {"NAME": name, "CLASS": words}
+    return re.sub("NAME|CLASS", lambda found: fill[found[0]], template)

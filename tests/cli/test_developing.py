@@ -54,6 +54,10 @@ def test_broken_method_fails_with_what_to_mend(written, tmp_path):
         (("new-method", "my-method"), "is there already"),
         (("new-method", "concat"), "there is a method 'concat'"),
         (("new-method", "My Method"), "cannot use the name"),
+        (("new-method", "9lives"), "begin with a letter"),
+        (("new-method", "class"), "no word of Python's own"),
+        (("new-method", "none"), "no word of Python's own"),
+        (("new-method", "json"), "would stand before the Python module 'json'"),
         (("new-method", "other", "--folder", "my_method.py/x"), "cannot write"),
         (("test", "nowhere.py"), "no plug-in file"),
         (("test", "concta"), "did you mean 'concat'"),
@@ -63,3 +67,18 @@ def test_mistakes_are_explained(args, message, written):
     done = mmbench(*args, cwd=written.parent)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("name", ["CLASS", "concat-head"])
+def test_a_name_like_a_word_of_the_template_gives_a_method_that_works(name, tmp_path):
+    assert mmbench("new-method", name, cwd=tmp_path).returncode == 0
+    (file,) = tmp_path.glob("*.py")
+    done = mmbench("test", file.name, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {row["method"] for row in json.loads(done.stdout)} == {name}
+
+
+def test_a_refused_name_leaves_no_file(tmp_path):
+    for name in ("9lives", "class", "none"):
+        assert mmbench("new-method", name, cwd=tmp_path).returncode == 2
+    assert list(tmp_path.iterdir()) == []

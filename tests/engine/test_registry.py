@@ -168,6 +168,8 @@ def test_unknown_name_suggests_the_nearest():
         ("def broken(:\n", "mine.py"),
         (METHOD.format(name="All Of It"), "cannot use the name"),
         (METHOD.format(name="all"), "cannot use the name"),
+        (METHOD.format(name="9lives"), "begin with a letter"),
+        (METHOD.format(name="class"), "no word of Python's own"),
     ],
 )
 def test_unusable_plugins_are_explained(text, message, fresh, tmp_path):
