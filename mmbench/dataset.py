@@ -24,12 +24,18 @@ class Modality:
         name: key used everywhere; a Python identifier, not ``fused``.
         kind: what the tensor is, which decides the default encoder.
         shape: shape of one sample, without the batch axis, as the encoder sees it
-            (image and spectrogram: C, H, W; frames: C, K, H, W; vector: D).
+            (image and spectrogram: C, H, W; frames and video: C, T, H, W; vector: D).
+        mean: per channel, subtracted by the loader (after bytes became 0 to 1); empty: nothing.
+        std: per channel, divided by after that.
+        vocabulary: of a text: ``words`` (hashed words) or the name of a tokenizer.
     """
 
     name: str
     kind: Kind
     shape: tuple[int, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    vocabulary: str = "words"
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name == "fused":
@@ -92,6 +98,8 @@ class DatasetInfo:
         source: where it comes from or how to obtain it.
         real: which part is recorded data and which is synthesised.
         layout: the folder tree that ``prepare`` expects; empty if none is needed.
+        counts: samples to expect in each split.
+        size: of the cache.
     """
 
     title: str
@@ -99,6 +107,8 @@ class DatasetInfo:
     source: str
     real: str
     layout: str = ""
+    counts: str = ""
+    size: str = ""
 
 
 class DatasetConfig(Settings):

@@ -1,14 +1,14 @@
 """Batches drawn by index: from the device when the set fits there, else from the memory map."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import psutil
 import torch
 from torch import Tensor
 
-from mmbench.data.augment import augment
-from mmbench.dataset import SplitArrays
+from mmbench.data.augment import TOGETHER, augment
+from mmbench.dataset import Modality, SplitArrays
 from mmbench.method import Batch
 from mmbench.training.seeding import generator
 
@@ -38,6 +38,7 @@ class Loader:
         seed: of the order and the augmentation.
         augmentations: per modality the name of a batched augmentation, for training batches.
         share: keep the split on the device if it takes less than this share of free memory.
+        modalities: whose ``mean`` and ``std`` are applied; None: nothing is.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Loader:
         seed: int,
         augmentations: Mapping[str, str] | None = None,
         share: float = 0.5,
+        modalities: Sequence[Modality] | None = None,
     ) -> None:
         self.arrays, self.device, self.dtype = arrays, device, dtype
         self.batch_size, self.seed = batch_size, seed
@@ -56,6 +58,14 @@ class Loader:
         self.label = torch.as_tensor(np.array(arrays.label), dtype=torch.int64)
         self.resident = fits(arrays, device, share)
         self._label = self.label.to(device)
+        self._moments = {
+            m.name: tuple(
+                torch.tensor(values, device=device, dtype=dtype).view(-1, *[1] * (len(m.shape) - 1))
+                for values in (m.mean, m.std)
+            )
+            for m in modalities or ()
+            if m.mean
+        }
         self._inputs: dict[str, Tensor] = {}
         if self.resident:
             self._inputs = {
@@ -77,6 +87,8 @@ class Loader:
                 for m, a in self.arrays.inputs.items()
             }
         inputs = {m: _as_float(t, self.dtype) for m, t in raw.items()}
+        for m, (mean, std) in self._moments.items():
+            inputs[m] = (inputs[m] - mean) / std
         return Batch(inputs, self._label.index_select(0, on_device), on_device)
 
     def in_order(self, index: Tensor) -> Iterator[Batch]:
@@ -110,7 +122,9 @@ class Loader:
         """Return ``batch`` with each modality augmented as the seed and ``axes`` have it."""
         inputs = dict(batch.inputs)
         for m, name in self.augmentations.items():
-            draw = generator(self.device, self.seed, "augment", m, *axes)
+            # What begins with together+ draws the same for all modalities that do.
+            stream = TOGETHER if name.startswith(f"{TOGETHER}+") else m
+            draw = generator(self.device, self.seed, "augment", stream, *axes)
             inputs[m] = augment(name, inputs[m], draw)
         return Batch(inputs, batch.label, batch.index)
 

@@ -17,7 +17,8 @@ from mmbench.dataset import Dataset, SplitArrays
 from mmbench.errors import UserError
 
 SCHEMA = 1  # raise it when the manifest or a file changes meaning; older versions refuse newer
-LIBRARIES = ("numpy", "scipy", "scikit-learn", "mlxtend", "espeakng-loader")
+LIBRARIES = ("numpy", "scipy", "scikit-learn", "mlxtend", "espeakng-loader", "torch", "torchaudio",
+             "av", "pillow", "transformers", "opencv-contrib-python-headless")  # fmt: skip
 NEEDED = {"files", "counts", "split_hash", "data_hash"}
 
 

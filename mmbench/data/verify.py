@@ -1,8 +1,10 @@
 """``mmbench verify``: hashes, counts, class balance, leaks and finite values of prepared data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +46,8 @@ def verify(dataset: Dataset, *, cache: Path) -> list[Check]:
     if left_out := manifest.get("notes", {}).get("left_out"):
         found = f"{len(left_out)} samples could not be read: {'; '.join(left_out[:SHOWN])}"
         checks.append(Check("left out", True, found))
+    if "listed" in manifest.get("notes", {}):
+        checks.append(_complete(manifest))
     if bad:
         return checks
     splits = load(dataset, cache=cache).splits
@@ -62,6 +66,16 @@ def verify(dataset: Dataset, *, cache: Path) -> list[Check]:
         groups = set(splits[one].groups) & set(splits[two].groups)
         checks.append(Check(f"groups {one}/{two}", True, f"{len(groups)} shared"))
     return checks
+
+
+def _complete(manifest: Mapping[str, Any]) -> Check:  # Any: JSON values
+    """Hold what was listed against what is there and what was reported as left out."""
+    notes = manifest["notes"]
+    there, left_out = sum(manifest["counts"].values()), len(notes["left_out"])
+    detail = f"{there} of {notes['listed']} listed samples, {left_out} left out"
+    if notes.get("published"):
+        detail += f"; {notes['published']} were published"
+    return Check("complete", there + left_out == notes["listed"], detail)
 
 
 def _check_split(dataset: Dataset, split: str, arrays: SplitArrays) -> list[Check]:

@@ -27,7 +27,7 @@ from mmbench.dataset import (
     Task,
 )
 from mmbench.errors import UserError
-from mmbench.own.decoding import Decoded, decode_all
+from mmbench.own.decoding import Decoded, decode_all, gather
 from mmbench.own.media import UnreadableError, decode, frames_of
 from mmbench.own.table import SHOWN, OwnKind, Row, Table, read_table
 from mmbench.registry import DATASETS
@@ -143,7 +143,7 @@ class OwnTable(Dataset):
         label = np.array([own.classes.index(table.rows[i].label) for i in rows], dtype=np.int64)
         split = self._splits(table, rows, label)
         self._check_classes(label, split)
-        inputs = _gather(decoded, rows, split, scratch)
+        inputs = gather(decoded, rows, split, scratch)
         notes: dict[str, Any] = {"source": f"{own.table}", "left_out": left_out}
         if self.config.standardise:
             notes["standardised"] = _standardise(inputs)
@@ -352,31 +352,6 @@ def _decode(
         except UnreadableError as err:
             mistakes[m] = f"{row.values[m]}: {err}"
     return arrays, mistakes
-
-
-def _gather(
-    decoded: Decoded, rows: NDArray[np.int64], split: NDArray[np.str_], scratch: Path
-) -> dict[str, dict[str, NDArray[np.generic]]]:
-    """Write the shards' samples to one memory-mapped array per split and modality."""
-    home = {}  # from a row's number to its split and its place there
-    for name in SPLITS:
-        home.update({int(i): (name, k) for k, i in enumerate(rows[split == name])})
-    sizes = {name: int((split == name).sum()) for name in SPLITS}
-    arrays: dict[str, dict[str, NDArray[np.generic]]] = {name: {} for name in SPLITS}
-    for index, held in decoded:
-        for m, x in held.items():
-            for name in SPLITS:
-                if m not in arrays[name]:
-                    arrays[name][m] = np.lib.format.open_memmap(
-                        scratch / f"{name}.{m}.npy", "w+", x.dtype, (sizes[name], *x.shape[1:])
-                    )
-                mine = [
-                    (j, home[int(i)][1]) for j, i in enumerate(index) if home[int(i)][0] == name
-                ]
-                if mine:
-                    taken, place = map(list, zip(*mine, strict=True))
-                    arrays[name][m][place] = x[taken]
-    return arrays
 
 
 def _standardise(inputs: Mapping[str, Mapping[str, NDArray[np.generic]]]) -> dict[str, Any]:

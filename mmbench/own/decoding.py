@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmbench.cell import digest
+from mmbench.dataset import SPLITS
 from mmbench.errors import UserError
 
 SHARD = 64  # samples: a second or two of decoding video
@@ -155,6 +156,41 @@ def _shard(
     np.savez(part, index=index, **stacked)
     part.replace(_incomplete(file) if unreadable else file)
     return unreadable
+
+
+def gather(
+    decoded: Decoded, rows: NDArray[np.int64], split: NDArray[np.str_], scratch: Path
+) -> dict[str, dict[str, NDArray[np.generic]]]:
+    """Write the shards' samples to one memory-mapped array per split and modality.
+
+    Args:
+        decoded: the shards.
+        rows: [N] numbers of the samples wanted.
+        split: [N] the split of each.
+        scratch: where the arrays are written.
+
+    Returns:
+        Per split and modality an array in the order of ``rows``.
+    """
+    home = {}  # from a row's number to its split and its place there
+    for name in SPLITS:
+        home.update({int(i): (name, k) for k, i in enumerate(rows[split == name])})
+    sizes = {name: int((split == name).sum()) for name in SPLITS}
+    arrays: dict[str, dict[str, NDArray[np.generic]]] = {name: {} for name in SPLITS}
+    for index, held in decoded:
+        for m, x in held.items():
+            for name in SPLITS:
+                if m not in arrays[name]:
+                    arrays[name][m] = np.lib.format.open_memmap(
+                        scratch / f"{name}.{m}.npy", "w+", x.dtype, (sizes[name], *x.shape[1:])
+                    )
+                mine = [
+                    (j, home[int(i)][1]) for j, i in enumerate(index) if home[int(i)][0] == name
+                ]
+                if mine:
+                    taken, place = map(list, zip(*mine, strict=True))
+                    arrays[name][m][place] = x[taken]
+    return arrays
 
 
 class _Progress:

@@ -1,7 +1,8 @@
 """From one file, or one text, to the array that an encoder takes."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,12 @@ class UnreadableError(Exception):
     """A file that cannot be decoded; its text says why."""
 
 
-def _av() -> Any:  # Any: PyAV is an extra, and may be missing
+def pyav() -> Any:  # Any: PyAV is an extra, and may be missing
+    """Return PyAV.
+
+    Raises:
+        UserError: if it is not installed.
+    """
     try:
         import av
     except ModuleNotFoundError as err:
@@ -46,7 +52,7 @@ def audio(value: str, config: "OwnConfig") -> NDArray[np.generic]:
     """
     import torch
 
-    wave = _wave(value, config.rate)
+    wave = sound_of(value, config.rate)
     wanted = round(config.seconds * config.rate)
     wave = np.pad(wave[:wanted], (0, max(0, wanted - len(wave))))
     mel = _mel(config.rate, config.mels)(torch.from_numpy(wave))
@@ -71,10 +77,15 @@ def frames_of(config: "OwnConfig") -> int:
     return 1 + round(config.seconds * config.rate) // round(config.rate * HOP)
 
 
-def _wave(value: str, rate: int) -> NDArray[np.float32]:
-    av = _av()
+def sound_of(value: str, rate: int) -> NDArray[np.float32]:
+    """Return a file's first audio stream, [samples]: channels averaged, resampled to ``rate``.
+
+    Raises:
+        UnreadableError: if there is no audio stream, or nothing in it.
+    """
+    av = pyav()
     parts: list[NDArray[np.float32]] = []
-    with _opened(av, value) as container:
+    with opened(av, value) as container:
         if not container.streams.audio:
             raise UnreadableError("it has no audio stream")
         resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
@@ -104,8 +115,8 @@ def video(value: str, config: "OwnConfig") -> NDArray[np.generic]:
     The clip is cut into ``frames`` equal parts and the middle picture of each is taken; a clip
     with fewer pictures repeats its last.
     """
-    av = _av()
-    with _opened(av, value) as container:
+    av = pyav()
+    with opened(av, value) as container:
         if not container.streams.video:
             raise UnreadableError("it has no video stream")
         total = sum(1 for _ in container.decode(video=0))  # a header's count may be missing
@@ -116,7 +127,7 @@ def video(value: str, config: "OwnConfig") -> NDArray[np.generic]:
         for k in range(config.frames)
     ]
     size, kept = config.image_size, {}
-    with _opened(av, value) as container:
+    with opened(av, value) as container:
         for number, frame in enumerate(container.decode(video=0)):
             if number in wanted:
                 small = frame.reformat(size, size, "rgb24", interpolation="BILINEAR")
@@ -127,7 +138,8 @@ def video(value: str, config: "OwnConfig") -> NDArray[np.generic]:
     return clip.transpose(3, 0, 1, 2)
 
 
-def _opened(av: Any, value: str) -> Any:  # Any: PyAV is an extra
+def opened(av: Any, value: str) -> Any:  # Any: PyAV is an extra
+    """Open a media file; its metadata may be in any encoding."""
     return av.open(value, metadata_errors="replace")
 
 
@@ -163,11 +175,33 @@ def decode(kind: OwnKind, value: str, config: "OwnConfig") -> NDArray[np.generic
     Raises:
         UnreadableError: if the file cannot be decoded; says why.
     """
-    if kind != "text" and not Path(value).stat().st_size:
-        raise UnreadableError("the file is empty")
-    try:
+    if kind != "text":
+        refuse_empty(Path(value))
+    with explained():
         return DECODERS[kind](value, config)
-    except (UnreadableError, UserError):
-        raise
+
+
+POINTER = b"version https://git-lfs"
+
+
+def refuse_empty(file: Path) -> None:
+    """Refuse a file without content, or with git-lfs's note of where the content is.
+
+    Raises:
+        UnreadableError: if it is one of the two.
+    """
+    with file.open("rb") as handle:
+        begin = handle.read(len(POINTER))
+    if not begin:
+        raise UnreadableError("the file is empty")
+    if begin == POINTER:
+        raise UnreadableError("it is a git-lfs pointer, not the media: type git lfs pull there")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn what decoders raise on a broken file into an UnreadableError."""
+    try:
+        yield
     except (OSError, ValueError, EOFError, SyntaxError, zlib.error) as err:
         raise UnreadableError(f"{type(err).__name__}: {err}") from err

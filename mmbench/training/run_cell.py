@@ -142,6 +142,7 @@ def assemble(cell: Cell, cache: Path, run: RunSettings) -> Parts:
             cell.seed,
             prepared.augmentations if name == "train" else None,
             run.resident_fraction,
+            prepared.task.modalities,
         )
         for name in ("train", "val", "test")
     }

@@ -1,0 +1,275 @@
+"""What data sets that are read from their published files have in common."""
+
+import json
+import sys
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmbench.cell import digest
+from mmbench.dataset import SPLITS, Dataset, DatasetConfig, SplitArrays
+from mmbench.errors import UserError
+from mmbench.native.source import Source
+from mmbench.own.decoding import Decoded, decode_all, gather
+from mmbench.own.media import UnreadableError, explained, refuse_empty
+from mmbench.settings import setting
+
+SHOWN = 10  # samples named in a message; the rest are counted
+ENTRIES = 8  # of a folder, named in a message
+Decoder = Callable[..., NDArray[np.generic]]
+
+
+class NativeConfig(DatasetConfig):
+    """What to do about samples that cannot be had."""
+
+    missing: Literal["error", "skip"] = setting(
+        "error", "a listed sample whose file is not there: stop, or leave it out", source="mmbench"
+    )
+    unreadable: Literal["error", "skip"] = setting(
+        "error", "a file that cannot be decoded: stop, or leave its sample out", source="mmbench"
+    )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample before it is decoded.
+
+    Attributes:
+        id: unique over the data set.
+        label: index of the class.
+        group: speaker, subject or source, used to look for leaks.
+        split: ``train``, ``val`` or ``test``.
+        sources: per modality.
+    """
+
+    id: str
+    label: int
+    group: str
+    split: str
+    sources: Mapping[str, Source]
+
+
+class NativeDataset(Dataset):
+    """A data set read from a root folder: lists samples, decodes them in parallel, resumes.
+
+    A subclass says which samples there are (``samples``) and how each modality is decoded
+    (``decoders``).
+
+    Class attributes:
+        published: samples that the publication counts, per default config; shown by ``verify``.
+    """
+
+    resumable = True
+    published: ClassVar[int] = 0
+    config: NativeConfig
+
+    @abstractmethod
+    def samples(self, root: Path) -> Sequence[Sample]:
+        """Return every sample that the lists name, in all three splits.
+
+        Raises:
+            UserError: if the layout or a list is not as documented.
+        """
+
+    @abstractmethod
+    def decoders(self) -> Mapping[str, "partial[NDArray[np.generic]]"]:
+        """Return per modality a function of a ``Source``, its options bound by keyword."""
+
+    def finish(
+        self, inputs: Mapping[str, Mapping[str, NDArray[np.generic]]]
+    ) -> Mapping[str, Any]:  # Any: JSON values
+        """Change the gathered arrays in place, by the training split; return notes to keep."""
+        return {}
+
+    def build(self, root: Path | None, scratch: Path) -> Mapping[str, SplitArrays]:
+        """Decode all samples; started again, it goes on where it stopped.
+
+        Raises:
+            UserError: if the root lacks files (unless ``missing=skip``), files cannot be decoded
+                (unless ``unreadable=skip``), or a class is absent from a split.
+        """
+        if root is None:
+            raise UserError(
+                f"{self.name} needs its native files; give their folder with --root DIR "
+                f"(mmbench show {self.name} prints where to get them and what it must hold)"
+            )
+        root = root.absolute()
+        listed = self.samples(root)
+        self._check_listed(listed)
+        present, left_out = self._present(listed, root)
+        decoders = self.decoders()
+        decoded = decode_all(
+            present,
+            [_key(sample, decoders, root) for sample in present],
+            partial(_decode, decoders),
+            scratch / "shards",
+        )
+        left_out += self._unreadable(present, decoded)
+        rows = np.array([i for i in range(len(present)) if i not in decoded.unreadable])
+        split = np.array([present[i].split for i in rows])
+        label = np.array([present[i].label for i in rows], dtype=np.int64)
+        self._check_classes(label, split)
+        inputs = gather(decoded, rows, split, scratch)
+        notes = {
+            "source": str(root),
+            "listed": len(listed),
+            "published": self.published,
+            "left_out": left_out,
+            **self.finish(inputs),
+        }
+        (scratch / "notes.json").write_text(json.dumps(notes), encoding="utf-8")
+        return {
+            name: SplitArrays(
+                inputs=inputs[name],
+                label=label[split == name],
+                ids=tuple(present[i].id for i in rows[split == name]),
+                groups=tuple(present[i].group for i in rows[split == name]),
+            )
+            for name in SPLITS
+        }
+
+    def _check_listed(self, listed: Sequence[Sample]) -> None:
+        seen: set[str] = set()
+        twice = [s.id for s in listed if s.id in seen or seen.add(s.id)]  # type: ignore[func-returns-value]  # add returns None
+        if twice:
+            raise UserError(
+                f"the lists of {self.name} name {twice[0]!r} twice"
+                + (f" (and {len(twice) - 1} more)" if twice[1:] else "")
+                + "; keep each sample in one line of one list"
+            )
+        empty = [name for name in SPLITS if not any(s.split == name for s in listed)]
+        if empty:
+            raise UserError(
+                f"the split {empty[0]} of {self.name} is empty ({len(listed)} samples in all); "
+                f"mmbench show {self.name} prints which lists it comes from"
+            )
+
+    def _present(self, listed: Sequence[Sample], root: Path) -> tuple[list[Sample], list[str]]:
+        """Return the samples whose files are there, and what is missing of the others."""
+        lacking = {
+            sample.id: [s.file for s in sample.sources.values() if s.missing()] for sample in listed
+        }
+        found = [
+            f"{key}: there is no {', '.join(_below(file, root) for file in files)}"
+            for key, files in lacking.items()
+            if files
+        ]
+        if len(found) == len(listed):
+            raise UserError(
+                f"none of the {len(listed)} samples that {self.name} lists has its files below "
+                f"{root} (e.g. {found[0]}); mmbench show {self.name} prints the folder tree"
+            )
+        self._stop_or_say("missing", found, len(listed), "have no files",
+                          "get them, or leave them out with --set missing=skip")  # fmt: skip
+        return [s for s in listed if not lacking[s.id]], found
+
+    def _unreadable(self, present: Sequence[Sample], decoded: Decoded) -> list[str]:
+        found = [
+            f"{present[i].id}: {'; '.join(f'{m}: {what}' for m, what in mistakes.items())}"
+            for i, mistakes in sorted(decoded.unreadable.items())
+        ]
+        self._stop_or_say("unreadable", found, len(present), "cannot be decoded",
+                          "mend them and type the command again (what was decoded is kept), or "
+                          "leave them out with --set unreadable=skip")  # fmt: skip
+        return found
+
+    def _stop_or_say(
+        self, option: str, found: Sequence[str], total: int, what: str, advice: str
+    ) -> None:
+        if not found:
+            return
+        count = f"{len(found)} of {total} samples of {self.name} {what}"
+        listed = "".join(f"\n  {line}" for line in found[:SHOWN])
+        if len(found) > SHOWN:
+            listed += f"\n  and {len(found) - SHOWN} more"
+        if getattr(self.config, option) == "error":
+            raise UserError(f"{count}:{listed}\n{advice}")
+        print(f"{count} and are left out:{listed}", file=sys.stderr)
+
+    def _check_classes(self, label: NDArray[np.int64], split: NDArray[np.str_]) -> None:
+        there = set(label[split == "train"].tolist())
+        absent = [name for i, name in enumerate(self.task.classes) if i not in there]
+        if absent:
+            raise UserError(
+                f"no training sample of {self.name} is {absent[0]!r}"
+                + (f" (nor {', '.join(map(repr, absent[1:]))})" if absent[1:] else "")
+                + "; check that the files of that class are there and that train lists them"
+            )
+
+
+def require(root: Path, name: str, *entries: str) -> None:
+    """Refuse a root that lacks one of ``entries``.
+
+    Args:
+        root: the folder the user gave.
+        name: of the data set.
+        entries: files or folders below it.
+
+    Raises:
+        UserError: names the first that is missing and what is there instead.
+    """
+    for entry in entries:
+        if not (root / entry).exists():
+            inside = sorted(p.name for p in root.iterdir())
+            shown = ", ".join(inside[:ENTRIES]) + (", ..." if len(inside) > ENTRIES else "")
+            raise UserError(
+                f"there is no {entry} in {root} (found {shown or 'nothing'}); --root is the folder "
+                f"that holds it (mmbench show {name} prints the tree)"
+            )
+
+
+def first_of(root: Path, candidates: Sequence[str]) -> Path | None:
+    """Return the first of ``candidates`` that is there below ``root``, or None."""
+    return next((root / c for c in candidates if (root / c).exists()), None)
+
+
+def read_lines(file: Path) -> list[tuple[int, str]]:
+    """Return (number, text) of every line that is not blank; a BOM and CRLF are accepted.
+
+    Raises:
+        UserError: if it is not UTF-8 text.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise UserError(f"cannot read the list {file}: {err}; save it as UTF-8 text") from err
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _below(file: str, root: Path) -> str:
+    path = Path(file)
+    return str(path.relative_to(root)) if path.is_relative_to(root) else file
+
+
+def _key(sample: Sample, decoders: Mapping[str, "partial[NDArray[np.generic]]"], root: Path) -> str:
+    """Return a text that changes with whatever changes the sample's arrays."""
+    return digest(
+        [
+            [m, f"{d.func.__module__}.{d.func.__name__}", d.keywords,
+             sample.sources[m].facts(root)]
+            for m, d in decoders.items()
+        ]
+    )  # fmt: skip
+
+
+def _decode(
+    decoders: Mapping[str, Decoder], sample: Sample
+) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
+    """Return one sample's arrays, and what is wrong with those that could not be made."""
+    arrays, mistakes = {}, {}
+    for m, decoder in decoders.items():
+        source = sample.sources[m]
+        try:
+            if source.file and Path(source.file).is_file():
+                refuse_empty(Path(source.file))
+            with explained():
+                arrays[m] = decoder(source)
+        except UnreadableError as err:
+            mistakes[m] = f"{source.file}: {err}"
+    return arrays, mistakes
