@@ -252,3 +252,21 @@ class RunSettings(Settings):
 def default_cache() -> Path:
     """Return the folder of prepared data: ``$MMBENCH_CACHE``, else ``~/.cache/mmbench``."""
     return Path(os.environ.get("MMBENCH_CACHE") or "~/.cache/mmbench").expanduser()
+
+
+def weights_folder() -> Path:
+    """Return the folder of pretrained weights: ``$MMBENCH_WEIGHTS``, else beside the caches."""
+    return Path(os.environ.get("MMBENCH_WEIGHTS") or default_cache() / "weights").expanduser()
+
+
+def downloads_allowed() -> bool:
+    """Say whether pretrained weights may be fetched: ``$MMBENCH_ALLOW_DOWNLOAD`` is 1."""
+    return os.environ.get("MMBENCH_ALLOW_DOWNLOAD") == "1"
+
+
+def set_weights(folder: Path | None, allow_download: bool) -> None:
+    """Settle both for this process and the workers that it starts."""
+    if folder is not None:
+        os.environ["MMBENCH_WEIGHTS"] = str(folder.absolute())
+    if allow_download:
+        os.environ["MMBENCH_ALLOW_DOWNLOAD"] = "1"

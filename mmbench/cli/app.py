@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mmbench.errors import UserError
+from mmbench.settings import set_weights
 
 app = typer.Typer(
     name="mmbench",
@@ -26,6 +27,13 @@ Plugin = Annotated[
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="KEY=VALUE, e.g. trainer.epochs=5 or METHOD.alpha=0.5. Repeatable."),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="Pretrained weights; default $MMBENCH_WEIGHTS or CACHE/weights."),
+]
+AllowDownload = Annotated[
+    bool, typer.Option("--allow-download", help="Fetch weights that are not there.")
 ]
 RESULTS = Path("results")
 
@@ -77,6 +85,8 @@ def run(
     ] = 60.0,
     results: Results = RESULTS,
     cache: Cache = None,
+    weights: Weights = None,
+    allow_download: AllowDownload = False,
     plugin: Plugin = None,
     dry_run: Annotated[bool, typer.Option(help="Print what would run, and stop.")] = False,
     json: Json = False,
@@ -87,6 +97,7 @@ def run(
     """
     from mmbench.cli import running
 
+    set_weights(weights, allow_download)
     code = running.run(
         running.Options(
             given={
@@ -166,11 +177,14 @@ def prepare(
     rebuild: Annotated[bool, typer.Option(help="Build again even if it is there.")] = False,
     set_: Set = None,
     cache: Cache = None,
+    weights: Weights = None,
+    allow_download: AllowDownload = False,
     plugin: Plugin = None,
 ) -> None:
     """Build a data set's cache once. Example: mmbench prepare my.csv"""
     from mmbench.cli import preparing
 
+    set_weights(weights, allow_download)
     if preparing.is_table(name):
         if root or plugin:
             raise UserError("--root and --plugin are for data sets, not for your own table")

@@ -35,7 +35,8 @@ def carve(
             draw = StratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed)
             taken[next(draw.split(nothing, label))[1]] = True
         else:
-            parts = min(round(1 / share), len(set(groups)))
+            most = int(np.bincount(label).max())  # more parts than that cannot be stratified
+            parts = min(round(1 / share), len(set(groups)), most)
             fold = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
             taken[next(fold.split(nothing, label, groups))[1]] = True
     except ValueError as err:
