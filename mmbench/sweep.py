@@ -127,7 +127,8 @@ def _cells(
 def _sources(method: str, dataset: str, encoders: Mapping[str, str]) -> dict[str, str]:
     """Return the hash of every file in play that is not part of mmbench."""
     entries = [METHODS.entry(method), DATASETS.entry(dataset)]
-    entries += [ENCODERS.entry(name) for name in sorted(set(encoders.values()))]
+    plain = {name.partition(":")[0] for name in encoders.values()}
+    entries += [ENCODERS.entry(name) for name in sorted(plain)]
     return {entry.name: source for entry in entries if (source := entry.source())}
 
 

@@ -4,15 +4,16 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18
+from torchvision.models import ResNet18_Weights, resnet18
 
 from mmbench.data.words import BUCKETS, PADDING
 from mmbench.dataset import Modality
-from mmbench.errors import UserError
+from mmbench.errors import UserError, nearest
+from mmbench.nets.weights import fill, state_of
 from mmbench.registry import ENCODERS, register_encoder
 
 BY_KIND = {"vector": "mlp", "image": "conv", "spectrogram": "conv", "frames": "resnet18",
-           "text": "words"}  # fmt: skip
+           "text": "words", "video": "conv3d"}  # fmt: skip
 
 
 @register_encoder("mlp")
@@ -63,12 +64,15 @@ class ResNet18(nn.Module):
     The first convolution takes the modality's channels. Frames [C, K, H, W] are folded into the
     batch and averaged over K, which is the released code's adaptive 3-d pooling. Initialisation
     as the IPRM script's: Kaiming fan_out convolutions, BN weight ~ N(1, 0.02), BN bias 0.
+    ``resnet18:imagenet`` starts from torchvision's ImageNet weights in the weights folder; the
+    first convolution stays random unless there are 3 channels.
     """
 
     width = 512
     kinds = ("image", "spectrogram", "frames")
+    variants = ("imagenet",)
 
-    def __init__(self, modality: Modality) -> None:
+    def __init__(self, modality: Modality, variant: str = "") -> None:
         super().__init__()
         self.net = resnet18(weights=None)
         self.net.conv1 = nn.Conv2d(modality.shape[0], 64, 7, stride=2, padding=3, bias=False)
@@ -79,6 +83,12 @@ class ResNet18(nn.Module):
             elif isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight, 1.0, 0.02)
                 nn.init.zeros_(module.bias)
+        self.initialised = bool(variant)
+        if variant:
+            url = ResNet18_Weights.IMAGENET1K_V1.url
+            file = url.rsplit("/", 1)[1]
+            new = () if modality.shape[0] == 3 else ("conv1.",)
+            fill(self.net, state_of(file, url), file, ("fc.", *new))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, H, W] or [B, C, K, H, W] to [B, 512]."""
@@ -105,7 +115,9 @@ class Words(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map word numbers [B, L] to [B, 64]; a text without a word is the zero vector's."""
         present = (x != PADDING).sum(1, keepdim=True).clamp(min=1)
-        out: Tensor = self.net(self.embedding(x).sum(1) / present)
+        # Word pieces may have larger numbers than hashed words, which this leaves as they are.
+        folded = torch.where(x == PADDING, PADDING, 1 + (x - 1) % (BUCKETS - 1))
+        out: Tensor = self.net(self.embedding(folded).sum(1) / present)
         return out
 
 
@@ -136,11 +148,17 @@ def encoder_names(modalities: tuple[Modality, ...], chosen: Mapping[str, str]) -
             raise UserError(f"no modality {name!r} to encode; there are {', '.join(sorted(known))}")
     names = {m.name: chosen.get(m.name) or BY_KIND.get(m.kind, "") for m in modalities}
     for m in modalities:
-        cls = ENCODERS.load(names[m.name])
+        name, _, variant = names[m.name].partition(":")
+        cls = ENCODERS.load(name)
         if m.kind not in cls.kinds:
             raise UserError(
-                f"encoder {names[m.name]!r} takes {', '.join(cls.kinds)}; "
-                f"modality {m.name!r} is a {m.kind}"
+                f"encoder {name!r} takes {', '.join(cls.kinds)}; modality {m.name!r} is a {m.kind}"
+            )
+        variants = getattr(cls, "variants", ())
+        if variant and variant not in variants:
+            raise UserError(
+                f"encoder {name!r} has no variant {variant!r}{nearest(variant, variants)} "
+                f"(there are {', '.join(variants) or 'none'})"
             )
     return names
 
@@ -149,7 +167,10 @@ def build_encoders(
     modalities: tuple[Modality, ...], names: Mapping[str, str]
 ) -> dict[str, nn.Module]:
     """Build one encoder per modality; widths that differ are projected to the largest."""
-    built = {m.name: ENCODERS.load(names[m.name])(m) for m in modalities}
+    built = {}
+    for m in modalities:
+        name, _, variant = names[m.name].partition(":")
+        built[m.name] = ENCODERS.load(name)(m, *([variant] if variant else []))
     widths = {encoder.width for encoder in built.values()}
     if len(widths) == 1:
         return built
@@ -157,14 +178,18 @@ def build_encoders(
 
 
 def initialise(module: nn.Module, scheme: str) -> None:
-    """Re-initialise linear and convolutional layers: ``xavier`` or ``kaiming``; else keep."""
-    if scheme == "torch":
+    """Re-initialise linear and convolutional layers: ``xavier`` or ``kaiming``; else keep.
+
+    What was pretrained (``initialised``) is kept, whatever the scheme.
+    """
+    if scheme == "torch" or getattr(module, "initialised", False):
         return
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            if scheme == "xavier":
-                nn.init.xavier_normal_(layer.weight)
-            else:
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            if layer.bias is not None:
-                torch.nn.init.zeros_(layer.bias)
+    for child in module.children():
+        initialise(child, scheme)
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
+        if scheme == "xavier":
+            nn.init.xavier_normal_(module.weight)
+        else:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            torch.nn.init.zeros_(module.bias)

@@ -1,6 +1,7 @@
 """Pretrained weights: from a folder on this machine; from their site only if that was allowed."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ def state_of(file: str, url: str = "") -> dict[str, Tensor]:
         torch.hub.download_url_to_file(url, str(_folder(path)), progress=False)
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as err:
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as err:
         raise UserError(
             f"cannot read the weights {path} ({type(err).__name__}); get the file again"
         ) from err

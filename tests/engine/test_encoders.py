@@ -69,7 +69,7 @@ def test_equal_widths_are_left_alone():
     [
         ({"smell": "mlp"}, "no modality 'smell' to encode; there are gaze, visual"),
         ({"gaze": "resnet18"}, "encoder 'resnet18' takes"),
-        ({"gaze": "resnet"}, r"unknown encoder 'resnet'.*did you mean 'resnet18'"),
+        ({"gaze": "resnet1"}, r"unknown encoder 'resnet1'.*did you mean 'resnet18'"),
     ],
 )
 def test_unsuitable_choices_are_refused(chosen, message):
