@@ -63,8 +63,7 @@ class NVGesture(NativeDataset):
   ROOT/nvgesture_test_correct_cvpr2016_v2.lst        482 lines
   ROOT/Video_data/class_01/subject13_r0/{sk_color,sk_depth}.avi""",
         counts="train 1050 (whole subjects, at least 15 %, for validation), test 482",
-        size="37 GB (4 GB with frames=32, size=112 and window=24); as much again while "
-        "preparing",
+        size="37 GB (4 GB with frames=32, size=112 and window=24); as much again while preparing",
     )
     published = 1532
     trainer = {"batch_size": 4}

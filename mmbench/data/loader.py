@@ -86,9 +86,7 @@ class Loader:
                 m: torch.as_tensor(np.ascontiguousarray(a[rows])).to(self.device)
                 for m, a in self.arrays.inputs.items()
             }
-        inputs = {m: _as_float(t, self.dtype) for m, t in raw.items()}
-        for m, (mean, std) in self._moments.items():
-            inputs[m] = (inputs[m] - mean) / std
+        inputs = {m: _as_float(t, self.dtype, self._moments.get(m)) for m, t in raw.items()}
         return Batch(inputs, self._label.index_select(0, on_device), on_device)
 
     def in_order(self, index: Tensor) -> Iterator[Batch]:
@@ -134,8 +132,17 @@ class Loader:
         return full + (1 if rest > 1 or (rest == 1 and full == 0) else 0)
 
 
-def _as_float(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return bytes as 0 to 1, numbers in ``dtype``, and word numbers as they are."""
+def _as_float(t: Tensor, dtype: torch.dtype, moments: tuple[Tensor, ...] | None) -> Tensor:
+    """Return bytes as 0 to 1, numbers in ``dtype``, normalised; word numbers as they are.
+
+    ``t`` is a copy of what is stored, so it is changed in place: on the CPU, passes over memory are
+    what a batch costs.
+    """
     if t.dtype == torch.int32:
         return t
-    return t.to(dtype) / 255 if t.dtype == torch.uint8 else t.to(dtype)
+    scale = 255.0 if t.dtype == torch.uint8 else 1.0
+    x = t.to(dtype)
+    if moments is None:
+        return x.div_(scale) if scale != 1 else x
+    mean, std = moments
+    return x.mul_(1 / (scale * std)).sub_(mean / std)

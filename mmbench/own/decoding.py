@@ -125,7 +125,10 @@ def _pool(shards: int) -> ProcessPoolExecutor:
 
 
 def _settle() -> None:
-    """Leave Ctrl-C to the parent, and end with it, even if it is killed."""
+    """Leave Ctrl-C to the parent, end with it, even if it is killed, and use one thread."""
+    import torch
+
+    torch.set_num_threads(1)  # there is a process per core already
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
