@@ -150,7 +150,41 @@ def report(
     """Write and print the tables, from records alone. Example: mmbench report"""
     from mmbench.cli import reporting
 
-    raise typer.Exit(reporting.report(results, study or [], source, readme, figures, html, json))
+    code = reporting.report(results, study or [], source, readme, figures, html, json)
+    raise typer.Exit(code)
+
+
+@app.command()
+def explain(
+    number: Annotated[str, typer.Argument(help="FILE:ROW:DATASET, or with :COLUMN at the end.")],
+    source: Annotated[str, typer.Option(help="auto, runs or records.")] = "auto",
+    json: Json = False,
+) -> None:
+    """Trace a number to its records. Example: mmbench explain results/tables/naive.md:sum:my-data
+
+    The number is computed again; the exit code is 1 if the table says another.
+    """
+    from mmbench.cli import provenance
+
+    raise typer.Exit(provenance.explain(number, source, json))
+
+
+@app.command()
+def reproduce(
+    cell: Annotated[str, typer.Argument(help="its id, or a part of its record's name")],
+    results: Results = RESULTS,
+    source: Annotated[str, typer.Option(help="auto, runs or records.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "auto",
+    cache: Cache = None,
+    plugin: Plugin = None,
+    dry_run: Annotated[bool, typer.Option(help="Print the command, and stop.")] = False,
+) -> None:
+    """Run a cell again and compare; exit code 1: it differs. Example: mmbench reproduce 0123abcd"""
+    from mmbench.cli import provenance
+
+    raise typer.Exit(
+        provenance.reproduce(cell, results, source, device, cache, plugin or [], dry_run)
+    )
 
 
 @app.command()

@@ -140,7 +140,10 @@ def make_cells(options: Options) -> list[Cell]:
     if "all" in request.datasets:
         for name, command in unprepared(cache).items():
             print(f"left out: {name} is not prepared; {command}", file=sys.stderr)
-    return expand_study(request, study, cache) if study else expand(request, cache)
+    if study is None:
+        return expand(request, cache)
+    cells = expand_study(request, study, cache)
+    return in_turns(cells) if study.cost else cells
 
 
 def expand_study(request: "Request", study: "Study", cache: Path) -> list[Cell]:
@@ -168,6 +171,30 @@ def expand_study(request: "Request", study: "Study", cache: Path) -> list[Cell]:
             )
             cells.update({cell.id: cell for cell in expand(part, cache)})
     return list(cells.values())
+
+
+def in_turns(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells so that methods alternate and each seed begins with another one.
+
+    A machine that grows slower or faster then does so for all of them alike.
+    """
+    rounds: dict[tuple[str, int], list[Cell]] = {}
+    for cell in cells:
+        rounds.setdefault((cell.dataset, cell.seed), []).append(cell)
+    shifts: dict[str, int] = {}
+    ordered = []
+    for (dataset, _), part in sorted(rounds.items(), key=lambda item: item[0]):
+        shift = shifts.get(dataset, 0) % len(part)
+        shifts[dataset] = shifts.get(dataset, 0) + 1
+        ordered += part[shift:] + part[:shift]
+    return ordered
+
+
+def one_at_a_time(options: Options) -> bool:
+    """Say whether the study asked for is about time, which runs side by side would disturb."""
+    from mmbench.report.study import load_study
+
+    return bool(options.study) and load_study(options.study).cost
 
 
 def run(options: Options) -> int:
@@ -213,6 +240,8 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
     from mmbench.launch.local import Pool, slots
 
     places = slots(options.device, options.jobs, options.per_gpu, options.threads)
+    if one_at_a_time(options):
+        places = places[:1]
     with Progress(len(todo)) as progress:
         pool = Pool(
             options.results,

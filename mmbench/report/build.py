@@ -2,24 +2,29 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from mmbench.errors import UserError
 from mmbench.record import Record
 from mmbench.report import render
+from mmbench.report.cost import cost_tables
 from mmbench.report.current import current
 from mmbench.report.frame import tasks_of, to_frame
 from mmbench.report.index import load_frame
-from mmbench.report.overall import Pool, overall_tables, pools
-from mmbench.report.published import load_published, published_tables
+from mmbench.report.overall import overall_tables, pools
+from mmbench.report.published import Number, load_published, published_tables
 from mmbench.report.reached import reached_tables
 from mmbench.report.rows import groups, is_row, varied
 from mmbench.report.scores import score_table
 from mmbench.report.study import Study, load_study, study_names
 from mmbench.report.table import Table
 from mmbench.store import write_atomic
+
+KINDS = ("", "imbalance", "statistics", "published")  # of a study's tables
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,66 @@ def report(
     Raises:
         UserError: if there is no record, or the tables cannot be written.
     """
+    loaded = load_results(results, source)
+    built = Built({}, [], loaded.left_out, loaded.unreadable)
+    for study in _wanted(studies, loaded.frame):
+        kinds = build_kinds(study.name, loaded)
+        built.kinds[study.name] = kinds
+        built.tables[study.name] = kinds.get("", [])
+        for suffix, part in kinds.items():
+            name = "-".join(filter(None, [study.name, suffix]))
+            built.files.extend(_write(name, part, results / "tables"))
+        if figures:
+            built.files.extend(_draw(study, loaded, results / "figures"))
+    if html:
+        from mmbench.report.page import write_page
+
+        page = results / "report.html"
+        built.files.append(write_page(page, built.kinds, built.files, loaded.files))
+    return built
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The records of a results folder.
+
+    Attributes:
+        frame: one row each.
+        folder: where they are.
+        published: the published numbers beside them.
+        left_out: what is not shown, in words.
+        unreadable: what is wrong with each file that is no record.
+    """
+
+    frame: pd.DataFrame
+    folder: Path
+    published: list[Number]
+    left_out: list[str]
+    unreadable: list[str]
+
+    @property
+    def reference(self) -> bool:
+        """Whether these are the committed records."""
+        return self.folder.name == "records"
+
+    @cached_property
+    def tasks(self) -> dict[str, dict[str, Any]]:  # Any: JSON values
+        """Modalities and metrics of every data set."""
+        return tasks_of(self.frame)
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """The file of every record, by the record's name."""
+        places = zip(self.frame["record"], self.frame["file"], strict=True)
+        return {str(record): self.folder / str(file) for record, file in places}
+
+
+def load_results(results: Path, source: str) -> Loaded:
+    """Read the records of a results folder.
+
+    Raises:
+        UserError: if there is none.
+    """
     folder = results / ("records" if source == "records" else "runs")
     unreadable: list[str] = []
     frame = load_frame(folder, unreadable)
@@ -59,41 +124,35 @@ def report(
         none = f"no records in {results}; make some with: mmbench run --help"
         raise UserError("\n".join([*unreadable, none]))
     frame, left_out = current(frame)
-    tasks = tasks_of(frame)
-    numbers = load_published(results / "published")
-    built = Built({}, [], left_out, unreadable)
-    for study in _wanted(studies, frame):
-        reference = folder.name == "records"
-        formed = list(groups(study, frame, tasks))
-        tables = [score_table(study, group, reference) for group in formed]
-        built.tables[study.name] = tables
-        pooled = pools(study, formed)
-        more = {
-            "imbalance": reached_tables(study, frame, formed, reference),
-            "statistics": overall_tables(pooled),
-            "published": published_tables(study, formed, numbers),
-        }
-        built.kinds[study.name] = {k: v for k, v in {"": tables, **more}.items() if v}
-        for suffix, part in built.kinds[study.name].items():
-            if part:
-                name = "-".join([study.name, suffix]).rstrip("-")
-                built.files.extend(_write(name, part, results / "tables"))
-        if figures:
-            built.files.extend(_draw(pooled, results / "figures"))
-    if html:
-        from mmbench.report.page import write_page
-
-        files = {
-            str(r): folder / str(f) for r, f in zip(frame["record"], frame["file"], strict=True)
-        }
-        built.files.append(write_page(results / "report.html", built.kinds, built.files, files))
-    return built
+    return Loaded(frame, folder, load_published(results / "published"), left_out, unreadable)
 
 
-def _draw(pooled: Sequence[Pool], folder: Path) -> list[Path]:
-    from mmbench.report.figures import write_figures  # matplotlib takes a second to import
+def build_kinds(name: str, loaded: Loaded) -> dict[str, list[Table]]:
+    """Return the tables of a study by kind, which is also what is added to the name of the file."""
+    study = load_study(name)
+    formed = list(groups(study, loaded.frame, loaded.tasks))
+    if study.cost:
+        tables = cost_tables(study, formed, loaded.reference)
+        return {"": tables} if tables else {}
+    made = {
+        "": [score_table(study, group, loaded.reference) for group in formed],
+        "imbalance": reached_tables(study, loaded.frame, formed, loaded.reference),
+        "statistics": overall_tables(pools(study, formed)),
+        "published": published_tables(study, formed, loaded.published),
+    }
+    return {kind: tables for kind, tables in made.items() if tables}
 
-    return write_figures(pooled, folder)
+
+def _draw(study: Study, loaded: Loaded, folder: Path) -> list[Path]:
+    # Here, because matplotlib takes a second to import.
+    from mmbench.report.figures import write_cost, write_figures, write_strength
+
+    formed = list(groups(study, loaded.frame, loaded.tasks))
+    if study.cost:
+        return write_cost(study, formed, folder)
+    plain = [group for group in formed if not group.bundle]
+    drawn = write_figures(pools(study, formed), folder)
+    return drawn + write_strength(study, plain, loaded.files, folder)
 
 
 def _wanted(names: Sequence[str], frame: pd.DataFrame) -> list[Study]:

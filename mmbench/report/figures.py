@@ -1,16 +1,21 @@
 """Figures of a study from its pooled scores: differences, ranks, methods by data set, sweeps."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from mmbench.report.cost import Point, overlapping, points
 from mmbench.report.drawing import COLOURS, line_style, new_figure, save, styled
 from mmbench.report.overall import Pool
+from mmbench.report.rows import Group
 from mmbench.report.statistics import FEW_DATASETS, cliques, critical_difference
+from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
+from mmbench.report.training import strength
 
 SWEPT = re.compile(r"(?P<option>\w+) = (?P<value>-?\d+(\.\d+)?)")
 
@@ -30,6 +35,58 @@ def write_figures(pools: Sequence[Pool], folder: Path) -> list[Path]:
                 if figure is not None:
                     files += save(figure, folder, f"{pool.study}-{kind}{tag}")
     return files
+
+
+def write_strength(
+    study: Study, groups: Sequence[Group], files: Mapping[str, Path], folder: Path
+) -> list[Path]:
+    """Write the modalities over training of each data set, if the study names rows to draw."""
+    written = []
+    with styled():
+        for group in groups if study.strength else ():
+            figure = strength(study, group, files)
+            if figure is not None:
+                tag = "" if group.protocol == "validated" else f"-{group.protocol}"
+                name = re.sub(r"[^\w.=]+", "-", group.place).strip("-")
+                written += save(figure, folder, f"{study.name}-strength-{name}{tag}")
+    return written
+
+
+def write_cost(study: Study, groups: Sequence[Group], folder: Path) -> list[Path]:
+    """Write score against cost, a panel for each data set and device."""
+    plain = [g for g in groups if not g.bundle and g.protocol == "validated"]
+    found = points(study, plain)
+    if not found:
+        return []
+    with styled():
+        warned = "\nTIMES NOT COMPARABLE: runs overlapped" if overlapping(plain) else ""
+        figure = cost(study.title + warned, study.baselines[0], found)
+        return save(figure, folder, f"{study.name}-cost")
+
+
+def cost(title: str, reference: str, found: Mapping[str, Sequence[Point]]) -> Figure:
+    """Draw the score of every row against its time; a row looks the same in every panel."""
+    names = list(dict.fromkeys(p.name.removesuffix(" †") for rows in found.values() for p in rows))
+    figure = new_figure(1.6 + 2.7 * len(found), max(2.8, 0.9 + 0.19 * len(names)))
+    figure.suptitle(title, fontsize=8)
+    shown: dict[str, Any] = {}  # Any: containers, which the stubs do not take for artists
+    for number, (where, rows) in enumerate(found.items()):
+        axes = figure.add_subplot(1, len(found), number + 1)
+        axes.axvline(1, color="0.5", lw=0.8, ls="--")
+        for point in rows:
+            i = names.index(point.name.removesuffix(" †"))
+            style = line_style(i) | {"linestyle": "none"}
+            fill = "white" if i >= len(COLOURS) else style["color"]  # the colours come round again
+            shown[names[i]] = axes.errorbar(
+                point.ratio, point.score, point.spread, **style, mfc=fill, ms=5, elinewidth=0.6
+            )
+        axes.set_xlabel(f"time of an epoch, relative to {reference}")
+        axes.set_title(where, fontsize=8)
+        if number == 0:
+            axes.set_ylabel("primary metric (%), mean ± sd")
+    ordered = [name for name in names if name in shown]
+    figure.legend([shown[n] for n in ordered], ordered, loc="outside right center", fontsize=7)
+    return figure
 
 
 def _subtitle(pool: Pool) -> str:

@@ -17,7 +17,7 @@ from mmbench.record import Record
 COLUMNS = (
     "record", "cell", "dataset", "method", "label", "options", "seed", "protocol", "fidelity",
     "preset", "unaffected", "place", "around", "data", "single", "recipe", "status", "reason",
-    "remark", "device", "commit", "clean", "date", "started", "apart", "task", "file",
+    "remark", "device", "commit", "clean", "date", "started", "finished", "apart", "task", "file",
 )  # fmt: skip
 COST = ("seconds", "deviation", "throughput", "memory", "memory_kind", "parameters", "threads",
         "resumed")  # fmt: skip
@@ -114,6 +114,7 @@ def row_of(record: Record) -> dict[str, Any]:  # Any: text, numbers, or nothing
         "clean": where.clean,
         "date": record.finished[:10],
         "started": record.started,
+        "finished": record.finished,
         "apart": digest(cell.model_dump(mode="json", exclude=BESIDE)),
         "task": json.dumps(record.task) if record.task else None,
         **_cost(record),

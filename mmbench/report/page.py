@@ -42,17 +42,18 @@ class Numbers:
 
     Attributes:
         records: name of every record, and its place in the list.
-        numbers: per number its records and those it was compared with.
+        numbers: per number its records those it was compared with, and its scale.
     """
 
     records: dict[str, int] = field(default_factory=dict)
-    numbers: list[list[list[list[float]]]] = field(default_factory=list)
+    numbers: list[list[Any]] = field(default_factory=list)  # Any: lists, and a number
 
     def add(self, entry: Entry) -> int | None:
         """Note the records of an entry; return the place of the number, None without any."""
         if not entry.sources:
             return None
-        self.numbers.append([self._listed(entry.sources), self._listed(entry.against)])
+        both = [self._listed(entry.sources), self._listed(entry.against)]
+        self.numbers.append([*both, entry.scale])
         return len(self.numbers) - 1
 
     def _listed(self, sources: Sequence[Source]) -> list[list[float]]:

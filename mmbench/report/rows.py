@@ -70,11 +70,14 @@ class Shown:
 
     def sources(self, prediction: str, metric: str, at: str = "selected") -> tuple[Source, ...]:
         """Return one score of every record that has it, in order of the seeds."""
-        key = column(prediction, metric, at)
+        return self.stored(column(prediction, metric, at))
+
+    def stored(self, key: str) -> tuple[Source, ...]:
+        """Return one column of numbers of every record that has it, in order of the seeds."""
         if key not in self.columns:
             return ()
         rows = zip(*map(self.column, ("seed", "record", key)), strict=True)
-        found = {s: Source(s, r, v) for s, r, v in rows if v == v}  # not NaN
+        found = {s: Source(s, r, v, key) for s, r, v in rows if v == v}  # not NaN
         return tuple(found[seed] for seed in sorted(found))
 
     def values(self, prediction: str, metric: str, at: str = "selected") -> dict[int, float]:

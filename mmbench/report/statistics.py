@@ -16,6 +16,7 @@ from scipy import stats
 
 Differences = Sequence[NDArray[np.float64]]
 EXACT_UP_TO = 14  # pairs: 2^14 sign patterns take milliseconds; above it they are drawn
+DRAWS = 10_000  # of resamples, and of sign patterns
 FEW_DATASETS = 5  # below it the Friedman and Nemenyi approximations are poor (Demsar, JMLR 2006)
 
 
@@ -28,7 +29,7 @@ def bootstrap_interval(
     differences: Differences,
     generator: np.random.Generator,
     *,
-    resamples: int = 10_000,
+    resamples: int = DRAWS,
     level: float = 0.95,
 ) -> tuple[float, float]:
     """Return the percentile interval of ``stratified_mean``, seeds resampled within data sets.
@@ -45,17 +46,28 @@ def bootstrap_interval(
     """
     if not differences or any(len(each) == 0 for each in differences):
         raise ValueError("a bootstrap needs at least one difference in every data set")
-    means = [
-        each[generator.integers(len(each), size=(resamples, len(each)))].mean(axis=1)
-        for each in differences
-    ]
+    picks = _picks([len(each) for each in differences], generator, resamples)
+    return _interval(differences, picks, level)
+
+
+def _picks(
+    sizes: Sequence[int], generator: np.random.Generator, resamples: int
+) -> list[NDArray[np.int64]]:
+    """Draw which seeds each resample takes: per data set, [resamples, seeds]."""
+    return [generator.integers(size, size=(resamples, size)) for size in sizes]
+
+
+def _interval(
+    differences: Differences, picks: Sequence[NDArray[np.int64]], level: float
+) -> tuple[float, float]:
+    means = [each[pick].mean(axis=1) for each, pick in zip(differences, picks, strict=True)]
     tail = (1 - level) / 2
     low, high = np.quantile(np.mean(means, axis=0), [tail, 1 - tail])
     return float(low), float(high)
 
 
 def sign_flip_test(
-    differences: Differences, generator: np.random.Generator, *, draws: int = 10_000
+    differences: Differences, generator: np.random.Generator, *, draws: int = DRAWS
 ) -> float:
     """Return the two-sided p-value of a paired permutation test of ``stratified_mean`` = 0.
 
@@ -63,14 +75,22 @@ def sign_flip_test(
     signs are tried up to ``EXACT_UP_TO`` pairs (so n pairs cannot give less than 2 / 2^n); above,
     ``draws`` of them, with one added to both counts (Phipson and Smyth 2010).
     """
+    return _p_value(differences, _signs(sum(map(len, differences)), generator, draws))
+
+
+def _signs(pairs: int, generator: np.random.Generator, draws: int) -> NDArray[np.float64]:
+    """Return all patterns of signs, [patterns, pairs], or ``draws`` of them if they are many."""
+    if pairs <= EXACT_UP_TO:
+        return np.array(list(product((-1.0, 1.0), repeat=pairs)))
+    return generator.choice((-1.0, 1.0), size=(draws, pairs))
+
+
+def _p_value(differences: Differences, signs: NDArray[np.float64]) -> float:
     weights = np.concatenate([each / (len(each) * len(differences)) for each in differences])
     observed = abs(weights.sum()) * (1 - 1e-12)  # rounding must not hide the observed pattern
-    if len(weights) <= EXACT_UP_TO:
-        signs = np.array(list(product((-1.0, 1.0), repeat=len(weights))))
-        return float(np.mean(np.abs(signs @ weights) >= observed))
-    signs = generator.choice((-1.0, 1.0), size=(draws, len(weights)))
     hits = int(np.sum(np.abs(signs @ weights) >= observed))
-    return (hits + 1) / (draws + 1)
+    drawn = len(weights) > EXACT_UP_TO
+    return (hits + drawn) / (len(signs) + drawn)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -174,10 +194,16 @@ def compare(rivals: dict[str, Differences], seed: int = 0) -> list[Comparison]:
         rivals: per name, the differences.
         seed: of the generator; the same for every rival, so that no row depends on the others.
     """
-    raw = [sign_flip_test(each, np.random.default_rng([seed, 1])) for each in rivals.values()]
+    sizes = {name: tuple(map(len, each)) for name, each in rivals.items()}
+    # Drawn once for all rivals with as many pairs: the draws are most of the time.
+    signs = {n: _signs(n, np.random.default_rng([seed, 1]), DRAWS)
+             for n in {sum(each) for each in sizes.values()}}  # fmt: skip
+    picks = {each: _picks(each, np.random.default_rng([seed, 2]), DRAWS)
+             for each in set(sizes.values())}  # fmt: skip
+    raw = [_p_value(each, signs[sum(sizes[name])]) for name, each in rivals.items()]
     found = []
     for (name, each), p, adjusted in zip(rivals.items(), raw, holm(raw), strict=True):
-        low, high = bootstrap_interval(each, np.random.default_rng([seed, 2]))
+        low, high = _interval(each, picks[sizes[name]], 0.95)
         found.append(
             Comparison(
                 name, stratified_mean(each), low, high, p, adjusted, effect_size(each),

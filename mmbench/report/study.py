@@ -47,6 +47,9 @@ class Study(Settings):
         datasets: what ``run --study`` runs on unless told; empty: the embedded ones.
         vary: one setting by dotted key, and the values it takes in turn, e.g. a knob of a data set.
         seeds: how many seeds ``run --study`` takes unless told.
+        cost: whether it is about time and memory: the rows then run in turns, one at a time.
+        strength: rows whose modalities are drawn over training.
+        logged: what is drawn there as well: names before the ``/`` of what a method logs.
     """
 
     name: str
@@ -56,6 +59,9 @@ class Study(Settings):
     datasets: tuple[str, ...] = ()
     vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict, max_length=1)
     seeds: int = Field(3, ge=1)
+    cost: bool = False
+    strength: tuple[str, ...] = ()
+    logged: tuple[str, ...] = ()
 
     @property
     def listed(self) -> tuple[Row, ...]:

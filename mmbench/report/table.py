@@ -7,11 +7,12 @@ Style = Literal["plain", "best", "second", "absent", "cited"]
 
 
 class Source(NamedTuple):
-    """One value behind a number, and the record that holds it."""
+    """One value behind a number, the record that holds it, and its column in the frame."""
 
     seed: int
     record: str
     value: float
+    key: str
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Entry:
         seeds: how many seeds it is the mean of.
         sources: the records it is the mean of.
         against: the records whose values were taken away first, paired by seed.
+        scale: what ``value`` is shown times: a share in percent.
     """
 
     text: str
@@ -35,6 +37,7 @@ class Entry:
     seeds: int = 0
     sources: tuple[Source, ...] = ()
     against: tuple[Source, ...] = ()
+    scale: float = 100.0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HOMES = {"mmbench": "mmbench", "methods": "mmbench/methods", "datasets": "mmbench/datasets",
          "studies": "mmbench/studies"}  # fmt: skip
-KINDS = {".py", ".toml", ".npz", ".typed", ".txt"}
+KINDS = {".py", ".toml", ".npz", ".typed", ".txt", ".j2", ".css", ".js"}
 
 
 def expected_files() -> set[str]:

@@ -99,3 +99,11 @@ def test_where_nothing_can_be_written_a_report_is_made_all_the_same(folder, capl
     (folder.parent / ".index").write_text("a file where the folder should be")
     assert scores(folder) == pytest.approx([0.5, 0.6, 0.7, 0.8])
     assert "could not be written" in caplog.text
+
+
+def test_a_damaged_record_is_told_each_time_and_the_rest_is_read(folder):
+    (folder / "2" / "record.json").write_text("{")
+    for _ in range(2):
+        told = []
+        assert len(load_frame(folder, told)) == 3
+        assert "is not a readable record" in told[0]

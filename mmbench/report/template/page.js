@@ -65,17 +65,17 @@ function sort(heading) {
 for (const button of all(".sort")) button.addEventListener("click", () => sort(button.parentNode));
 
 /* What stands behind a number. */
-const percent = (value) => (100 * value).toFixed(2);
+const percent = (value, scale = 100) => (scale * value).toFixed(scale === 1 ? 3 : 2);
 function show(button) {
-  const [own, against] = data.numbers[Number(button.dataset.number)];
+  const [own, against, scale] = data.numbers[Number(button.dataset.number)];
   const cell = button.closest("td"), table = button.closest("table");
   const column = table.tHead.rows[0].cells[cell.cellIndex].textContent.trim();
   const row = cell.parentNode.cells[0].textContent.trim();
   field("records-title").textContent = `${row}, ${column}: ${button.textContent}`;
-  const values = own.map(([, seed, value]) => `seed ${seed}: ${percent(value)}`).join(", ");
+  const values = own.map(([, seed, value]) => `seed ${seed}: ${percent(value, scale)}`).join(", ");
   field("formula").textContent = against.length
     ? `Mean over seeds of the difference. This row: ${values}. The baseline: `
-      + against.map(([, seed, value]) => `seed ${seed}: ${percent(value)}`).join(", ") + "."
+      + against.map(([, seed, value]) => `seed ${seed}: ${percent(value, scale)}`).join(", ") + "."
     : `Mean over seeds. ${values}.`;
   chart(own.map(([number]) => data.records[number]).filter((record) => record.curve));
   const groups = [[own, ""], [against, "baseline, "]];

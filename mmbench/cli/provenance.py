@@ -1,0 +1,167 @@
+"""``explain`` and ``reproduce``: where a number comes from, and whether it comes again."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmbench.errors import UserError, nearest
+from mmbench.plugins import load_plugin
+from mmbench.reproduce import Comparison, command_line, compare
+from mmbench.settings import RunSettings, default_cache, validate
+from mmbench.store import read_record
+
+if TYPE_CHECKING:
+    from mmbench.cell import Cell
+    from mmbench.record import Record
+    from mmbench.report.explain import Explained
+    from mmbench.report.table import Source
+
+TOLD = 10  # differing numbers that are printed
+
+
+def explain(target: str, source: str, as_json: bool) -> int:
+    """Print what a table's numbers come from; return 1 if one is not what its file says."""
+    from mmbench.report.explain import explain as explained
+
+    found = explained(target, source)
+    if as_json:
+        print(json.dumps([_as_json(number) for number in found], indent=1))
+    else:
+        for number in found:
+            _print(number)
+    return int(any(number.agrees is False for number in found))
+
+
+def _as_json(number: "Explained") -> dict[str, Any]:  # Any: JSON values
+    return {
+        "table": number.table, "row": number.row, "column": number.column, "shown": number.shown,
+        "value": number.value, "written": number.written, "agrees": number.agrees,
+        "records": [_origin(number, s) for s in number.own],
+        "against": [_origin(number, s) for s in number.against],
+    }  # fmt: skip
+
+
+def _origin(number: "Explained", source: "Source") -> dict[str, Any]:  # Any: as above
+    file = number.files[source.record]
+    record = read_record(file, curve=False)
+    where = record.environment
+    return {
+        "seed": source.seed, "value": source.value, "cell": record.cell_id, "file": str(file),
+        "split": record.cell.split_hash, "data": record.data.data_hash if record.data else None,
+        "commit": where.commit, "clean": where.clean, "device": where.device_name,
+        "finished": record.finished, "epoch": record.selection.epoch if record.selection else None,
+        "command": command_line(record.cell),
+    }  # fmt: skip
+
+
+def _print(number: "Explained") -> None:
+    print(f"{number.table}\n{number.row}, {number.column}: {number.shown}")
+    seeds = len(number.own)
+    what = "mean over seeds of the difference to the baseline" if number.against else "mean"
+    said = {
+        True: "the file says the same",
+        False: f"THE FILE SAYS {number.scale * (number.written or 0.0):.4f}; make the tables again",
+        None: "the file holds no value to compare with",
+    }[number.agrees]
+    print(
+        f"  computed again from {seeds} records, {what}: {number.scale * number.value:.4f}; {said}"
+    )
+    for title, sources in (("records", number.own), ("baseline", number.against)):
+        if sources:
+            print(f"  {title}:")
+        for source in sources:
+            about, value = _origin(number, source), number.scale * source.value
+            tree = {True: "clean", False: "with uncommitted changes", None: "unknown tree"}
+            print(
+                f"    seed {source.seed}: {value:.4f}  cell {about['cell']}  epoch "
+                f"{about['epoch']}  split {about['split']}  data {about['data']}\n"
+                f"      commit {str(about['commit'])[:10]} ({tree[about['clean']]})  "
+                f"{about['device']}  {about['finished']}\n"
+                f"      {about['file']}\n      {about['command']}"
+            )
+    print()
+
+
+def reproduce(
+    name: str,
+    results: Path,
+    source: str,
+    device: str,
+    cache: Path | None,
+    plugins: Sequence[str],
+    dry_run: bool,
+) -> int:
+    """Print the command that makes a cell, run it beside the results, and compare.
+
+    Returns:
+        0 if every number is the same, 1 if not.
+    """
+    from mmbench.own.dataset import discover
+
+    for plugin in plugins:
+        load_plugin(plugin)
+    discover(cache or default_cache())
+    old = _find(name, results, source)
+    print(f"{old.cell.folder}, {old.status} on {old.environment.device_name}\n")
+    print(f"    {command_line(old.cell)}\n")
+    if not _still_made(old.cell, cache or default_cache()):
+        print(
+            "typed today, this makes another cell: options, a recipe, the data or the code of the "
+            f"method changed since; its commit was {old.environment.commit or 'not recorded'}\n"
+        )
+    if dry_run:
+        return 0
+    run = validate(RunSettings, {"device": device, "threads": old.environment.threads}, "run")
+    from mmbench.training.run_cell import run_cell
+
+    with tempfile.TemporaryDirectory(prefix="mmbench-reproduce-") as folder:
+        new = run_cell(old.cell, results=Path(folder), cache=cache or default_cache(), run=run)
+    if new.failure and not old.failure:
+        raise UserError(f"the cell failed this time: {new.failure.message}")
+    return _tell(compare(old, new))
+
+
+def _still_made(cell: "Cell", cache: Path) -> bool:
+    """Say whether the cell's command gives that very cell with the code and data of today."""
+    from mmbench.sweep import Request, expand
+
+    request = Request(
+        methods=[cell.method], datasets=[cell.dataset], seeds=[cell.seed],
+        protocol=cell.protocol, fidelity=cell.fidelity, preset=cell.preset, settings=cell.changed,
+    )  # fmt: skip
+    try:
+        return cell.id in {made.id for made in expand(request, cache)}
+    except UserError:
+        return False
+
+
+def _find(name: str, results: Path, source: str) -> "Record":
+    from mmbench.report.build import load_results
+
+    files = load_results(results, source).files
+    found = [record for record in files if name in record]
+    if len(found) != 1:
+        near = nearest(name, list(files))
+        raise UserError(
+            f"{name!r} is in the name of {len(found)} records of {results}{near}; "
+            "give the id of one cell (mmbench list runs, mmbench explain)"
+        )
+    return read_record(files[found[0]])
+
+
+def _tell(found: Comparison) -> int:
+    if found.same:
+        print(f"the same: all {found.numbers} numbers agree bit for bit")
+        return 0
+    print(
+        f"{len(found.differing)} of {found.numbers} numbers differ, by {found.largest:.3g} at most:"
+    )
+    for name in found.differing[:TOLD]:
+        print(f"  {name}")
+    if len(found.differing) > TOLD:
+        print(f"  and {len(found.differing) - TOLD} more")
+    for line in found.unlike:
+        print(f"  {line}")
+    return 1

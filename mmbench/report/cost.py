@@ -1,0 +1,172 @@
+"""What training costs: time, memory and parameters, of runs on one device only."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import numpy as np
+
+from mmbench.report.rows import Group, Shown
+from mmbench.report.scores import TITLES, caption
+from mmbench.report.study import Study
+from mmbench.report.summary import mean_std
+from mmbench.report.table import Entry, Source, Table
+
+MIB = 2**20
+NOTES = (
+    "s/epoch: seconds of the training steps of an epoch, the first left out, mean ± standard "
+    "deviation over runs; within: the mean of the standard deviations over the epochs of a run.",
+    "Ratio: seconds of this row over those of {reference}, paired by seed, on the same device.",
+    "Peak memory: of the allocator on a GPU, else of the whole process.",
+)
+OVERLAP = (
+    "TIMES NOT COMPARABLE: {n} of {all} runs overlapped in time with another one here. For times "
+    "that are, run the study alone in a folder of its own: mmbench run --study {study} --results "
+    "FOLDER takes the methods in turns, one run at a time."
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row of a comparison of cost: its name, ratio to the reference, and score."""
+
+    name: str
+    ratio: float
+    score: float
+    spread: float
+
+
+def by_device(groups: Iterable[Group]) -> list[Group]:
+    """Return the groups with the records of every device and number of threads apart."""
+    parts = []
+    for group in groups:
+        done = group.records[group.records["status"] == "done"]
+        places = done[["device", "threads"]].drop_duplicates().sort_values(["device", "threads"])
+        for device, threads in places.itertuples(index=False):
+            here = [_only(row, str(device), float(threads)) for row in group.rows]
+            records = done[(done["device"] == device) & (done["threads"] == threads)]
+            parts.append(replace(group, rows=tuple(here), records=records))
+    return parts
+
+
+def _only(row: Shown, device: str, threads: float) -> Shown:
+    same = (row.columns["device"][row.where] == device) & (
+        row.columns["threads"][row.where] == threads
+    )
+    return replace(row, where=row.where[same])
+
+
+def cost_tables(study: Study, groups: Iterable[Group], reference: bool) -> list[Table]:
+    """Return one table per data set, protocol, bundle, setting and device."""
+    return [_table(study, group, reference) for group in by_device(groups)]
+
+
+def _table(study: Study, group: Group, reference: bool) -> Table:
+    primary = str(group.task["primary"])
+    base = _base(study, group)
+    rows = [
+        (
+            row.name,
+            (
+                _number(row.stored("seconds"), "{:.3f}", spread=True),
+                _number(row.stored("deviation"), "{:.3f}"),
+                _ratio(row, base),
+                _number(row.stored("throughput"), "{:.0f}"),
+                _number(row.stored("memory"), "{:.0f}", MIB),
+                _number(row.stored("parameters"), "{:,.0f}"),
+                _number(row.sources("fused", primary), "{:.2f}", 0.01, spread=True),
+            ),
+        )
+        for row in group.rows
+    ]
+    threads = int(group.records["threads"].iloc[0])
+    name = base.name if base else "the first baseline, which was not run here"
+    return Table(
+        name=f"{study.name}-{group.dataset}",
+        heading=f"{study.title}: {group.title}",
+        columns=("Method", "s/epoch", "within", "Ratio", "samples/s", "Peak MiB", "Parameters",
+                 TITLES.get(primary, primary)),
+        rows=tuple(rows),
+        caption=caption(group, reference, f"Cost on one device, {threads} threads, and test "
+                        f"{TITLES.get(primary, primary)} in percent,"),
+        notes=(*(n.format(reference=name) for n in NOTES), *_warning(study, group)),
+        bundle=group.bundle,
+        dataset=group.dataset,
+        protocol=group.protocol,
+    )  # fmt: skip
+
+
+def _base(study: Study, group: Group) -> Shown | None:
+    rows = [r for r in group.rows if r.method in study.baselines[:1] and r.stored("seconds")]
+    return rows[0] if rows else None
+
+
+def _number(
+    sources: Sequence[Source], form: str, unit: float = 1.0, *, spread: bool = False
+) -> Entry:
+    """Return a mean in ``unit``; how far single runs lie from it only where asked."""
+    if not sources:
+        return Entry("missing", "absent")
+    mean, std = mean_std([s.value for s in sources])
+    text = form.format(mean / unit)
+    if spread and std is not None:
+        text += f" ± {form.format(std / unit)}"
+    return Entry(text, value=mean, spread=std, seeds=len(sources), sources=tuple(sources),
+                 scale=1 / unit)  # fmt: skip
+
+
+def _ratios(row: Shown, base: Shown | None) -> list[float]:
+    if base is None:
+        return []
+    own, other = ({s.seed: s.value for s in r.stored("seconds")} for r in (row, base))
+    return [own[seed] / other[seed] for seed in sorted(set(own) & set(other))]
+
+
+def _ratio(row: Shown, base: Shown | None) -> Entry:
+    found = _ratios(row, base)
+    if not found:
+        return Entry("")
+    mean, std = mean_std(found)
+    text = f"{mean:.2f}" + ("" if std is None else f" ± {std:.2f}")
+    return Entry(text, value=mean, spread=std, seeds=len(found), scale=1.0)
+
+
+def overlapping(groups: Iterable[Group]) -> int:
+    """Return how many runs shared the machine with another one of their table."""
+    return sum(_overlapping(group) for group in by_device(groups))
+
+
+def _overlapping(group: Group) -> int:
+    times = sorted(
+        (datetime.fromisoformat(a), datetime.fromisoformat(b))
+        for a, b in group.records[["started", "finished"]].itertuples(index=False)
+    )
+    shared, latest = set(), 0
+    for i, (begun, finished) in enumerate(times):
+        if i and begun < times[latest][1]:
+            shared |= {i, latest}
+        if finished > times[latest][1]:
+            latest = i
+    return len(shared)
+
+
+def _warning(study: Study, group: Group) -> tuple[str, ...]:
+    n = _overlapping(group)
+    said = OVERLAP.format(n=n, all=len(group.records), study=study.name)
+    return (said,) if n else ()
+
+
+def points(study: Study, groups: Iterable[Group]) -> Mapping[str, list[Point]]:
+    """Return the rows that have both a ratio and a score, by data set and device."""
+    found: dict[str, list[Point]] = {}
+    for group in by_device(groups):
+        base = _base(study, group)
+        for row in group.rows:
+            scores = list(row.values("fused", str(group.task["primary"])).values())
+            ratio = _ratios(row, base)
+            if scores and ratio:
+                mean, std = mean_std(scores)
+                where = f"{group.title}\n{group.records['device'].iloc[0]}"
+                point = Point(row.name, float(np.mean(ratio)), 100 * mean, 100 * (std or 0.0))
+                found.setdefault(where, []).append(point)
+    return found

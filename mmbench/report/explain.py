@@ -1,0 +1,159 @@
+"""Where a number of a table comes from, computed again from its records."""
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbench.errors import UserError, nearest
+from mmbench.report.build import KINDS, build_kinds, load_results
+from mmbench.report.frame import row_of
+from mmbench.report.study import study_names
+from mmbench.report.table import Entry, Source, Table
+from mmbench.store import read_record
+
+TOLERANCE = 1e-9  # a table's CSV has all digits; what differs by more is another number
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One number of a table.
+
+    Attributes:
+        table: heading of the table it stands in.
+        row: name of its row.
+        column: heading of its column.
+        shown: as the table shows it.
+        value: computed again from the records read now, as a fraction.
+        written: the value in the table's CSV file; None if it has none.
+        own: the records it is the mean of.
+        against: the records that were taken away, paired by seed.
+        files: the file of every record.
+        scale: what the value is shown times.
+    """
+
+    table: str
+    row: str
+    column: str
+    shown: str
+    value: float
+    written: float | None
+    own: tuple[Source, ...]
+    against: tuple[Source, ...]
+    files: Mapping[str, Path]
+    scale: float = 100.0
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the file holds the number that the records give; None if it holds none."""
+        if self.written is None:
+            return None
+        return math.isclose(self.value, self.written, abs_tol=TOLERANCE)
+
+
+def explain(target: str, source: str) -> list[Explained]:
+    """Explain every number of one row of a table on one data set.
+
+    Args:
+        target: ``FILE:ROW:DATASET``, e.g. ``results/tables/STUDY.md:ROW:DATASET``; with another
+            ``:COLUMN`` that column alone.
+        source: where the records are: ``auto``, ``runs`` or ``records``, as the table was made.
+
+    Raises:
+        UserError: if the target names no table, row, data set or column, or no number.
+    """
+    file, row, dataset, column = _parts(target)
+    study, kind = _study_of(file)
+    results = file.parent.parent
+    loaded = load_results(results, source)
+    tables = build_kinds(study, loaded).get(kind, [])
+    found = [t for t in tables if t.dataset == dataset]
+    if not found:
+        known = sorted({t.dataset for t in tables})
+        raise UserError(
+            f"{file.name} has no data set {dataset!r}{nearest(dataset, known)} "
+            f"(there are {', '.join(known) or 'none'})"
+        )
+    numbers = [n for t in found for n in _row(t, row, column, _written(file), loaded.files)]
+    if not numbers:
+        names = list(dict.fromkeys(name for t in found for name, _ in t.rows))
+        raise UserError(
+            f"no number made from records stands in row {row!r}{nearest(row, names)}"
+            f"{f' and column {column!r}' if column else ''} of {file.name} for {dataset} "
+            f"(rows: {', '.join(names)}; columns: {', '.join(found[0].columns[1:])})"
+        )
+    return numbers
+
+
+def _parts(target: str) -> tuple[Path, str, str, str]:
+    words = target.split(":")
+    if len(words) not in (3, 4):
+        raise UserError(
+            f"say FILE:ROW:DATASET or FILE:ROW:DATASET:COLUMN, with a file of results/tables; "
+            f"found {target!r}"
+        )
+    return Path(words[0]).absolute(), words[1], words[2], words[3] if len(words) == 4 else ""
+
+
+def _study_of(file: Path) -> tuple[str, str]:
+    """Return study and kind of a table file: ``STUDY.md`` or ``STUDY-KIND.md``."""
+    for kind in KINDS:
+        study = file.stem.removesuffix(f"-{kind}") if kind else file.stem
+        if study in study_names() and "-".join(filter(None, [study, kind])) == file.stem:
+            return study, kind
+    raise UserError(
+        f"{file.name} is no table of a study{nearest(file.stem, study_names())} "
+        f"(studies: {', '.join(study_names())})"
+    )
+
+
+def _row(
+    table: Table,
+    row: str,
+    column: str,
+    written: Mapping[tuple[str, str, str], list[float]],
+    files: Mapping[str, Path],
+) -> list[Explained]:
+    found = []
+    for name, entries in table.rows:
+        for title, entry in zip(table.columns[1:], entries, strict=True):
+            asked = name.removesuffix(" †") == row.removesuffix(" †") and column in ("", title)
+            if asked and entry.sources:
+                value = _again(entry, files)
+                rivals = written.get((table.name, name, title), [])
+                nearest_one = min(rivals, key=lambda v, to=value: abs(v - to), default=None)  # type: ignore[misc]  # bound
+                found.append(
+                    Explained(table.heading, name, title, entry.text, value, nearest_one,
+                              entry.sources, entry.against, files, entry.scale)
+                )  # fmt: skip
+    return found
+
+
+def _again(entry: Entry, files: Mapping[str, Path]) -> float:
+    """Compute a number from the records' own files, not from the index."""
+    own = [_value(source, files) for source in entry.sources]
+    against = [_value(source, files) for source in entry.against] or [0.0] * len(own)
+    return math.fsum(a - b for a, b in zip(own, against, strict=True)) / len(own)
+
+
+def _value(source: Source, files: Mapping[str, Path]) -> float:
+    return float(row_of(read_record(files[source.record], curve=False))[source.key])
+
+
+def _written(file: Path) -> dict[tuple[str, str, str], list[float]]:
+    """Return the values in the table's CSV; a table of several protocols has several of a kind."""
+    values: dict[tuple[str, str, str], list[float]] = {}
+    try:
+        with file.with_suffix(".csv").open(encoding="utf-8", newline="") as handle:
+            for line in csv.DictReader(handle):
+                if line["value"]:
+                    key = (line["table"], line["row"], line["column"])
+                    values.setdefault(key, []).append(float(line["value"]))
+    except FileNotFoundError:
+        return {}
+    except (OSError, KeyError, ValueError) as err:
+        raise UserError(
+            f"{file.with_suffix('.csv')} is not a table of mmbench report; make it again"
+        ) from err
+    return values

@@ -1,0 +1,94 @@
+"""The command that makes a cell again, and whether a second run gave the same."""
+
+import json
+import math
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mmbench.cell import Cell
+from mmbench.record import Record
+
+
+def command_line(cell: Cell) -> str:
+    """Return what to type to make ``cell``; a method with variants makes its others as well."""
+    words = ["mmbench", "run", "--methods", cell.method, "--datasets", cell.dataset]
+    words += ["--seeds", f"{cell.seed},", "--protocol", cell.protocol]
+    words += ["--fidelity", cell.fidelity, "--preset", cell.preset]
+    for key, value in sorted(cell.changed.items()):
+        if key.startswith("encoder."):
+            words += ["--encoder", f"{key.removeprefix('encoder.')}={value}"]
+        else:
+            words += ["--set", f"{key}={_typed(value)}"]
+    return shlex.join(words)
+
+
+def _typed(value: Any) -> str:  # Any: what a setting can be
+    """Return a value as ``settings.parse_value`` reads it."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs of one cell.
+
+    Attributes:
+        numbers: how many numbers both hold.
+        differing: names of those that differ, the first metrics first.
+        largest: the largest absolute difference.
+        unlike: what else sets the runs apart, which may explain it.
+    """
+
+    numbers: int
+    differing: tuple[str, ...]
+    largest: float
+    unlike: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether every number is the same, bit for bit."""
+        return self.numbers > 0 and not self.differing
+
+
+def compare(old: Record, new: Record) -> Comparison:
+    """Compare all that training computed, and nothing that a clock did."""
+    one, two = dict(_numbers(old)), dict(_numbers(new))
+    if old.status != new.status:
+        return Comparison(0, (f"status: {old.status} before, {new.status} now",), math.inf, ())
+    names = [*one, *(name for name in two if name not in one)]
+    gaps = {n: abs(one.get(n, math.nan) - two.get(n, math.nan)) for n in names}
+    differing = tuple(n for n in names if one.get(n) != two.get(n))
+    largest = (
+        max((gap if gap == gap else math.inf for gap in gaps.values()), default=0.0)
+        if differing
+        else 0.0
+    )
+    return Comparison(len(names), differing, largest, tuple(_unlike(old, new)))
+
+
+def _numbers(record: Record) -> Iterator[tuple[str, float]]:
+    for at, metrics in record.final.items():
+        for prediction, values in metrics.items():
+            for metric, value in values.items():
+                yield f"{at} {metric} of {prediction}", value
+    if record.selection:
+        yield "selected epoch", record.selection.epoch
+    for row in record.curve:
+        for name, value in row.train.items():
+            yield f"epoch {row.epoch + 1} {name}", value
+        for metrics in (row.val, row.test):
+            for prediction, values in metrics.items():
+                for metric, value in values.items():
+                    yield f"epoch {row.epoch + 1} {metric} of {prediction}", value
+
+
+def _unlike(old: Record, new: Record) -> Iterator[str]:
+    for key in ("device_name", "threads", "commit", "clean", "python", "platform", "libraries"):
+        before, now = (getattr(record.environment, key) for record in (old, new))
+        if before != now:
+            yield f"{key.replace('_', ' ')}: {before} before, {now} now"
+    if old.data and new.data and old.data.data_hash != new.data.data_hash:
+        yield f"data: {old.data.data_hash} before, {new.data.data_hash} now"

@@ -1,0 +1,33 @@
+"""A cell that is run again gives the same numbers, and a changed record is noticed."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def mmbench(*words):
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "mmbench", *words], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.slow
+def test_a_cell_is_reproduced_bit_for_bit_and_a_forged_record_is_not(tmp_path):
+    places = ["--results", str(tmp_path / "results"), "--cache", str(tmp_path / "cache")]
+    done = mmbench(
+        "run", "--methods", "concat", "--datasets", "mfeat3", "--seeds", "3,", "--threads", "1",
+        "--device", "cpu", "--set", "trainer.epochs=2", *places,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (file,) = (tmp_path / "results").glob("runs/*/record.json")
+    again = ["reproduce", file.parent.name.split(".")[-1], "--device", "cpu", *places]
+    same = mmbench(*again)
+    assert same.returncode == 0, same.stdout + same.stderr
+    assert "agree bit for bit" in same.stdout
+    assert "--seeds 3, " in same.stdout
+    file.write_text(file.read_text().replace('"loss": ', '"loss": 1', 1))
+    forged = mmbench(*again)
+    assert forged.returncode == 1
+    assert "epoch 1 loss" in forged.stdout
+    assert "2 of" not in forged.stdout

@@ -1,0 +1,131 @@
+"""A number leads to its records, and a cell to the command that makes it again."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mmbench.cli.running import Options, make_cells
+from mmbench.errors import UserError
+from mmbench.registry import METHODS
+from mmbench.report.build import report
+from mmbench.report.explain import explain
+from mmbench.reproduce import command_line, compare
+from mmbench.store import iter_records
+
+RECORDS = Path(__file__).parents[2] / "results" / "records"
+
+
+@pytest.fixture
+def tables(template, make, tmp_path):
+    values = {"concat": (0.5, 0.6), "sum": (0.4, 0.5), "iprm": (0.7, 0.9)}
+    for method, each in values.items():
+        for seed, value in enumerate(each):
+            folder = tmp_path / "runs" / f"{method}-{seed}"
+            folder.mkdir(parents=True)
+            record = make(template, method, seed, value)
+            (folder / "record.json").write_text(record.model_dump_json(exclude_none=True))
+    report(tmp_path, ["naive"], "runs", figures=False)
+    return tmp_path / "tables"
+
+
+def test_a_number_is_computed_again_from_the_files_of_its_records(tables):
+    (found,) = explain(f"{tables}/naive.md:iprm:toy:Accuracy", "runs")
+    assert found.value == pytest.approx(0.8)
+    assert [(s.seed, s.value) for s in found.own] == [(0, 0.7), (1, 0.9)]
+    assert found.agrees
+    assert all(found.files[s.record].exists() for s in found.own)
+
+
+def test_a_difference_names_the_records_of_the_baseline(tables):
+    (found,) = explain(f"{tables}/naive.md:iprm:toy:Δ Accuracy", "runs")
+    assert found.value == pytest.approx((0.2 + 0.3) / 2)
+    assert [s.value for s in found.against] == [0.5, 0.6]
+
+
+def test_a_table_that_says_another_number_is_caught(tables):
+    file = tables / "naive.csv"
+    lines = file.read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("naive-toy,iprm,Accuracy,"))
+    words = lines[at].split(",")
+    lines[at] = ",".join([*words[:3], "0.81", *words[4:]])
+    file.write_text("\n".join(lines))
+    (found,) = explain(f"{tables}/naive.md:iprm:toy:Accuracy", "runs")
+    assert found.agrees is False
+
+
+def test_an_edited_record_is_caught(tables):
+    file = tables.parent / "runs" / "iprm-0" / "record.json"
+    file.write_text(file.read_text().replace('"accuracy":0.7,', '"accuracy":0.6,'))
+    (found,) = explain(f"{tables}/naive.md:iprm:toy:Accuracy", "runs")
+    assert found.agrees is False
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("naive.md:iprm", "say FILE:ROW:DATASET"),
+        ("naiv.md:iprm:toy", "did you mean 'naive'"),
+        ("naive.md:iprm:toi", "did you mean 'toy'"),
+        ("naive.md:ipr:toy", "did you mean 'iprm'"),
+        ("naive.md:iprm:toy:MAB", "columns: Accuracy, MAP"),
+    ],
+)
+def test_a_target_that_is_not_there_is_told(tables, target, said):
+    with pytest.raises(UserError, match=said):
+        explain(f"{tables}/{target}", "runs")
+
+
+def typed(line):
+    """Return the options of a ``mmbench run`` line."""
+    words = shlex.split(line)[2:]
+    pairs = list(zip(words[::2], words[1::2], strict=True))
+    given = {k.removeprefix("--"): v for k, v in pairs if k not in ("--set", "--encoder")}
+    return Options(
+        given=given, study="", encoder=[v for k, v in pairs if k == "--encoder"],
+        set=[v for k, v in pairs if k == "--set"], config=None, device="cpu", jobs=1, per_gpu=1,
+        threads=1, checkpoint_seconds=60.0, results=Path("results"), cache=None, plugins=[],
+        dry_run=True, json=False,
+    )  # fmt: skip
+
+
+def test_the_command_of_every_reference_record_makes_its_cell():
+    # An earlier version of a method may have had other options; bundles get corrected.
+    cells = {command_line(r.cell): r.cell for r in iter_records(RECORDS) if r.cell.seed == 0
+             and (r.cell.fidelity, r.cell.preset) == ("corrected", "common")
+             and r.cell.method_version == METHODS.load(r.cell.method).version}  # fmt: skip
+    assert len(cells) > 40
+    for line, cell in cells.items():
+        made = {c.label: c for c in make_cells(typed(line))}
+        beside = {"sources", "method_version", "dataset_version", "changed", "unaffected"}
+        assert made[cell.label].model_dump(exclude=beside) == cell.model_dump(exclude=beside), line
+
+
+def test_settings_are_typed_as_they_are_read(template):
+    changed = {
+        "method.note": "it's two words", "trainer.clip_norm": None, "dataset.noisy": True,
+        "encoder.audio": "mlp", "trainer.lr": 0.5,
+    }  # fmt: skip
+    options = typed(command_line(template.cell.model_copy(update={"changed": changed})))
+    assert options.encoder == ["audio=mlp"]
+    assert options.set == [
+        "dataset.noisy=true", "method.note=it's two words", "trainer.clip_norm=none",
+        "trainer.lr=0.5",
+    ]  # fmt: skip
+
+
+def test_two_runs_are_compared_number_by_number(template):
+    assert compare(template, template).same
+    row = template.curve[0]
+    other = row.model_copy(update={"train": {**row.train, "loss": row.train["loss"] + 0.25}})
+    slower = [row.model_copy(update={"seconds": 9.0}), *template.curve[1:]]
+    assert compare(template, template.model_copy(update={"curve": slower})).same
+    machine = template.environment.model_copy(update={"device_name": "another"})
+    changed = template.model_copy(
+        update={"curve": [other, *template.curve[1:]], "environment": machine}
+    )
+    found = compare(template, changed)
+    assert found.differing == ("epoch 1 loss",)
+    assert found.largest == pytest.approx(0.25)
+    assert "another now" in found.unlike[0]
+    assert not compare(template, template.model_copy(update={"status": "failed"})).same
