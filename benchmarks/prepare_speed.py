@@ -4,7 +4,8 @@
 
 Writes clips in CREMA-D's layout and shapes (480 x 360, 30 pictures a second, 2.5 s), prepares them,
 and reads training batches three ways: decoded on the fly in one process, as released code does in
-each of its workers; from the memory map; and from memory on the device. Prints the ratios. Prepare includes starting its processes; no way augments.
+each of its workers; from the memory map; and from memory on the device. Prints the ratios. Prepare
+includes starting its processes; no way augments.
 """
 
 import argparse
