@@ -21,7 +21,9 @@ def accuracy(logits: Tensor, label: Tensor) -> Tensor:
 def mean_average_precision(logits: Tensor, label: Tensor) -> Tensor:
     """Return the mean over classes of the one-vs-rest average precision of the softmax.
 
-    Classes without a positive are left out, as methods.md section 0.6 says.
+    Classes without a positive are left out, as methods.md section 0.6 says; ``absent_classes``
+    counts them. Counted as 0 instead, the mean is this one times the share of the classes that
+    occur, which ``mmbench report --absent-class zero`` shows: no other epoch would be selected.
     """
     classes = logits.shape[1]
     with warnings.catch_warnings():
@@ -31,6 +33,11 @@ def mean_average_precision(logits: Tensor, label: Tensor) -> Tensor:
         )
     present = torch.bincount(label, minlength=classes) > 0
     return torch.as_tensor(each, device=logits.device)[present].mean()
+
+
+def absent_classes(label: Tensor, classes: int) -> int:
+    """Return how many of the classes 0 to ``classes`` - 1 have no sample; label [N]."""
+    return classes - int((torch.bincount(label, minlength=classes) > 0).sum())
 
 
 def macro_f1(logits: Tensor, label: Tensor) -> Tensor:

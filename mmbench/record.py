@@ -38,11 +38,17 @@ class Environment(Part):
 
 
 class Data(Part):
-    """Which samples were used."""
+    """Which samples were used.
+
+    Attributes:
+        sizes: samples per split.
+        absent: classes without a sample, per split, which MAP leaves out; empty if not counted.
+    """
 
     split_hash: str
     data_hash: str
     sizes: dict[str, int]
+    absent: dict[str, int] = Field(default_factory=dict)
 
 
 class EpochRow(Part):

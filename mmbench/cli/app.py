@@ -145,12 +145,18 @@ def report(
     ] = None,
     figures: Annotated[bool, typer.Option(help="Draw the figures as well.")] = True,
     html: Annotated[bool, typer.Option("--html", help="Also write RESULTS/report.html.")] = False,
+    absent_class: Annotated[
+        str, typer.Option(help="MAP of a class without a test sample: left-out or zero.")
+    ] = "left-out",
     json: Json = False,
 ) -> None:
     """Write and print the tables, from records alone. Example: mmbench report"""
     from mmbench.cli import reporting
 
-    code = reporting.report(results, study or [], source, readme, figures, html, json)
+    code = reporting.report(
+        results, study or [], source, readme, json, figures=figures, html=html,
+        absent_class=absent_class,
+    )  # fmt: skip
     raise typer.Exit(code)
 
 

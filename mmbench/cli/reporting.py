@@ -10,6 +10,7 @@ from mmbench.errors import UserError
 from mmbench.store import iter_records, read_record, write_atomic
 
 SOURCES = ("auto", "runs", "records")
+ABSENT = ("left-out", "zero")
 
 
 def report(
@@ -17,9 +18,11 @@ def report(
     studies: Sequence[str],
     source: str,
     readme: Path | None,
+    as_json: bool,
+    *,
     figures: bool,
     html: bool,
-    as_json: bool,
+    absent_class: str,
 ) -> int:
     """Write the tables of the studies and print them; return 1 if a record cannot be read."""
     from mmbench.cli.output import console
@@ -27,7 +30,11 @@ def report(
 
     if source not in SOURCES:
         raise UserError(f"--source is one of {', '.join(SOURCES)}; found {source!r}")
-    built = build.report(results, list(studies), source, figures=figures, html=html)
+    if absent_class not in ABSENT:
+        raise UserError(f"--absent-class is one of {', '.join(ABSENT)}; found {absent_class!r}")
+    built = build.report(
+        results, list(studies), source, figures=figures, html=html, absent_class=absent_class
+    )
     if as_json:
         print(json.dumps([str(path) for path in built.files], indent=1))
         return _complain(built.unreadable)

@@ -1,7 +1,7 @@
 """From records to the tables of a study."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from mmbench.record import Record
 from mmbench.report import render
 from mmbench.report.cost import cost_tables
 from mmbench.report.current import current
-from mmbench.report.frame import tasks_of, to_frame
+from mmbench.report.frame import absent_as_zero, tasks_of, to_frame
 from mmbench.report.index import load_frame
 from mmbench.report.overall import overall_tables, pools
 from mmbench.report.published import Number, load_published, published_tables
@@ -39,7 +39,13 @@ class Built:
 
 
 def report(
-    results: Path, studies: Sequence[str], source: str, *, figures: bool = True, html: bool = False
+    results: Path,
+    studies: Sequence[str],
+    source: str,
+    *,
+    figures: bool = True,
+    html: bool = False,
+    absent_class: str = "left-out",
 ) -> Built:
     """Write the tables and figures of ``studies`` to ``<results>/tables`` and ``figures``.
 
@@ -50,11 +56,14 @@ def report(
         source: ``runs``, ``records`` (reference records), or ``auto``: runs if there are any.
         figures: whether to draw them as well.
         html: whether to write ``<results>/report.html`` as well.
+        absent_class: ``left-out`` or ``zero``: what MAP does with a class without a test sample.
 
     Raises:
         UserError: if there is no record, or the tables cannot be written.
     """
     loaded = load_results(results, source)
+    if absent_class == "zero":
+        loaded = replace(loaded, frame=absent_as_zero(loaded.frame))
     built = Built({}, [], loaded.left_out, loaded.unreadable)
     for study in _wanted(studies, loaded.frame):
         kinds = build_kinds(study.name, loaded)

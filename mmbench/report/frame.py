@@ -18,6 +18,7 @@ COLUMNS = (
     "record", "cell", "dataset", "method", "label", "options", "seed", "protocol", "fidelity",
     "preset", "unaffected", "place", "around", "data", "single", "recipe", "status", "reason",
     "remark", "device", "commit", "clean", "date", "started", "finished", "apart", "task", "file",
+    "absent", "absent_class",
 )  # fmt: skip
 COST = ("seconds", "deviation", "throughput", "memory", "memory_kind", "parameters", "threads",
         "resumed")  # fmt: skip
@@ -117,6 +118,8 @@ def row_of(record: Record) -> dict[str, Any]:  # Any: text, numbers, or nothing
         "finished": record.finished,
         "apart": digest(cell.model_dump(mode="json", exclude=BESIDE)),
         "task": json.dumps(record.task) if record.task else None,
+        "absent": float(record.data.absent.get("test", 0)) if record.data else None,
+        "absent_class": "left-out",
         **_cost(record),
         **_scores(record),
     }
@@ -141,6 +144,22 @@ def plain(frame: pd.DataFrame) -> pd.DataFrame:
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     """Return the frame of records."""
     return as_frame([row_of(record) for record in records])
+
+
+def absent_as_zero(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with MAP counting the classes without a test sample as 0.
+
+    MAP is the mean over the classes that occur (methods.md section 0.6), so that this is a factor.
+    """
+    if not frame["absent"].gt(0).any():
+        return frame
+    counted = frame.assign(absent_class="zero")
+    classes = counted["task"].map(lambda task: json.loads(task)["classes"] if task else 1)
+    share = 1 - counted["absent"].fillna(0) / classes
+    for name in map(str, counted):
+        if name.endswith("/map"):
+            counted[name] = counted[name] * share
+    return counted
 
 
 def tasks_of(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:  # Any: JSON values

@@ -1,7 +1,9 @@
 """The comparison of a study: metrics, best and second, and the difference to the best baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+import pandas as pd
 
 from mmbench.report.rows import Group, Shown
 from mmbench.report.study import Study
@@ -48,7 +50,7 @@ def score_table(study: Study, group: Group, reference: bool) -> Table:
             *(f"{m} alone" for m in modalities),
         ),
         rows=tuple(filled),
-        caption=caption(group, reference, WHAT),
+        caption=caption(group, reference, WHAT) + _absent(part, task),
         notes=_notes(rows, [columns[main] for columns in grid], best, title),
         breaks=_breaks(study, rows),
         bundle=group.bundle,
@@ -116,6 +118,18 @@ def caption(group: Group, reference: bool, what: str) -> str:
         f"Device: {', '.join(sorted(part['device'].unique()))}. "
         f"Records of {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}, "
         f"commit {', '.join(commits)}{'; reference records' if reference else ''}."
+    )
+
+
+def _absent(part: pd.DataFrame, task: Mapping[str, object]) -> str:
+    """Return what MAP does with the classes that have no test sample, if there are any."""
+    most = part["absent"].max()
+    if "map" not in task["metrics"] or not most > 0:  # type: ignore[operator]  # a list of text
+        return ""
+    zero = part["absent_class"].iloc[0] == "zero"
+    return (
+        f" MAP {'counts' if zero else 'leaves out'} {int(most)} of {task['classes']} classes, "
+        f"which have no test sample{', as 0' if zero else ''}."
     )
 
 

@@ -21,6 +21,7 @@ from mmbench.data.loader import Loader
 from mmbench.dataset import Dataset, Prepared, SplitArrays, Task
 from mmbench.errors import MMBenchError, NonFiniteLoss, Refused, StopRequested, UserError
 from mmbench.method import Method
+from mmbench.metrics import absent_classes
 from mmbench.nets.encoders import build_encoders, initialise
 from mmbench.record import Data, Failure, Metrics, Parameters, Record, Selection, Timing, now
 from mmbench.registry import DATASETS, METHODS
@@ -222,6 +223,10 @@ def _train(
             split_hash=parts.prepared.split_hash,
             data_hash=parts.prepared.data_hash,
             sizes={name: len(loader) for name, loader in parts.loaders.items()},
+            absent={
+                name: absent_classes(loader.label, len(task.classes))
+                for name, loader in parts.loaders.items()
+            },
         ),
         remark=cls.remark(task),
         curve=trainer.curve,

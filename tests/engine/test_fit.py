@@ -59,3 +59,4 @@ def test_the_trainer_holds_only_train_and_the_selecting_split(
     assert seen == [{"train", other}]
     (file,) = tmp_path.glob("runs/*/record.json")
     assert set(read_record(file).data.sizes) == {"train", "val", "test"}
+    assert read_record(file).data.absent == {"train": 0, "val": 0, "test": 0}

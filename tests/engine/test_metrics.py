@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score
 
-from mmbench.metrics import METRICS
+from mmbench.metrics import METRICS, absent_classes
 from mmbench.training.device import finest
 
 
-def draw(seed, samples=30, classes=4, absent=()):
+def draw(seed, samples=60, classes=4, absent=()):
     rng = np.random.default_rng(seed)
     label = rng.choice([c for c in range(classes) if c not in absent], samples)
     return rng.standard_normal((samples, classes)), label
@@ -33,6 +33,22 @@ def test_map_is_the_mean_over_classes_that_occur(seed, absent):
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     plain = [average_precision_score(label == c, p[:, c]) for c in np.unique(label)]
     assert score("map", logits, label) == pytest.approx(np.mean(plain), abs=1e-6)
+
+
+@pytest.mark.parametrize(("labels", "absent"), [([0, 1, 2, 3], 0), ([0, 0, 3], 2), ([1], 3)])
+def test_absent_classes_are_counted(labels, absent):
+    assert absent_classes(torch.tensor(labels), 4) == absent
+
+
+@given(st.integers(0, 10_000))
+def test_map_with_absent_classes_as_zero_is_a_share_of_map(seed):
+    logits, label = draw(seed, absent=(2,))
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    each = [average_precision_score(label == c, p[:, c]) if c != 2 else 0.0 for c in range(4)]
+    absent = absent_classes(torch.tensor(label), 4)
+    counted = score("map", logits, label) * (4 - absent) / 4
+    assert absent == 1
+    assert counted == pytest.approx(np.mean(each), abs=1e-6)
 
 
 @given(st.integers(0, 10_000), st.sampled_from([(), (2,)]))
