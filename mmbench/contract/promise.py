@@ -3,6 +3,12 @@
 import traceback
 from pathlib import Path
 
+import torch
+
+from mmbench.errors import MMBenchError
+
+LIBRARY = Path(torch.__file__).parent
+
 
 class Broken(Exception):
     """The method breaks its contract; the text says what to mend."""
@@ -15,8 +21,10 @@ def require(condition: bool, mend: str) -> None:
 
 
 def told(err: Exception) -> str:
-    """Return in one line what went wrong and, unless the text is ours, where."""
-    if isinstance(err, Broken):
+    """Return in one line what went wrong and, unless the text is ours, where outside torch."""
+    if isinstance(err, Broken | MMBenchError):
         return str(err)
-    where = traceback.extract_tb(err.__traceback__)[-1]
+    frames = traceback.extract_tb(err.__traceback__)
+    ours = [f for f in frames if LIBRARY not in Path(f.filename).parents]
+    where = (ours or frames)[-1]
     return f"{type(err).__name__} at {Path(where.filename).name}:{where.lineno}: {err}"

@@ -230,6 +230,11 @@ class Overflowing(Sound):
         return out
 
 
+class Misspelt(Sound):
+    def step(self, batch):
+        return self.stepp(batch)  # nn.Module raises this error, but the mistake is here
+
+
 class Crashing(Sound):
     def step(self, batch):
         raise KeyError("audio")
@@ -258,6 +263,7 @@ CASES = [
     (hook_waiting("on_epoch_start", 6), "does not wait", "in an epoch of 6 batches, first at test"),
     (hook_waiting("on_epoch_end", 7), "does not wait", "on_epoch_end waits for the device 7 times"),
     (Overflowing, "survives bf16", "not finite after training in bf16: score"),
+    (Misspelt, "learns", "AttributeError at test_contract_suite.py"),
     (Crashing, "learns", "KeyError at test_contract_suite.py"),
 ]
 
