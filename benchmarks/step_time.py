@@ -1,7 +1,7 @@
 """Time of a training step of every method relative to ``concat``, interleaved in one process.
 
     python benchmarks/step_time.py --methods concat,iprm --json
-    python benchmarks/step_time.py --markdown docs/step-time.md
+    python benchmarks/step_time.py --batch 8,64 --markdown docs/step-time.md
 
 Every method gets the same ResNet-18 encoders and the same random batches, and takes its steps
 through the shared trainer. A round gives each method one turn of as many steps as its phases may
@@ -45,7 +45,9 @@ SMALL = ((1, 65, 128), (3, 2, 64, 64), 8)
 
 
 def sizes(text: str) -> tuple[int, ...]:
-    """Read ``1,65,128``."""
+    """Read ``1,65,128``; a size is at least 1."""
+    if any(int(part) < 1 for part in text.split(",")):
+        raise ValueError(text)
     return tuple(int(part) for part in text.split(","))
 
 
@@ -57,7 +59,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=2, help="rounds that are not counted")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, help="torch threads; default: as torch chooses")
-    parser.add_argument("--batch", type=int, help="samples per step")
+    parser.add_argument("--batch", type=sizes, help="samples per step; 8,64: each in its turn")
     parser.add_argument("--audio", type=sizes, help="C,H,W of the spectrogram")
     parser.add_argument("--visual", type=sizes, help="C,K,H,W of the frames")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -131,10 +133,20 @@ def ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, flo
     return rows
 
 
+Rows = Mapping[str, tuple[float, float, float]]
+
+
 def markdown(
-    rows: Mapping[str, tuple[float, float, float]], seconds: float, about: Mapping[str, object]
+    measured: Mapping[int, tuple[Rows, float]], names: Sequence[str], about: Mapping[str, object]
 ) -> str:
-    """Return the table with its conditions."""
+    """Return the table with its conditions.
+
+    Args:
+        measured: by batch size, the rows of `ratios` and the seconds of a step of the baseline.
+        names: the methods measured.
+        about: conditions that hold for all sizes.
+    """
+    steps = "; ".join(f"batch {n}: {1000 * s:.0f} ms" for n, (_, s) in measured.items())
     lines = [
         "# Time of a training step",
         "",
@@ -146,15 +158,32 @@ def markdown(
         "",
         f"- {about['device_name']}, {about['threads']} threads, {about['precision']}, "
         f"torch {about['torch']}, {about['date']}, commit {about['commit']}",
-        f"- batch {about['batch']}, audio {about['audio']}, visual {about['visual']}; "
-        f"one step of `{BASELINE}`: {1000 * seconds:.1f} ms",
+        f"- audio {about['audio']}, visual {about['visual']}; one step of `{BASELINE}`: {steps}",
         "",
-        "| method | relative time | quartiles |",
-        "| :-- | --: | :-: |",
+        "| method |" + "".join(f" batch {n} | quartiles |" for n in measured),
+        "| :-- |" + " --: | :-: |" * len(measured),
     ]
-    for name, (low, middle, high) in sorted(rows.items(), key=lambda row: row[1][1]):
-        lines.append(f"| {name} | {middle:.3f} | {low:.3f} to {high:.3f} |")
+    largest = measured[max(measured)][0]
+    for name in sorted(names, key=lambda name: largest[name][1]):
+        cells = [rows[name] for rows, _ in measured.values()]
+        lines.append(
+            f"| {name} |"
+            + "".join(f" {m:.3f} | {low:.3f} to {high:.3f} |" for low, m, high in cells)
+        )
     return "\n".join(lines) + "\n"
+
+
+def random_batches(task: Task, batch: int, device: torch.device) -> tuple[Loader, list[Batch]]:
+    """Return a loader of random samples and its batches, one for each step of a turn."""
+    rng = np.random.default_rng(0)
+    samples = TURN * batch
+    inputs = {
+        m.name: rng.standard_normal((samples, *m.shape), dtype=np.float32) for m in task.modalities
+    }
+    ids = tuple(map(str, range(samples)))
+    arrays = SplitArrays(inputs, rng.integers(0, CLASSES, samples), ids, ids)
+    loader = Loader(arrays, device, torch.float32, batch, 0)
+    return loader, list(loader.everything())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -165,38 +194,35 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     default_audio, default_visual, default_batch = CREMAD if device.type == "cuda" else SMALL
     audio, visual = options.audio or default_audio, options.visual or default_visual
-    batch = options.batch or default_batch
     wanted = METHODS.names() if options.methods == "all" else options.methods.split(",")
     names = [BASELINE, *(n for n in wanted if n != BASELINE)]
     task = Task(
         (Modality("audio", "spectrogram", audio), Modality("visual", "frames", visual)),
         tuple(map(str, range(CLASSES))),
     )
-    rng = np.random.default_rng(0)
-    samples = TURN * batch
-    inputs = {
-        m.name: rng.standard_normal((samples, *m.shape), dtype=np.float32) for m in task.modalities
-    }
-    ids = tuple(map(str, range(samples)))
-    arrays = SplitArrays(inputs, rng.integers(0, CLASSES, samples), ids, ids)
-    loader = Loader(arrays, device, torch.float32, batch, 0)
-    settings = TrainerSettings(precision=options.precision, batch_size=batch)
-    with tempfile.TemporaryDirectory() as folder:
-        trainers = {n: make_trainer(n, task, loader, settings, Path(folder) / n) for n in names}
-        batches = list(loader.everything())
-        seconds = measure(trainers, batches, options.rounds, options.warmup)
-    rows = ratios(seconds)
+    measured: dict[int, tuple[Rows, float]] = {}
+    for batch in options.batch or (default_batch,):
+        loader, batches = random_batches(task, batch, device)
+        settings = TrainerSettings(precision=options.precision, batch_size=batch)
+        with tempfile.TemporaryDirectory() as folder:
+            trainers = {n: make_trainer(n, task, loader, settings, Path(folder) / n) for n in names}
+            seconds = measure(trainers, batches, options.rounds, options.warmup)
+        measured[batch] = ratios(seconds), statistics.median(seconds[BASELINE]) / TURN
     if options.json:
-        print(json.dumps({name: round(middle, 4) for name, (_, middle, _) in rows.items()}))
+        medians = {
+            batch: {name: round(middle, 4) for name, (_, middle, _) in rows.items()}
+            for batch, (rows, _) in measured.items()
+        }
+        print(json.dumps(medians if len(medians) > 1 else next(iter(medians.values()))))
         return
     here = environment(device)
     text = markdown(
-        rows,
-        statistics.median(seconds[BASELINE]) / TURN,
+        measured,
+        names,
         {
             "rounds": options.rounds, "device_name": here.device_name, "threads": here.threads,
             "precision": options.precision, "torch": here.libraries["torch"],
-            "date": date.today().isoformat(), "commit": str(here.commit)[:10], "batch": batch,
+            "date": date.today().isoformat(), "commit": str(here.commit)[:10],
             "audio": " x ".join(map(str, audio)), "visual": " x ".join(map(str, visual)),
         },
     )  # fmt: skip
