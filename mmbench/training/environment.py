@@ -12,7 +12,7 @@ import mmbench
 from mmbench.record import Environment
 from mmbench.training.device import describe
 
-LIBRARIES = ("torch", "torchvision", "torchaudio", "torchmetrics", "numpy", "scikit-learn")
+LIBRARIES = ("torch", "torchvision", "torchaudio", "numpy", "scikit-learn")
 
 
 def _git(*arguments: str) -> str | None:

@@ -45,7 +45,12 @@ class Meter:
 
     def means(self) -> dict[str, float]:
         """Return the mean of every name. Waits for the device."""
-        return {name: float(total.item()) / self.counts[name] for name, total in self.sums.items()}
+        if not self.sums:
+            return {}
+        totals = torch.stack([total.reshape(()) for total in self.sums.values()]).tolist()
+        return {
+            name: total / self.counts[name] for name, total in zip(self.sums, totals, strict=True)
+        }
 
     def state(self) -> dict[str, Any]:
         """Return the sums, for a checkpoint in the middle of an epoch."""

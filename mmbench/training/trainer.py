@@ -23,6 +23,7 @@ from mmbench.training.optimizers import Optimizers
 from mmbench.training.schedule import lr_at
 from mmbench.training.seeding import derive, generator, seed_everything
 
+SOON = 1.0  # seconds: epochs shorter than this do not each end in a checkpoint
 NORM_EVERY = 10  # steps between two measurements of the gradients that encoders are updated with
 
 
@@ -113,9 +114,12 @@ class Trainer:
             self.method.on_epoch_end(metrics if self.validates else None)
             self._add_row(metrics)
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
-            self._save()
+            asked = self.hooks.stop()
+            if asked or self._unsaved >= min(SOON, self.hooks.checkpoint_seconds):
+                self._save()
             self._report(metrics)
-            self._stop_if_asked()
+            if asked:
+                raise self._stopped()
 
     def _train_epoch(self) -> None:
         started = time.perf_counter()
@@ -129,14 +133,14 @@ class Trainer:
             self.meter.add(logged)
             self.step += 1
             self.step_in_epoch += 1
-            if time.monotonic() - self._saved_at >= self.hooks.checkpoint_seconds:
+            if self._unsaved >= self.hooks.checkpoint_seconds:
                 self.epoch_seconds += time.perf_counter() - started
                 self._save()
                 started = time.perf_counter()
             if self.hooks.stop():
                 self.epoch_seconds += time.perf_counter() - started
                 self._save()
-                self._stop_if_asked()
+                raise self._stopped()
         synchronize(self.device)
         self.epoch_seconds += time.perf_counter() - started
         bad = self.meter.first_bad()  # the one wait of the epoch
@@ -173,9 +177,8 @@ class Trainer:
             }
         )
 
-    def _stop_if_asked(self) -> None:
-        if self.hooks.stop():
-            raise StopRequested(f"stopped at epoch {self.epoch}, step {self.step_in_epoch}")
+    def _stopped(self) -> StopRequested:
+        return StopRequested(f"stopped at epoch {self.epoch}, step {self.step_in_epoch}")
 
     # ------------------------------------------------------------------ saving
 
@@ -203,6 +206,11 @@ class Trainer:
     def total_seconds(self) -> float:
         """Seconds since the run began, without those in which it was stopped."""
         return self.earlier + time.monotonic() - self._begun
+
+    @property
+    def _unsaved(self) -> float:
+        """Seconds since the last checkpoint, or since the beginning."""
+        return time.monotonic() - self._saved_at
 
     def _save(self) -> None:
         state = self.state()

@@ -32,7 +32,16 @@ def test_map_is_the_mean_over_classes_that_occur(seed, absent):
     logits, label = draw(seed, absent=absent)
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     plain = [average_precision_score(label == c, p[:, c]) for c in np.unique(label)]
-    assert score("map", logits, label) == pytest.approx(np.mean(plain), abs=1e-6)
+    assert score("map", logits, label) == pytest.approx(np.mean(plain), abs=1e-12)
+
+
+@given(st.integers(0, 10_000))
+def test_map_takes_in_equal_scores_together(seed):
+    logits, label = draw(seed)
+    logits = np.round(logits)  # few different rows, so that many probabilities are equal
+    p = torch.tensor(logits).softmax(1).numpy()
+    plain = [average_precision_score(label == c, p[:, c]) for c in np.unique(label)]
+    assert score("map", logits, label) == pytest.approx(np.mean(plain), abs=1e-12)
 
 
 @pytest.mark.parametrize(("labels", "absent"), [([0, 1, 2, 3], 0), ([0, 0, 3], 2), ([1], 3)])
@@ -48,14 +57,14 @@ def test_map_with_absent_classes_as_zero_is_a_share_of_map(seed):
     absent = absent_classes(torch.tensor(label), 4)
     counted = score("map", logits, label) * (4 - absent) / 4
     assert absent == 1
-    assert counted == pytest.approx(np.mean(each), abs=1e-6)
+    assert counted == pytest.approx(np.mean(each), abs=1e-12)
 
 
 @given(st.integers(0, 10_000), st.sampled_from([(), (2,)]))
 def test_macro_f1_counts_all_classes(seed, absent):
     logits, label = draw(seed, absent=absent)
     plain = f1_score(label, logits.argmax(1), average="macro", labels=range(4), zero_division=0)
-    assert score("macro_f1", logits, label) == pytest.approx(plain, abs=1e-6)
+    assert score("macro_f1", logits, label) == pytest.approx(plain, abs=1e-12)
 
 
 def test_perfect_and_constant_predictions():
