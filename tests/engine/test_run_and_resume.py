@@ -16,7 +16,7 @@ from mmbench.training import checkpoint
 SETTINGS = ["--datasets", "mfeat3", "--set", "trainer.epochs=6", "--jobs", "1", "--threads", "1"]
 
 
-LONG = ["--set", "trainer.epochs=40"]
+LONG = ["--set", "trainer.epochs=300"]
 
 
 @pytest.fixture(scope="module")
