@@ -24,7 +24,12 @@ class Part(BaseModel):
 
 
 class Environment(Part):
-    """Where and with what a run was made."""
+    """Where and with what a run was made.
+
+    Attributes:
+        memory_format: layout of the encoders' weights and feature maps.
+        compiled: whether the encoders were compiled.
+    """
 
     mmbench: str
     python: str
@@ -35,6 +40,8 @@ class Environment(Part):
     device: str
     device_name: str
     threads: int
+    memory_format: str = "contiguous"
+    compiled: bool = False
 
 
 class Data(Part):

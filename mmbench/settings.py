@@ -243,6 +243,10 @@ class RunSettings(Settings):
     checkpoint_seconds: float = setting(
         60.0, "also write a checkpoint inside an epoch after this long", source="mmbench", ge=0
     )
+    memory_format: Literal["auto", "contiguous", "channels_last"] = setting(
+        "auto", "layout of images in memory; auto: channels_last on a GPU", source="mmbench"
+    )
+    compile: bool = setting(False, "compile the encoders with torch.compile", source="mmbench")
     resident_fraction: float = setting(
         0.5, "keep a set on the device if it needs less than this share of free memory",
         source="mmbench", ge=0, le=1,

@@ -78,11 +78,19 @@ def run(
     config: Annotated[Path | None, typer.Option(help="TOML file with the same keys.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "auto",
     jobs: Annotated[int | None, typer.Option(min=1, help="Workers on the CPU.")] = None,
-    per_gpu: Annotated[int, typer.Option(min=1, help="Workers per GPU.")] = 1,
+    per_gpu: Annotated[
+        str, typer.Option(help="Cells at once on a GPU, or auto: as many as its memory takes.")
+    ] = "1",
     threads: Annotated[int | None, typer.Option(min=1, help="Torch threads per worker.")] = None,
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="Also write a checkpoint inside an epoch this often.")
     ] = 60.0,
+    memory_format: Annotated[
+        str, typer.Option(help="auto, contiguous or channels_last (auto: on a GPU).")
+    ] = "auto",
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the encoders (torch.compile).")
+    ] = False,
     results: Results = RESULTS,
     cache: Cache = None,
     weights: Weights = None,
@@ -117,6 +125,8 @@ def run(
             per_gpu=per_gpu,
             threads=threads,
             checkpoint_seconds=checkpoint_seconds,
+            memory_format=memory_format,
+            compile=compile_,
             results=results,
             cache=cache,
             plugins=plugin or [],

@@ -26,9 +26,12 @@ def estimates(
     todo: Sequence[Cell], store: Store, options: "Options", run: RunSettings
 ) -> dict[str, Estimate]:
     """Return an estimate for every cell, by id."""
+    from mmbench.training.device import choose
+
+    here = choose(run.device).type
     past: dict[Kind, list[tuple[float, int]]] = {}
     for record in iter_records(store.runs, unreadable=[]):
-        if record.timing and record.memory:
+        if record.timing and record.memory and record.environment.device == here:
             cell = record.cell
             each = record.timing.total / cell.trainer.epochs
             past.setdefault(_kind(cell), []).append((each, record.memory.peak_bytes))

@@ -46,7 +46,7 @@ class Options:
     config: Path | None
     device: str
     jobs: int | None
-    per_gpu: int
+    per_gpu: str
     threads: int | None
     checkpoint_seconds: float
     results: Path
@@ -54,6 +54,8 @@ class Options:
     plugins: Sequence[str]
     dry_run: bool
     json: bool
+    memory_format: str = "auto"
+    compile: bool = False
 
 
 def read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -208,6 +210,8 @@ def run(options: Options) -> int:
             "device": options.device,
             "threads": options.threads,
             "checkpoint_seconds": options.checkpoint_seconds,
+            "memory_format": options.memory_format,
+            "compile": options.compile,
         },
         "run",
     )
@@ -239,7 +243,8 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
     from mmbench.cli.progress import Progress
     from mmbench.launch.local import Pool, slots
 
-    places = slots(options.device, options.jobs, options.per_gpu, options.threads)
+    per_gpu = _per_gpu(todo, options, settings)
+    places = slots(options.device, options.jobs, per_gpu, options.threads)
     if one_at_a_time(options):
         places = places[:1]
     with Progress(len(todo)) as progress:
@@ -266,6 +271,30 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
     ended = "all cells done" if not outcome.refused else "nothing failed"
     print(f"{ended}; tables: mmbench report")
     return 0
+
+
+def _per_gpu(todo: Sequence[Cell], options: Options, settings: RunSettings) -> int:
+    """Return how many cells share a GPU; with ``auto``, measure and say so."""
+    from mmbench.launch.sharing import cells_at_once, free_memory
+
+    if options.per_gpu.isdecimal() and int(options.per_gpu) >= 1:
+        return int(options.per_gpu)
+    if options.per_gpu != "auto":
+        raise UserError(f"--per-gpu is a number from 1 on, or auto; found {options.per_gpu!r}")
+    free = free_memory(options.device)
+    if free is None or one_at_a_time(options):
+        return 1
+    from mmbench.cli.estimate import estimates
+    from mmbench.store import Store
+
+    guesses = estimates(todo, Store(options.results), options, settings)
+    largest = max(memory for _, memory, _ in guesses.values())
+    count = cells_at_once(free, largest, len(todo))
+    print(
+        f"{count} cells at once on each GPU: the largest needs {largest / 2**30:.1f} GiB of "
+        f"{free / 2**30:.1f} GiB that are free"
+    )
+    return count
 
 
 def _print_plan(

@@ -138,13 +138,17 @@ def update_readme(file: Path, tables: dict[str, list[Table]]) -> None:
     Raises:
         UserError: if the file has no such markers.
     """
-    text = file.read_text(encoding="utf-8")
-    found = False
-    for name, built in tables.items():
-        pattern = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.DOTALL)
-        shown = markdown([table for table in built if not table.bundle])
-        new = pattern.sub(lambda m, t=shown: m[1] + t + m[2], text)  # type: ignore[misc]  # bound
-        found, text = found or bool(pattern.search(text)), new
-    if not found:
+    filled = [
+        fill(file, f"table:{name}", markdown([table for table in built if not table.bundle]))
+        for name, built in tables.items()
+    ]
+    if not any(filled):
         raise UserError(f"{file} has no markers such as <!-- table:{next(iter(tables), 'x')} -->")
-    file.write_text(text, encoding="utf-8")
+
+
+def fill(file: Path, name: str, text: str) -> bool:
+    """Put ``text`` between ``<!-- NAME -->`` and ``<!-- /NAME -->``; say if they are there."""
+    before = file.read_text(encoding="utf-8")
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    file.write_text(pattern.sub(lambda m: m[1] + text + m[2], before), encoding="utf-8")
+    return bool(pattern.search(before))

@@ -3,6 +3,7 @@
 import functools
 import platform
 import subprocess
+from datetime import date
 from importlib import metadata
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 
 import mmbench
 from mmbench.record import Environment
-from mmbench.training.device import describe
+from mmbench.settings import RunSettings
+from mmbench.training.device import describe, memory_format
 
 LIBRARIES = ("torch", "torchvision", "torchaudio", "numpy", "scikit-learn")
 
@@ -40,8 +42,9 @@ def commit() -> tuple[str | None, bool | None]:
     return _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *code) == ""
 
 
-def environment(device: torch.device) -> Environment:
-    """Describe this process."""
+def environment(device: torch.device, run: RunSettings | None = None) -> Environment:
+    """Describe this process, and how ``run`` has it work on ``device``."""
+    run = run or RunSettings()
     sha, clean = commit()
     versions = {}
     for name in LIBRARIES:
@@ -59,4 +62,16 @@ def environment(device: torch.device) -> Environment:
         device=device.type,
         device_name=describe(device),
         threads=torch.get_num_threads(),
+        memory_format=memory_format(device, run.memory_format),
+        compiled=run.compile,
+    )
+
+
+def conditions(device: torch.device) -> str:
+    """Return in one line what a measured number depends on."""
+    here = environment(device)
+    changed = "" if here.clean or here.commit is None else " with changes"
+    return (
+        f"{here.device_name}, {here.threads} threads, torch {here.libraries['torch']}, "
+        f"{date.today().isoformat()}, commit {str(here.commit)[:10]}{changed}"
     )

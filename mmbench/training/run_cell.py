@@ -28,7 +28,7 @@ from mmbench.registry import DATASETS, METHODS
 from mmbench.settings import RunSettings, validate
 from mmbench.store import RunDirectory, Store, read_record
 from mmbench.training import checkpoint
-from mmbench.training.device import choose, peak_memory
+from mmbench.training.device import choose, memory_format, peak_memory
 from mmbench.training.environment import environment
 from mmbench.training.evaluation import evaluate
 from mmbench.training.imbalance import measure
@@ -101,6 +101,15 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
+def arrange(method: Method, device: torch.device, run: RunSettings) -> None:
+    """Lay out and compile the encoders as ``run`` asks; the results differ by rounding only."""
+    if memory_format(device, run.memory_format) == "channels_last":
+        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+    if run.compile:
+        for encoder in method.encoders.values():
+            encoder.compile()
+
+
 @dataclass(frozen=True)
 class Parts:
     """What training needs, ready on the device."""
@@ -129,6 +138,7 @@ def assemble(cell: Cell, cache: Path, run: RunSettings) -> Parts:
         )
     dtype = torch.float64 if cell.trainer.precision == "fp64" else torch.float32
     method = make_method(cell, prepared.task).to(device, dtype)
+    arrange(method, device, run)
     splits = dict(prepared.splits)
     select = "val"
     if cell.protocol == "published":
@@ -199,7 +209,7 @@ def _train(
     common: dict[str, Any] = {
         "cell_id": cell.id,
         "cell": cell,
-        "environment": environment(choose(run.device)),
+        "environment": environment(choose(run.device), run),
     }
     if reason is not None:
         raise Refused(reason)
@@ -284,7 +294,7 @@ def _refused(cell: Cell, started: str, run: RunSettings, reason: str) -> Record:
         reason=reason,
         started=started,
         finished=now(),
-        environment=environment(choose(run.device)),
+        environment=environment(choose(run.device), run),
     )
 
 
@@ -296,6 +306,6 @@ def _failed(cell: Cell, started: str, run: RunSettings, err: Exception) -> Recor
         status="failed",
         started=started,
         finished=now(),
-        environment=environment(choose("cpu" if isinstance(err, UserError) else run.device)),
+        environment=environment(choose("cpu" if isinstance(err, UserError) else run.device), run),
         failure=Failure(kind=type(err).__name__, message=str(err), traceback=text),
     )

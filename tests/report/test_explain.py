@@ -83,7 +83,7 @@ def typed(line):
     given = {k.removeprefix("--"): v for k, v in pairs if k not in ("--set", "--encoder")}
     return Options(
         given=given, study="", encoder=[v for k, v in pairs if k == "--encoder"],
-        set=[v for k, v in pairs if k == "--set"], config=None, device="cpu", jobs=1, per_gpu=1,
+        set=[v for k, v in pairs if k == "--set"], config=None, device="cpu", jobs=1, per_gpu="1",
         threads=1, checkpoint_seconds=60.0, results=Path("results"), cache=None, plugins=[],
         dry_run=True, json=False,
     )  # fmt: skip

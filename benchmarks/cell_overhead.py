@@ -1,0 +1,115 @@
+"""What a cell costs beside its training: seconds per part, in a warm process.
+
+    python benchmarks/cell_overhead.py
+    python benchmarks/cell_overhead.py --rounds 9 --into docs/performance.md
+
+Runs cells of an embedded data set one after another with one thread, as a worker of the pool does.
+The first is not counted: it loads libraries and data. A cell's time is divided into its training
+steps, the validation after each epoch, the parts named in the table, and the rest.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmbench.cell import Cell
+from mmbench.errors import MMBenchError
+from mmbench.record import Record
+from mmbench.settings import RunSettings, default_cache
+from mmbench.sweep import Request, expand
+from mmbench.testing.speed import show, table
+from mmbench.training import checkpoint, run_cell, trainer
+from mmbench.training.environment import conditions
+
+# part -> where the function of that part is looked up when a cell runs
+PARTS: dict[str, tuple[object, str]] = {
+    "validation": (trainer, "evaluate"),
+    "checkpoints": (checkpoint, "save"),
+    "data and method": (run_cell, "assemble"),
+    "test": (run_cell, "evaluate"),
+    "imbalance reached": (run_cell, "measure"),
+}
+
+
+class Clock:
+    """Counts the seconds inside a function of a module, by taking its place."""
+
+    def __init__(self, place: object, name: str) -> None:
+        self.seconds = 0.0
+        self.inner: Callable[..., Any] = getattr(place, name)
+        setattr(place, name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # Any: passed through
+        """Call the function and add its time."""
+        begun = time.perf_counter()
+        try:
+            return self.inner(*args, **kwargs)
+        finally:
+            self.seconds += time.perf_counter() - begun
+
+
+def timed(cell: Cell, cache: Path, clocks: dict[str, Clock]) -> dict[str, float]:
+    """Run one cell; return the seconds of each part."""
+    for clock in clocks.values():
+        clock.seconds = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        record: Record = run_cell.run_cell(
+            cell, results=Path(folder), cache=cache, run=RunSettings(device="cpu", threads=1)
+        )
+        whole = time.perf_counter() - begun
+    if record.timing is None:
+        raise MMBenchError(f"{cell.folder} was not trained: {record.reason or record.failure}")
+    parts = {"training steps": record.timing.training}
+    parts |= {name: clock.seconds for name, clock in clocks.items()}
+    parts["rest (identity, record, files)"] = whole - sum(parts.values())
+    parts["whole cell"] = whole
+    parts["beside training and validation"] = whole - parts["training steps"] - parts["validation"]
+    return parts
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--method", default="concat")
+    parser.add_argument("--dataset", default="mfeat3")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--into", type=Path, help="put the table between the markers there")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    cells = expand(
+        Request(
+            methods=[options.method], datasets=[options.dataset],
+            seeds=list(range(options.rounds + 1)), protocol="validated", fidelity="corrected",
+            preset="common", settings={}, shared={},
+        ),
+        default_cache(),
+    )  # fmt: skip
+    clocks = {name: Clock(*place) for name, place in PARTS.items()}
+    rounds = [timed(cell, default_cache(), clocks) for cell in cells][1:]
+    rows = []
+    for part in rounds[0]:
+        seconds = [each[part] for each in rounds]
+        spread = f"{min(seconds):.3f} to {max(seconds):.3f}"
+        rows.append((part, f"{statistics.median(seconds):.3f}", spread))
+    epochs = cells[0].trainer.epochs
+    text = (
+        f"A cell of `{options.method}` on `{options.dataset}`, {epochs} epochs, in a warm process "
+        f"with one thread:\nmedian and range of the seconds over {len(rounds)} seeds. "
+        f"{conditions(torch.device('cpu'))}.\n\n"
+    ).replace("\\\n", "\n") + table({"part": "l", "seconds": "r", "range": "c"}, rows)
+    show(text, options.into, "cell-overhead")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MMBenchError as err:
+        sys.exit(f"error: {err}")

@@ -1,0 +1,111 @@
+"""Peak memory of a training step per method and batch size, each in a process of its own.
+
+    python benchmarks/memory.py --batch 8,32
+    python benchmarks/memory.py --device cuda --batch 16,64 --into docs/performance.md
+
+On a GPU: the allocator's peak while stepping. On the CPU: how far the resident memory of the
+process rises above what it was with weights and data in place. Shapes and encoders as in
+``step_time.py``.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import torch
+
+from mmbench.errors import MMBenchError
+from mmbench.registry import METHODS
+from mmbench.settings import TrainerSettings
+from mmbench.testing.speed import audiovisual, make_trainer, random_loader, show, sizes, table
+from mmbench.training.device import choose, peak_memory
+from mmbench.training.environment import conditions
+
+CLASSES, EPOCHS, MIB = 6, 4, 2**20
+SMALL = ((1, 65, 128), (3, 2, 64, 64))
+CREMAD = ((1, 257, 1250), (3, 2, 224, 224))
+
+
+def step_peak(
+    method: str, audio: tuple[int, ...], visual: tuple[int, ...], batch: int, device: torch.device
+) -> int:
+    """Return the bytes that a step takes at most, over the weights, optimiser and data."""
+    loader = random_loader(audiovisual(audio, visual, CLASSES), batch, batch, device)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(
+            method, audiovisual(audio, visual, CLASSES), loader,
+            TrainerSettings(batch_size=batch), Path(folder),
+        )  # fmt: skip
+        (data,) = loader.everything()
+        before = psutil.Process().memory_info().rss
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+        for epoch in range(EPOCHS, 2 * EPOCHS):  # late: some methods add modalities one by one
+            trainer.epoch, trainer.step_in_epoch = epoch, 0
+            trainer.method.on_epoch_start()
+            trainer.method.step(data)
+            trainer.step += 1
+        return int(peak_memory(device).peak_bytes - before)
+
+
+def in_a_process(method: str, batch: int, options: argparse.Namespace) -> int:
+    """Return `step_peak` of a fresh process, whose peak is its own."""
+    command = [sys.executable, "-P", __file__, "--one", method, "--batch", str(batch)]
+    command += ["--device", options.device, "--threads", str(options.threads)]
+    for name in ("audio", "visual"):
+        if getattr(options, name):
+            command += [f"--{name}", ",".join(map(str, getattr(options, name)))]
+    # The system's allocator otherwise keeps what was freed, which would count as used.
+    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise MMBenchError(f"{method}, batch {batch}: {done.stderr.strip().splitlines()[-1]}")
+    return int(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--methods", default="all", help="comma-separated, or all")
+    parser.add_argument("--batch", type=sizes, default=(8, 32))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--audio", type=sizes, help="C,H,W of the spectrogram")
+    parser.add_argument("--visual", type=sizes, help="C,K,H,W of the frames")
+    parser.add_argument("--into", type=Path, help="put the table between the markers there")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    device = choose(options.device)
+    torch.set_num_threads(options.threads)
+    default = CREMAD if device.type == "cuda" else SMALL
+    audio, visual = options.audio or default[0], options.visual or default[1]
+    if options.one:
+        print(json.dumps(step_peak(options.one, audio, visual, options.batch[0], device)))
+        return
+    names = METHODS.names() if options.methods == "all" else options.methods.split(",")
+    found = {n: [in_a_process(n, batch, options) for batch in options.batch] for n in names}
+    columns = {"method": "l"} | {f"batch {batch} (MiB)": "r" for batch in options.batch}
+    rows = [
+        (name, *(f"{peak / MIB:.0f}" for peak in peaks))
+        for name, peaks in sorted(found.items(), key=lambda item: item[1][-1])
+    ]
+    shapes = " and ".join(" x ".join(map(str, shape)) for shape in (audio, visual))
+    text = (
+        f"Memory that training steps take at most, above weights and data: ResNet-18 encoders, "
+        f"{shapes},\nfp32, each figure from a process of its own. {conditions(device)}.\n\n"
+    ) + table(columns, rows)
+    show(text, options.into, f"memory-{device.type}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MMBenchError as err:
+        sys.exit(f"error: {err}")

@@ -1,0 +1,103 @@
+"""Cells per minute of K workers at once against one at a time, interleaved.
+
+    python benchmarks/side_by_side.py --workers 1,2                      # CPU: cores divided
+    python benchmarks/side_by_side.py --device cuda --workers 1,2,4,8    # K on one GPU
+    python benchmarks/side_by_side.py --device cuda --encoder image=resnet18
+
+Every round runs the same cells once with each number of workers, through the pool that
+``mmbench run`` uses, in the order rotated from round to round. The clock starts when the last
+worker is ready, so that start-up, which long grids share, is not in it.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmbench.cell import Cell
+from mmbench.errors import MMBenchError
+from mmbench.launch.local import Pool, slots
+from mmbench.settings import RunSettings, default_cache
+from mmbench.sweep import Request, expand
+from mmbench.testing.speed import show, sizes, table
+from mmbench.training.device import choose
+from mmbench.training.environment import conditions
+
+
+def seconds_of(cells: Sequence[Cell], device: str, workers: int) -> float:
+    """Run the cells with ``workers`` at once; return the seconds from the last worker's start."""
+    places = slots(device, workers, workers, None)[:workers]
+    begun: list[float] = []
+
+    def watch(cell: Cell | None, message: dict[str, Any]) -> None:
+        if message["kind"] == "started" and len(begun) < workers:
+            begun.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        pool = Pool(Path(folder), default_cache(), RunSettings(), places, [], watch)
+        outcome = pool.run(cells)
+    if outcome.failed:
+        raise MMBenchError(next(iter(outcome.failed.values())))
+    return time.perf_counter() - begun[-1]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--workers", type=sizes, default=(1, 2))
+    parser.add_argument("--method", default="concat")
+    parser.add_argument("--dataset", default="avdigits")
+    parser.add_argument("--encoder", action="append", default=[], help="MODALITY=ENCODER")
+    parser.add_argument("--cells", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--into", type=Path, help="put the table between the markers there")
+    options = parser.parse_args(argv)
+    device = choose(options.device)
+    encoders = {f"encoder.{k}": v for k, _, v in (e.partition("=") for e in options.encoder)}
+    cells = expand(
+        Request(
+            methods=[options.method], datasets=[options.dataset], seeds=list(range(options.cells)),
+            protocol="validated", fidelity="corrected", preset="common", settings={},
+            shared={"trainer.epochs": options.epochs, **encoders},
+        ),
+        default_cache(),
+    )  # fmt: skip
+    taken: dict[int, list[float]] = {workers: [] for workers in options.workers}
+    for number in range(options.rounds):
+        order = (
+            list(options.workers)[number % len(taken) :]
+            + list(options.workers)[: number % len(taken)]
+        )
+        for workers in order:
+            taken[workers].append(seconds_of(cells, options.device, workers))
+    base = taken[options.workers[0]]
+    rows = []
+    for workers, seconds in taken.items():
+        gains = [b / s for b, s in zip(base, seconds, strict=True)]
+        rate = 60 * len(cells) / statistics.median(seconds)
+        rows.append(
+            (
+                str(workers), f"{rate:.1f}", f"{statistics.median(gains):.2f}",
+                f"{min(gains):.2f} to {max(gains):.2f}",
+            )
+        )  # fmt: skip
+    shown = ", ".join(f"{m} {e}" for m, e in sorted(cells[0].encoders.items()))
+    text = (
+        f"{len(cells)} cells of `{options.method}` on `{options.dataset}` ({shown}), "
+        f"{options.epochs} epochs each,\nthe cores divided among the workers; {options.rounds} "
+        f"rounds. {conditions(device)}.\n\n"
+    ) + table({"workers": "r", "cells/min": "r", "against one": "r", "range": "c"}, rows)
+    show(text, options.into, f"side-by-side-{device.type}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MMBenchError as err:
+        sys.exit(f"error: {err}")

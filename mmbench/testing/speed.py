@@ -1,0 +1,102 @@
+"""What the scripts of ``benchmarks/`` share: random data, trainers ready to step, tables."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmbench.data.loader import Loader
+from mmbench.dataset import Modality, SplitArrays, Task
+from mmbench.errors import UserError
+from mmbench.nets.encoders import build_encoders
+from mmbench.registry import METHODS
+from mmbench.report.render import fill
+from mmbench.settings import RunSettings, TrainerSettings
+from mmbench.training.run_cell import arrange
+from mmbench.training.seeding import forked
+from mmbench.training.trainer import Trainer
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Read ``1,65,128``; a size is at least 1."""
+    if any(int(part) < 1 for part in text.split(",")):
+        raise ValueError(text)
+    return tuple(int(part) for part in text.split(","))
+
+
+def audiovisual(audio: tuple[int, ...], visual: tuple[int, ...], classes: int) -> Task:
+    """Return a task of a spectrogram [C, H, W] and frames [C, K, H, W]."""
+    modalities = (Modality("audio", "spectrogram", audio), Modality("visual", "frames", visual))
+    return Task(modalities, tuple(map(str, range(classes))))
+
+
+def random_loader(
+    task: Task, samples: int, batch: int, device: torch.device, dtype: str = "float32"
+) -> Loader:
+    """Return a loader of normal noise, stored as ``dtype``, with random labels.
+
+    Beyond 64 samples the noise repeats: what a step costs does not depend on it.
+    """
+    rng = np.random.default_rng(0)
+    few = min(samples, 64)
+    inputs = {}
+    for m in task.modalities:
+        noise = rng.standard_normal((few, *m.shape), dtype=np.float32).astype(dtype)
+        inputs[m.name] = np.resize(noise, (samples, *m.shape))
+    ids = tuple(map(str, range(samples)))
+    arrays = SplitArrays(inputs, rng.integers(0, len(task.classes), samples), ids, ids)
+    return Loader(arrays, device, torch.float32, batch, 0, share=0.9)
+
+
+def make_trainer(
+    name: str,
+    task: Task,
+    loader: Loader,
+    settings: TrainerSettings,
+    folder: Path,
+    run: RunSettings | None = None,
+) -> Trainer:
+    """Return a method with its default options on ResNet-18 encoders, ready to step."""
+    cls = METHODS.load(name)
+    config = cls.Config()
+    chosen = {m.name: "resnet18" for m in task.modalities}
+    with forked(0, "benchmark"):
+        encoders = build_encoders(task.modalities, chosen)
+        used = cls.modalities(task, config)
+        method = cls(task, {m: encoders[m] for m in used}, config).to(loader.device)
+    arrange(method, loader.device, run or RunSettings())
+    trainer = Trainer(method, {"train": loader, "val": loader}, "val", settings, 0, folder)
+    method.fit = trainer
+    method.train()
+    trainer.optimizers.create("main", method.parameter_groups())
+    return trainer
+
+
+def table(columns: Mapping[str, str], rows: Sequence[tuple[str, ...]]) -> str:
+    """Return a Markdown table.
+
+    Args:
+        columns: heading -> ``l``, ``r`` or ``c``.
+        rows: one text per column.
+    """
+    marks = {"l": ":--", "r": "--:", "c": ":-:"}
+    lines = [list(columns), [marks[side] for side in columns.values()], *map(list, rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def show(text: str, into: Path | None, name: str) -> None:
+    """Print ``text``, and put it between ``<!-- NAME -->`` and ``<!-- /NAME -->`` of a file.
+
+    Raises:
+        UserError: if the file cannot be read or has no such markers.
+    """
+    print(text, end="")
+    if into is None:
+        return
+    try:
+        found = fill(into, name, text)
+    except OSError as err:
+        raise UserError(f"cannot put the table into {into}: {err.strerror}") from err
+    if not found:
+        raise UserError(f"{into} has no line <!-- {name} --> followed by <!-- /{name} -->")
