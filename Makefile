@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench tables test test-fast format lint types check dist clean
+.PHONY: help install bench tables perf test test-fast format lint types check dist clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,15 @@ test: $(VENV)/.tested lint types ## run everything: lint, types, all tests on th
 
 test-fast: $(VENV)/.tested ## run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow and not install"
+
+PERF := --into docs/performance.md
+perf: $(VENV)/.tested ## measure speed on this CPU into docs/performance.md (an hour, machine idle)
+	$(BIN)/python benchmarks/cell_overhead.py $(PERF)
+	$(BIN)/python benchmarks/grid_busy.py $(PERF)
+	$(BIN)/python benchmarks/side_by_side.py --device cpu --workers 1,2 $(PERF)
+	$(BIN)/python benchmarks/options.py $(PERF)
+	$(BIN)/python benchmarks/memory.py --device cpu $(PERF)
+	$(BIN)/python benchmarks/step_time.py --device cpu --batch 8,64 $(PERF)
 
 format: $(VENV)/.tested ## format the code
 	$(BIN)/ruff format .

@@ -21,6 +21,7 @@ from typing import Any
 from mmbench.cell import Cell
 from mmbench.errors import MMBenchError
 from mmbench.launch.local import Pool, slots
+from mmbench.launch.source import Listed
 from mmbench.settings import RunSettings, default_cache
 from mmbench.sweep import Request, expand
 from mmbench.testing.speed import show, sizes, table
@@ -39,7 +40,7 @@ def seconds_of(cells: Sequence[Cell], device: str, workers: int) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         pool = Pool(Path(folder), default_cache(), RunSettings(), places, [], watch)
-        outcome = pool.run(cells)
+        outcome = pool.run(Listed(cells))
     if outcome.failed:
         raise MMBenchError(next(iter(outcome.failed.values())))
     return time.perf_counter() - begun[-1]

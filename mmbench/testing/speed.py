@@ -15,7 +15,7 @@ from mmbench.report.render import fill
 from mmbench.settings import RunSettings, TrainerSettings
 from mmbench.training.run_cell import arrange
 from mmbench.training.seeding import forked
-from mmbench.training.trainer import Trainer
+from mmbench.training.trainer import Hooks, Trainer
 
 
 def sizes(text: str) -> tuple[int, ...]:
@@ -66,7 +66,8 @@ def make_trainer(
         used = cls.modalities(task, config)
         method = cls(task, {m: encoders[m] for m in used}, config).to(loader.device)
     arrange(method, loader.device, run or RunSettings())
-    trainer = Trainer(method, {"train": loader, "val": loader}, "val", settings, 0, folder)
+    hooks = Hooks(checkpoint_seconds=float("inf"))
+    trainer = Trainer(method, {"train": loader, "val": loader}, "val", settings, 0, folder, hooks)
     method.fit = trainer
     method.train()
     trainer.optimizers.create("main", method.parameter_groups())

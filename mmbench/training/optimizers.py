@@ -9,7 +9,10 @@ from torch import nn
 from mmbench.method import ParameterGroup
 from mmbench.settings import TrainerSettings
 
-FUSED = ("cpu", "cuda")  # where torch has one kernel per step; a third of the time on the CPU
+FUSED: tuple[str, ...] = (
+    "cpu",
+    "cuda",
+)  # where torch has one kernel per step; a third of the time on the CPU
 
 
 class Optimizers:

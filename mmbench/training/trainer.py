@@ -130,6 +130,19 @@ class Trainer:
                 raise self._stopped()
 
     def _train_epoch(self) -> None:
+        self.train_steps()
+        started = time.perf_counter()
+        synchronize(self.device)
+        self.epoch_seconds += time.perf_counter() - started
+        bad = self.meter.first_bad()  # the one wait of the epoch
+        if bad >= 0:
+            raise NonFiniteLoss(
+                f"the loss is not finite at epoch {self.epoch}, step {bad}; "
+                "lower trainer.lr, or set trainer.clip_norm"
+            )
+
+    def train_steps(self) -> None:
+        """Take the steps that are left of this epoch, without waiting for the device."""
         started = time.perf_counter()
         batches = self.loaders["train"].training(self.index, self.epoch, self.step_in_epoch)
         for batch in batches:
@@ -149,14 +162,7 @@ class Trainer:
                 self.epoch_seconds += time.perf_counter() - started
                 self._save()
                 raise self._stopped()
-        synchronize(self.device)
         self.epoch_seconds += time.perf_counter() - started
-        bad = self.meter.first_bad()  # the one wait of the epoch
-        if bad >= 0:
-            raise NonFiniteLoss(
-                f"the loss is not finite at epoch {self.epoch}, step {bad}; "
-                "lower trainer.lr, or set trainer.clip_norm"
-            )
 
     def _select(self, metrics: Metrics) -> None:
         value = metrics["fused"][self.method.task.primary]

@@ -1,0 +1,152 @@
+"""An epoch at CREMA-D's size and shapes: seconds, share of the arithmetic peak, and no waiting.
+
+    python benchmarks/epoch_time.py --methods concat,iprm                # on a GPU
+    python benchmarks/epoch_time.py --device cpu --samples 8 --batch 4   # to see it run
+
+6,698 samples, a spectrogram of 257 x 1250 and two frames of 224 x 224, ResNet-18 encoders, batch
+64, bf16 on a GPU; random data, stored in half precision, resident on the device. Epochs of the
+methods take turns. On a GPU an epoch of each runs with torch's sync-debug mode set to error: a step
+that waits for the device ends the script. The peak is that of a measured matrix product in the same
+precision; an epoch's arithmetic is counted by torch on one batch of the first method.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmbench.errors import MMBenchError
+from mmbench.settings import RunSettings, TrainerSettings
+from mmbench.testing.speed import audiovisual, make_trainer, random_loader, show, sizes, table
+from mmbench.training.device import choose, peak_memory, synchronize
+from mmbench.training.environment import conditions
+from mmbench.training.trainer import Trainer
+
+CLASSES = 6
+AUDIO, VISUAL = (1, 257, 1250), (3, 2, 224, 224)
+
+
+@contextmanager
+def no_waiting(device: torch.device) -> Iterator[None]:
+    """Make an operation that waits for a GPU an error."""
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def epoch(trainer: Trainer, number: int) -> float:
+    """Train one epoch without its end; return the seconds."""
+    trainer.epoch, trainer.step_in_epoch = number, 0
+    trainer.meter.reset()
+    trainer.method.on_epoch_start()
+    synchronize(trainer.device)
+    begun = time.perf_counter()
+    trainer.train_steps()
+    synchronize(trainer.device)
+    return time.perf_counter() - begun
+
+
+def step_flops(trainer: Trainer) -> int:
+    """Return the floating-point operations of one step on a full batch."""
+    batch = next(iter(trainer.loaders["train"].everything()))
+    with FlopCounterMode(display=False) as counter:
+        trainer.method.step(batch)
+    return int(counter.get_total_flops())
+
+
+def peak_flops(device: torch.device, precision: str) -> float:
+    """Return the operations per second of a matrix product: the best of ten."""
+    size = 8192 if device.type == "cuda" else 1024
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        synchronize(device)
+        begun = time.perf_counter()
+        a @ b
+        synchronize(device)
+        best = min(best, time.perf_counter() - begun)
+    return 2 * size**3 / best
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--methods", default="concat,iprm")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--samples", type=int, default=6698)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--audio", type=sizes, default=AUDIO)
+    parser.add_argument("--visual", type=sizes, default=VISUAL)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: bf16 on a GPU")
+    parser.add_argument("--memory-format", default="auto")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--epochs", type=int, default=4, help="counted; one more warms up")
+    parser.add_argument("--into", type=Path, help="put the table between the markers there")
+    options = parser.parse_args(argv)
+    device = choose(options.device)
+    precision: Literal["fp32", "bf16"] = "bf16" if device.type == "cuda" else "fp32"
+    precision = options.precision or precision
+    run = RunSettings(memory_format=options.memory_format, compile=options.compile)
+    task = audiovisual(options.audio, options.visual, CLASSES)
+    loader = random_loader(task, options.samples, options.batch, device, "float16")
+    settings = TrainerSettings(precision=precision, batch_size=options.batch)
+    peak = peak_flops(device, precision)
+    names = options.methods.split(",")
+    with tempfile.TemporaryDirectory() as folder:
+        trainers = {
+            n: make_trainer(n, task, loader, settings, Path(folder) / n, run) for n in names
+        }
+        for trainer in trainers.values():
+            trainer.method.on_epoch_start()
+        operations = step_flops(trainers[names[0]]) * options.samples / options.batch
+        for trainer in trainers.values():
+            epoch(trainer, 0)  # kernels are chosen and compiled here
+            with no_waiting(device):
+                epoch(trainer, 0)
+        seconds: dict[str, list[float]] = {n: [] for n in names}
+        for number in range(options.epochs):
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                seconds[name].append(epoch(trainers[name], number + 1))
+    floor = operations / peak
+    rows = [
+        (
+            name, f"{statistics.median(taken):.2f}", f"{min(taken):.2f} to {max(taken):.2f}",
+            f"{options.samples / statistics.median(taken):.0f}",
+            f"{100 * floor / statistics.median(taken):.0f} %",
+        )
+        for name, taken in seconds.items()
+    ]  # fmt: skip
+    where = "resident on the device" if loader.resident else "read from the memory map"
+    text = (
+        f"{options.samples} samples, batch {options.batch}, {precision}, "
+        f"{' x '.join(map(str, options.audio))} and {' x '.join(map(str, options.visual))},\n"
+        f"ResNet-18 encoders{', compiled' if options.compile else ''}, data {where}; "
+        f"{options.epochs} epochs in turns. {conditions(device)}.\n"
+        f"Arithmetic of an epoch of `{names[0]}`: {operations / 1e12:.1f} Tflop; matrix product "
+        f"measured at {peak / 1e12:.1f} Tflop/s: at least {floor:.2f} s.\n"
+        f"Peak memory {peak_memory(device).peak_bytes / 2**30:.1f} GiB.\n\n"
+    ) + table(
+        {"method": "l", "s/epoch": "r", "range": "c", "samples/s": "r", "of the peak": "r"}, rows
+    )
+    show(text, options.into, f"epoch-{device.type}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MMBenchError as err:
+        sys.exit(f"error: {err}")

@@ -1,0 +1,61 @@
+"""How busy a grid of small cells keeps the cores: processor time over wall time and cores.
+
+    python benchmarks/grid_busy.py
+    python benchmarks/grid_busy.py --seeds 3 --into docs/performance.md
+
+Runs ``mmbench run --methods all --datasets embedded`` in a temporary results folder.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mmbench.errors import MMBenchError
+from mmbench.testing.speed import show, table
+from mmbench.training.environment import conditions
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--methods", default="all")
+    parser.add_argument("--datasets", default="embedded")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--into", type=Path, help="put the table between the markers there")
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-P", "-m", "mmbench", "run", "--methods", options.methods]
+        command += ["--datasets", options.datasets, "--seeds", str(options.seeds)]
+        command += ["--device", "cpu", "--results", folder]
+        before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        wall = time.perf_counter() - begun
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cells = len(list(Path(folder).glob("runs/*/record.json")))
+    if done.returncode:
+        raise MMBenchError(f"the run ended with code {done.returncode}: {done.stdout[-500:]}")
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    cores = os.cpu_count() or 1
+    text = (
+        f"`mmbench run --methods {options.methods} --datasets {options.datasets} --seeds "
+        f"{options.seeds}`, start-up included.\n{conditions(torch.device('cpu'))}.\n\n"
+    ) + table(
+        {"cells": "r", "wall (s)": "r", "processor (s)": "r", "cores": "r", "busy": "r"},
+        [(str(cells), f"{wall:.0f}", f"{spent:.0f}", str(cores), f"{spent / wall / cores:.0%}")],
+    )
+    show(text, options.into, "grid-busy")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MMBenchError as err:
+        sys.exit(f"error: {err}")

@@ -1,0 +1,122 @@
+"""What the options of execution bring: time of a step under each against the default, interleaved.
+
+    python benchmarks/options.py
+    python benchmarks/options.py --device cuda --into docs/performance.md
+
+Compares memory formats, precision, compiled encoders and the optimiser's kernel for one method.
+A round gives each variant one turn; the ratio is taken within a round. ``parity``: the largest
+difference of the loss from the default's over the steps of the first round, relative to it; both
+start from the same weights and batches.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mmbench.errors import MMBenchError
+from mmbench.method import Batch
+from mmbench.settings import RunSettings, TrainerSettings
+from mmbench.testing.speed import audiovisual, make_trainer, random_loader, show, sizes, table
+from mmbench.training import optimizers
+from mmbench.training.device import choose, memory_format, synchronize
+from mmbench.training.environment import conditions
+from mmbench.training.trainer import Trainer
+
+CLASSES, STEPS = 6, 4
+SMALL = ((1, 65, 128), (3, 2, 64, 64), 8)
+CREMAD = ((1, 257, 1250), (3, 2, 224, 224), 64)
+
+
+def turn(trainer: Trainer, batches: Sequence[Batch]) -> tuple[float, list[float]]:
+    """Take the steps of one turn; return their seconds and losses."""
+    bf16 = trainer.settings.precision == "bf16"
+    trainer.epoch = trainer.step_in_epoch = 0
+    trainer.method.on_epoch_start()
+    losses = []
+    synchronize(trainer.device)
+    begun = time.perf_counter()
+    for batch in batches:
+        with torch.autocast(trainer.device.type, torch.bfloat16, enabled=bf16):
+            losses.append(trainer.method.step(batch)["loss"].detach())
+        trainer.step += 1
+    synchronize(trainer.device)
+    return time.perf_counter() - begun, torch.stack(losses).tolist()
+
+
+def variants(device: torch.device, compiled: bool) -> dict[str, tuple[RunSettings, str, bool]]:
+    """Return name -> (run settings, precision, fused optimiser); the default comes first."""
+    usual = memory_format(device, "auto")
+    other = "contiguous" if usual == "channels_last" else "channels_last"
+    found = {
+        f"default ({usual}, fp32, fused)": (RunSettings(), "fp32", True),
+        other: (RunSettings.model_validate({"memory_format": other}), "fp32", True),
+        "optimiser not fused": (RunSettings(), "fp32", False),
+        "bf16": (RunSettings(), "bf16", True),
+        f"bf16, {other}": (RunSettings.model_validate({"memory_format": other}), "bf16", True),
+    }
+    if compiled:
+        found["compiled"] = (RunSettings(compile=True), "fp32", True)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--method", default="concat")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--audio", type=sizes, help="C,H,W of the spectrogram")
+    parser.add_argument("--visual", type=sizes, help="C,K,H,W of the frames")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--into", type=Path, help="put the table between the markers there")
+    options = parser.parse_args(argv)
+    device = choose(options.device)
+    default = CREMAD if device.type == "cuda" else SMALL
+    audio, visual = options.audio or default[0], options.visual or default[1]
+    batch = options.batch or default[2]
+    task = audiovisual(audio, visual, CLASSES)
+    loader = random_loader(task, STEPS * batch, batch, device)
+    batches = list(loader.everything())
+    wanted = variants(device, options.compile)
+    trainers = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (run, precision, fused) in wanted.items():
+            settings = TrainerSettings.model_validate({"precision": precision, "batch_size": batch})
+            kept, optimizers.FUSED = optimizers.FUSED, optimizers.FUSED if fused else ()
+            trainers[name] = make_trainer(options.method, task, loader, settings, Path(folder), run)
+            optimizers.FUSED = kept
+        first = {name: turn(trainer, batches)[1] for name, trainer in trainers.items()}
+        taken: dict[str, list[float]] = {name: [] for name in trainers}
+        names = list(trainers)
+        for number in range(options.rounds):
+            shift = number % len(names)
+            for name in names[shift:] + names[:shift]:
+                taken[name].append(turn(trainers[name], batches)[0])
+    base = names[0]
+    rows = []
+    for name in names:
+        ratios = [t / b for t, b in zip(taken[name], taken[base], strict=True)]
+        apart = max(abs(x - y) / abs(y) for x, y in zip(first[name], first[base], strict=True))
+        spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+        rows.append((name, f"{statistics.median(ratios):.3f}", spread, f"{apart:.1e}"))
+    step = 1000 * statistics.median(taken[base]) / STEPS
+    shapes = " and ".join(" x ".join(map(str, shape)) for shape in (audio, visual))
+    text = (
+        f"`{options.method}` on ResNet-18 encoders, {shapes}, batch {batch}; a step of the default "
+        f"takes {step:.0f} ms;\n{options.rounds} rounds. {conditions(device)}.\n\n"
+    ) + table({"variant": "l", "relative time": "r", "range": "c", "parity": "r"}, rows)
+    show(text, options.into, f"options-{device.type}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MMBenchError as err:
+        sys.exit(f"error: {err}")

@@ -1,0 +1,102 @@
+"""What the whole study costs: arithmetic counted per data set, and hours at a given speed.
+
+    python benchmarks/study_hours.py
+    python benchmarks/study_hours.py --tflops 800 --share 0.4 --into docs/performance.md
+
+Counts the floating-point operations of a training step of ``concat`` on one sample of every data
+set that is read from files, with its own shapes and encoders and without data or weights (torch's
+``meta`` device); the other methods are this many times the price: ``--ratios``, as
+``step_time.py --json`` prints them. Methods, seeds and epochs as in the study. ``--tflops`` is the
+measured matrix product of the device and ``--share`` the share of it that training reaches; both
+come from ``epoch_time.py``. The default share of 1 gives the floor, which no machine reaches.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmbench.dataset import Task
+from mmbench.errors import MMBenchError, UserError
+from mmbench.nets.encoders import build_encoders, encoder_names
+from mmbench.registry import DATASETS, METHODS
+from mmbench.testing.speed import show, table
+
+PFLOP = 1e15
+
+
+def sample_flops(task: Task, encoders: dict[str, str]) -> float:
+    """Return the operations of a training step of ``concat`` per sample."""
+    batch = 2
+    cls = METHODS.load("concat")
+    with torch.device("meta"):
+        method = cls(task, build_encoders(task.modalities, encoders), cls.Config())
+        inputs = {
+            m.name: torch.zeros(batch, *m.shape, dtype=torch.int64 if m.kind == "text" else None)
+            for m in task.modalities
+        }
+        with FlopCounterMode(display=False) as counter:
+            method.predict(inputs)["fused"].sum().backward()
+    return float(counter.get_total_flops()) / batch
+
+
+def training_samples(counts: str) -> int:
+    """Read the number of training samples out of a data set's ``counts``."""
+    found = re.search(r"train (\d+)|: (\d+) /", counts)
+    if found is None:
+        raise UserError(f"no number of training samples in {counts!r}")
+    return int(found[1] or found[2])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Count and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--tflops", type=float, required=True, help="measured matrix product")
+    parser.add_argument("--share", type=float, default=1.0, help="of it that training reaches")
+    parser.add_argument("--ratios", type=Path, help="file with what step_time.py --json printed")
+    parser.add_argument("--into", type=Path, help="put the table between the markers there")
+    options = parser.parse_args(argv)
+    methods = METHODS.names()
+    given = json.loads(options.ratios.read_text(encoding="utf-8")) if options.ratios else {}
+    price = sum(given.get(name, 1.0) for name in methods)
+    rows, whole = [], 0.0
+    for name in DATASETS.names():
+        cls = DATASETS.load(name)
+        dataset = cls(cls.Config())
+        counts = getattr(getattr(dataset, "info", None), "counts", "")
+        if not re.search(r"\d{3}", counts) or not hasattr(dataset, "decoders"):
+            continue
+        chosen = encoder_names(dataset.task.modalities, dataset.encoders)
+        samples, each = training_samples(counts), sample_flops(dataset.task, chosen)
+        epoch = samples * each / (options.tflops * 1e12 * options.share)
+        hours = epoch * options.epochs * options.seeds * price / 3600
+        whole += hours
+        shown = ", ".join(f"{m} {e}" for m, e in chosen.items())
+        numbers = (each / 1e9, samples * each / PFLOP, epoch, hours)
+        rows.append((name, shown, str(samples), *(f"{value:.2f}" for value in numbers)))
+    text = (
+        f"{len(methods)} methods, {options.seeds} seeds, {options.epochs} epochs, at "
+        f"{options.share:.0%} of {options.tflops:.0f} Tflop/s; the methods together cost "
+        f"{price:.1f} times `concat`.\nAll of it: {whole:.0f} hours of one such device.\n\n"
+    ) + table(
+        {
+            "data set": "l", "encoders": "l", "train": "r", "Gflop/sample": "r",
+            "Pflop/epoch": "r", "s/epoch": "r", "hours": "r",
+        },
+        rows,
+    )  # fmt: skip
+    show(text, options.into, "study-hours")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MMBenchError as err:
+        sys.exit(f"error: {err}")

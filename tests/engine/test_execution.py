@@ -1,0 +1,102 @@
+"""How a cell is executed changes its numbers by rounding only, and the record tells how it was."""
+
+import shutil
+
+import pytest
+import torch
+
+from mmbench.method import ParameterGroup
+from mmbench.registry import METHODS
+from mmbench.settings import RunSettings, TrainerSettings
+from mmbench.sweep import Request, expand
+from mmbench.testing.speed import audiovisual, make_trainer, random_loader
+from mmbench.training.device import memory_format
+from mmbench.training.optimizers import Optimizers
+from mmbench.training.run_cell import run_cell
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return the record of a short cell for run settings."""
+    cache = tmp_path_factory.mktemp("cache")
+    request = Request(
+        methods=["concat"], datasets=["avdigits"], seeds=[0], protocol="validated",
+        fidelity="corrected", preset="common", settings={},
+        shared={"trainer.epochs": 2},
+    )  # fmt: skip
+    (cell,) = expand(request, cache)
+
+    def train(**settings):
+        run = RunSettings(device="cpu", threads=1, **settings)
+        folder = tmp_path_factory.mktemp("results")
+        return run_cell(cell, results=folder, cache=cache, run=run)
+
+    return train
+
+
+def losses(record):
+    return [row.train["loss"] for row in record.curve]
+
+
+@pytest.fixture(scope="module")
+def plain(trained):
+    return trained()
+
+
+@pytest.mark.slow
+def test_channels_last_changes_rounding_only(trained, plain):
+    record = trained(memory_format="channels_last")
+    assert losses(record) == pytest.approx(losses(plain), rel=1e-4)
+    assert record.environment.memory_format == "channels_last"
+    assert plain.environment.memory_format == "contiguous"
+    assert record.cell_id == plain.cell_id
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here")
+def test_compiled_encoders_change_rounding_only(trained, plain, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    record = trained(compile=True)
+    assert record.status == "done", record.failure
+    assert losses(record) == pytest.approx(losses(plain), rel=1e-4)
+    assert record.environment.compiled
+    assert not plain.environment.compiled
+
+
+def test_a_gpu_gets_channels_last_unless_told_otherwise():
+    cuda = torch.device("cuda")
+    assert memory_format(cuda, "auto") == "channels_last"
+    assert memory_format(CPU, "auto") == "contiguous"
+    assert memory_format(cuda, "contiguous") == "contiguous"
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+def test_the_fused_step_is_the_plain_one(kind, monkeypatch):
+    steps = []
+    for fused in (("cpu",), ()):
+        monkeypatch.setattr("mmbench.training.optimizers.FUSED", fused)
+        torch.manual_seed(0)
+        model = torch.nn.Linear(7, 5, dtype=torch.float64)
+        settings = TrainerSettings.model_validate({"optimizer": kind, "weight_decay": 1e-3})
+        optimizers = Optimizers(model, settings)
+
+        optimizers.create("main", [ParameterGroup("all", tuple(model.parameters()))])
+        for _ in range(5):
+            for p in model.parameters():
+                p.grad = torch.randn_like(p)
+            optimizers.by_name["main"].step()
+        steps.append(model.weight.detach().clone())
+    torch.testing.assert_close(steps[0], steps[1], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_the_scripts_that_measure_can_step_every_method(name, tmp_path):
+    task = audiovisual((1, 33, 33), (3, 1, 33, 33), 3)
+    loader = random_loader(task, 12, 6, CPU, "float16")
+    assert len(loader) == 12
+    trainer = make_trainer(name, task, loader, TrainerSettings(batch_size=6), tmp_path)
+    trainer.method.on_epoch_start()
+    trainer.train_steps()
+    assert trainer.step == 2
