@@ -11,9 +11,10 @@ import gzip
 import itertools
 import json
 import os
+import re
 import secrets
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +30,22 @@ from mmbench.record import SCHEMA, Record
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, limit on a file's size
 State = Literal["done", "refused", "failed", "running", "interrupted", "waiting", "unreadable"]
+STATUS = re.compile(rb'"status": ?"(done|refused)", ?"started"')  # as a record is written
+HEAD = 16_384  # bytes of a record that hold its status, after the cell
 
 
-def write_atomic(file: Path, data: bytes) -> None:
+def write_atomic(file: Path, data: bytes, *, sync: bool = True) -> None:
     """Write ``data`` so that ``file`` holds the old bytes or the new, never a part.
+
+    Args:
+        file: where.
+        data: all of it.
+        sync: wait for the disk; without it, a machine that crashes may leave an empty file.
 
     Raises:
         OSError: as the system says (full disk, no permission); nothing is left behind.
     """
-    with _written(file, data) as part:
+    with _written(file, data, sync) as part:
         part.replace(file)
 
 
@@ -59,15 +67,16 @@ def write_new(file: Path, data: bytes) -> None:
 
 
 @contextmanager
-def _written(file: Path, data: bytes) -> Iterator[Path]:
-    """Yield a file beside ``file`` that holds ``data`` on the disk, and is gone afterwards."""
+def _written(file: Path, data: bytes, sync: bool = True) -> Iterator[Path]:
+    """Yield a file beside ``file`` that holds ``data``, and is gone afterwards."""
     # Not the process id: two machines that share the folder may have the same one.
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
         with part.open("wb") as handle:
             handle.write(data)
             handle.flush()
-            os.fsync(handle.fileno())
+            if sync:
+                os.fsync(handle.fileno())
         yield part
     finally:
         part.unlink(missing_ok=True)
@@ -115,7 +124,7 @@ def iter_records(folder: Path, unreadable: list[str] | None = None) -> Iterator[
     Raises:
         UserError: see ``unreadable``.
     """
-    for file in _record_files(folder):
+    for file, _ in record_files(folder):
         try:
             yield read_record(file)
         except UserError as err:
@@ -124,20 +133,29 @@ def iter_records(folder: Path, unreadable: list[str] | None = None) -> Iterator[
             unreadable.append(str(err))
 
 
-def _record_files(folder: Path) -> Iterator[Path]:
-    """Yield the file that speaks for each cell."""
+def record_files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield the files that hold the records of a folder, in name order, with what stat says.
+
+    Of a cell's run directory that is the finished record, else its last failure.
+    """
     if not folder.is_dir():
         return
-    for entry in sorted(folder.iterdir()):
-        if entry.name.endswith((".json", ".json.gz")) and entry.is_file():
-            yield entry
-        elif entry.is_dir():
-            done = entry / "record.json"
-            failures = sorted(entry.glob("failed-*.json"))
-            if done.exists():
-                yield done
-            elif failures:
-                yield failures[-1]
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        if entry.name.endswith((".json", ".json.gz")):
+            yield Path(entry.path), entry.stat()
+        elif entry.is_dir() and (file := speaking(Path(entry.path))):
+            yield file
+
+
+def speaking(folder: Path) -> tuple[Path, os.stat_result] | None:
+    """Return the file that speaks for the cell of a run directory, if there is one."""
+    done = folder / "record.json"
+    with suppress(FileNotFoundError):
+        return done, done.stat()
+    failures = sorted(folder.glob("failed-*.json"))
+    return (failures[-1], failures[-1].stat()) if failures else None
 
 
 @dataclass(frozen=True)
@@ -171,11 +189,38 @@ class RunDirectory:
             except UserError:
                 return "unreadable"
             return "refused" if status == "refused" else "done"
-        if in_use(self.path) or lease.live(self.path, lease.names(self.path)):
+        listed = lease.names(self.path)
+        return self.unfinished_state(listed, lease.live(self.path, listed) is not None)
+
+    def unfinished_state(self, listed: Sequence[str], leased: bool) -> State:
+        """Return the state of a cell without a record.
+
+        Args:
+            listed: the names in the directory.
+            leased: a worker holds its lease.
+        """
+        if leased or ("lock" in listed and in_use(self.path)):
             return "running"
-        if self.failures():
+        if any(name.startswith("failed-") for name in listed):
             return "failed"
-        return "interrupted" if any(self.path.glob("checkpoint-*")) else "waiting"
+        return "interrupted" if lease.step_of(listed) >= 0 else "waiting"
+
+    def recorded_state(self) -> State:
+        """Return the state of a cell with a record, from the two ends of the file.
+
+        That notices a file that was cut short, and not one that was altered in the middle.
+        """
+        try:
+            with self.record_file.open("rb") as handle:
+                head = handle.read(HEAD)
+                handle.seek(max(0, handle.seek(0, os.SEEK_END) - 2))
+                whole = handle.read().rstrip().endswith(b"}")
+        except OSError:
+            return "unreadable"
+        found = STATUS.search(head)
+        if found is None or not whole:
+            return self.state()
+        return "refused" if found[1] == b"refused" else "done"
 
     def set_aside(self) -> Path:
         """Rename a record that cannot be read, so that the cell can run again; nothing is lost."""

@@ -2,12 +2,13 @@
 
 import gzip
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmbench.errors import UserError
-from mmbench.store import iter_records, read_record, write_atomic
+from mmbench.store import read_record, record_files, write_atomic
 
 SOURCES = ("auto", "runs", "records")
 ABSENT = ("left-out", "zero")
@@ -66,23 +67,51 @@ def _finished(file: Path) -> bool:
         return False
 
 
+def _copy(source: Path, file: Path) -> bool:
+    """Copy a record; return False if ``file`` holds one that is there to stay.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    record = read_record(source)
+    if file.exists() and (record.status == "failed" or _finished(file)):
+        return False
+    write_atomic(file, gzip.compress(source.read_bytes(), 6, mtime=0), sync=False)
+    return True
+
+
 def collect(results: Path, as_json: bool) -> int:
     """Copy records to ``<results>/records``, one file a cell; only a failure is ever replaced.
 
+    A copy bears the time of its source, so that the next call need not read either again.
     Returns 1 if one cannot be read, after all others were copied.
     """
     target = results / "records"
     target.mkdir(parents=True, exist_ok=True)
     copied, kept = [], 0
     unreadable: list[str] = []
-    for record in iter_records(results / "runs", unreadable):
-        file = target / f"{record.cell.folder}.json.gz"
-        if file.exists() and (record.status == "failed" or _finished(file)):
+    marks: dict[Path, int] = {}
+    with os.scandir(target) as there:
+        times = {entry.name: entry.stat().st_mtime_ns for entry in there}
+    runs = results / "runs"
+    for source, state in record_files(runs):
+        name = source.relative_to(runs).parts[0].removesuffix(".gz").removesuffix(".json")
+        file = target / f"{name}.json.gz"
+        if times.get(file.name) == state.st_mtime_ns:  # copied from this very file
             kept += 1
             continue
-        text = json.dumps(record.model_dump(mode="json", exclude_none=True), allow_nan=False)
-        write_atomic(file, gzip.compress(text.encode(), mtime=0))
-        copied.append(str(file))
+        try:
+            fresh = _copy(source, file)
+        except UserError as err:
+            unreadable.append(str(err))
+            continue
+        marks[file] = state.st_mtime_ns
+        kept += not fresh
+        copied += [str(file)] if fresh else []
+    if marks:
+        os.sync()  # once for all, before a time says that a copy is whole
+    for file, mark in marks.items():
+        os.utime(file, ns=(mark, mark))
     if as_json:
         print(json.dumps(copied, indent=1))
     else:

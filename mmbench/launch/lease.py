@@ -183,7 +183,7 @@ def take(folder: Path, number: int, owner: Owner) -> Lease | None:
     try:
         part.write_bytes(text)
         os.link(part, lease.file)
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):  # taken; or taken, finished and tidied up
         return None
     except OSError as err:
         if err.errno not in NO_LINKS:

@@ -46,8 +46,8 @@ class Facts(Settings):
     run: RunSettings = RunSettings()
     cache: str
     plugins: tuple[str, ...] = ()
-    per_gpu: int = Field(1, ge=1)
-    lease: float = Field(lease.SECONDS, gt=0)
+    per_gpu: int = Field(default=1, ge=1)
+    lease: float = Field(default=lease.SECONDS, gt=0)
     weights: str | None = None
     resources: dict[str, Any] = Field(default_factory=dict)
 

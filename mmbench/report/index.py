@@ -19,36 +19,13 @@ import pandas as pd
 from mmbench.errors import UserError
 from mmbench.report import frame as frame_module
 from mmbench.report.frame import as_frame, plain, row_of
-from mmbench.store import read_record
+from mmbench.store import read_record, record_files
 
 WORTH = 200  # files; fewer are read faster than an index is
 STAMP = "_stamp"  # the state of the file that a row was read from
 FILE = "file"
 
 log = logging.getLogger(__name__)
-
-
-def record_files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the files that hold the records of a folder, in name order, with size and time.
-
-    Of a cell's run directory that is the finished record, else its last failure.
-    """
-    if not folder.is_dir():
-        return
-    with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        path = folder / entry.name
-        if entry.name.endswith((".json", ".json.gz")):
-            yield path, _stamp(entry.stat())
-        elif entry.is_dir():
-            try:
-                done = path / "record.json"
-                yield done, _stamp(done.stat())
-            except FileNotFoundError:
-                failures = sorted(path.glob("failed-*.json"))
-                if failures:
-                    yield failures[-1], _stamp(failures[-1].stat())
 
 
 def _stamp(state: os.stat_result) -> str:
@@ -62,7 +39,7 @@ def load_frame(folder: Path, unreadable: list[str]) -> pd.DataFrame:
         folder: where the records lie.
         unreadable: gets the message of every file that is not a record, or a newer version's.
     """
-    files = list(record_files(folder))
+    files = [(path, _stamp(state)) for path, state in record_files(folder)]
     file = folder.parent / ".index" / f"{folder.name}.parquet"
     known = _read(file) if len(files) >= WORTH else None
     state = pd.DataFrame(

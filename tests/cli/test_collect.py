@@ -34,3 +34,21 @@ def test_failures_are_collected_and_replaced_by_what_finished(tmp_path, capsys):
     assert collected() == (1, "done")
     write(tmp_path, done.model_copy(update={"remark": "another attempt"}))
     assert collected() == (0, "done")
+
+
+def test_a_copy_is_not_read_again_until_its_source_changes(tmp_path, capsys, monkeypatch):
+    from pathlib import Path
+
+    from mmbench.cli import reporting
+
+    records = Path(__file__).parents[2] / "results" / "records"
+    done = next(r for r in iter_records(records) if r.status == "done")
+    write(tmp_path, done)
+    assert collect(tmp_path, as_json=True) == 0
+    read = []
+    monkeypatch.setattr(reporting, "read_record", lambda file: read.append(file) or done)
+    assert collect(tmp_path, as_json=True) == 0
+    assert read == []
+    write(tmp_path, done)
+    assert collect(tmp_path, as_json=True) == 0
+    assert read

@@ -87,6 +87,20 @@ def test_a_lease_is_judged_by_the_file_servers_clock(make, tmp_path, monkeypatch
     assert take(claims(sweep), tmp_path)
 
 
+def test_a_taker_that_another_tidies_up_after_has_lost(make, monkeypatch):
+    """The cell was claimed, finished and cleared while this taker was about to link its file."""
+    (folder,) = make().directories()
+    folder.mkdir()
+    link = os.link
+
+    def late(part, file):
+        leases.clear(folder, leases.names(folder))
+        link(part, file)
+
+    monkeypatch.setattr(os, "link", late)
+    assert leases.take(folder, 1, Owner(worker="late")) is None
+
+
 @pytest.mark.parametrize("end", ["released", "failed"])
 def test_an_ended_lease_is_taken_at_once(make, tmp_path, end):
     sweep = make()
