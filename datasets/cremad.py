@@ -36,9 +36,10 @@ from mmbench.native.dataset import (
     read_lines,
     require,
 )
-from mmbench.native.pictures import IMAGENET_MEAN, IMAGENET_STD, frames
+from mmbench.native.pictures import frames
 from mmbench.native.sound import stft
 from mmbench.native.source import Source
+from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD
 from mmbench.registry import register_dataset
 from mmbench.settings import setting
 

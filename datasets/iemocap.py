@@ -33,10 +33,11 @@ from mmbench.native.dataset import (
     read_lines,
     require,
 )
-from mmbench.native.pictures import IMAGENET_MEAN, IMAGENET_STD, frames
+from mmbench.native.pictures import frames
 from mmbench.native.sound import fbank
 from mmbench.native.source import Source
 from mmbench.native.text import tokens
+from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD
 from mmbench.registry import register_dataset
 from mmbench.settings import setting
 

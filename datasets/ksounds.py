@@ -25,9 +25,10 @@ from mmbench.data.splitting import carve
 from mmbench.dataset import DatasetInfo, Modality, Task
 from mmbench.errors import UserError
 from mmbench.native.dataset import NativeConfig, NativeDataset, Sample, first_of, read_lines
-from mmbench.native.pictures import IMAGENET_MEAN, IMAGENET_STD, frames
+from mmbench.native.pictures import frames
 from mmbench.native.sound import fbank, stft
 from mmbench.native.source import Source
+from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD
 from mmbench.registry import register_dataset
 from mmbench.settings import setting
 

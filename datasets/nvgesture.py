@@ -22,8 +22,9 @@ from mmbench.dataset import DatasetInfo, Modality, Task
 from mmbench.errors import UserError
 from mmbench.native.dataset import NativeConfig, NativeDataset, Sample, first_of, read_lines
 from mmbench.native.flow import motion
-from mmbench.native.pictures import IMAGENET_MEAN, IMAGENET_STD, span
+from mmbench.native.pictures import span
 from mmbench.native.source import Source
+from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD
 from mmbench.registry import register_dataset
 from mmbench.settings import setting
 

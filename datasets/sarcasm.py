@@ -5,15 +5,16 @@ list a line. **The last element is the label**: validation and test carry the ha
 then the human one, which differ for 87 and 144 tweets. Tweets with a word that gives the answer
 away are dropped, as published; their pictures do not exist (datasets.md section 1.5).
 
-The text becomes hashed words, or the word pieces of a tokenizer (``tokenizer=bert-base-uncased``:
-its folder is looked for below ``--weights``). Deviation: pictures are cropped from the copy already
-resized to 224 x 224.
+The text becomes hashed words, or the word pieces of a tokenizer whose folder lies below
+``--weights``: ``tokenizer=bert-base-uncased``, or ``openai/clip-vit-base-patch32`` for CLIP.
+Deviation: pictures are cropped from the copy already resized to 224 x 224.
 """
 
 import ast
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +29,10 @@ from mmbench.native.dataset import (
     read_lines,
     require,
 )
-from mmbench.native.pictures import IMAGENET_MEAN, IMAGENET_STD, image
+from mmbench.native.pictures import image
 from mmbench.native.source import Source
 from mmbench.native.text import tokens
+from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD
 from mmbench.registry import register_dataset
 from mmbench.settings import setting
 
@@ -52,6 +54,10 @@ class SarcasmConfig(NativeConfig):
     )  # fmt: skip
     length: int = setting(64, "words or word pieces kept", source="datasets.md 1.5", ge=1, le=512)
     size: int = setting(224, "height and width of the picture", source="BSS", ge=16, le=512)
+    fit: Literal["stretch", "centre"] = setting(
+        "stretch", "the whole picture, its aspect not kept; or its middle square, as CLIP does",
+        source="AMSS, BSS: stretch",
+    )  # fmt: skip
 
 
 @register_dataset("sarcasm")
@@ -93,7 +99,7 @@ class Sarcasm(NativeDataset):
         """The picture in colour, the text as numbers."""
         c = self.config
         return {
-            "image": partial(image, size=c.size),
+            "image": partial(image, size=c.size, fit=c.fit),
             "text": partial(tokens, tokenizer=c.tokenizer, length=c.length),
         }
 

@@ -236,6 +236,9 @@ def run(options: Options) -> int:
     if not todo:
         print("nothing to do; tables: mmbench report")
         return 0
+    from mmbench.training.readiness import make_ready
+
+    make_ready(todo, options.cache or default_cache(), settings)
     return _run_pool(todo, options, settings)
 
 

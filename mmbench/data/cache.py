@@ -7,7 +7,6 @@ slower one drops its copy.
 """
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from mmbench.cell import digest
 from mmbench.data import integrity
 from mmbench.data import manifest as manifests
+from mmbench.data.locking import alone
 from mmbench.dataset import SPLITS, Dataset, Prepared, SplitArrays
 from mmbench.errors import UserError
 from mmbench.settings import default_cache
@@ -38,6 +38,11 @@ def cache_folder(dataset: Dataset, cache: Path) -> Path:
     """Return where the prepared data of this data set and config lies or would lie."""
     key = [dataset.name, dataset.version, dataset.config.model_dump(mode="json")]
     return cache / dataset.name / digest(key)
+
+
+def features_folder(dataset: Dataset, cache: Path) -> Path:
+    """Return where what frozen networks say of this data set is kept."""
+    return cache / dataset.name / "features"
 
 
 def is_prepared(dataset: Dataset, cache: Path) -> bool:
@@ -92,7 +97,7 @@ def prepare(
                 _make(dataset, root, Path(name), target, rebuild)
             return target
         scratch = target.parent / f".progress-{target.name}"
-        with _alone(scratch):
+        with alone(scratch):
             if rebuild or not is_prepared(dataset, cache):  # nobody made it while this one waited
                 scratch.mkdir(exist_ok=True)
                 _make(dataset, root, scratch, target, rebuild)
@@ -111,18 +116,6 @@ def _make(dataset: Dataset, root: Path | None, scratch: Path, target: Path, rebu
         kept = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
         manifests.write(dataset, splits, built, kept)
         _install(built, target, work, rebuild)
-
-
-@contextmanager
-def _alone(scratch: Path) -> Iterator[None]:
-    """Hold ``scratch``: another process that would build the same waits, and then finds it."""
-    scratch.mkdir(exist_ok=True)
-    handle = os.open(scratch, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _check_root(root: Path) -> None:

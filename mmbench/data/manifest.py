@@ -28,10 +28,10 @@ def write(
     """Write all files of a prepared data set into ``folder``, the manifest last, and flush them."""
     for split, arrays in splits.items():
         for modality, array in {**arrays.inputs, "label": arrays.label}.items():
-            with _flushed(folder / f"{split}.{modality}.npy") as handle:
+            with flushed(folder / f"{split}.{modality}.npy") as handle:
                 np.save(handle, np.ascontiguousarray(array), allow_pickle=False)
         text = json.dumps({"ids": arrays.ids, "groups": arrays.groups})
-        with _flushed(folder / f"{split}.json") as handle:
+        with flushed(folder / f"{split}.json") as handle:
             handle.write(text.encode())
     files = {
         file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
@@ -50,12 +50,13 @@ def write(
         "notes": dict(notes),
         "files": files,
     }
-    with _flushed(folder / "manifest.json") as handle:
+    with flushed(folder / "manifest.json") as handle:
         handle.write(json.dumps(manifest, indent=1).encode())
 
 
 @contextmanager
-def _flushed(file: Path) -> Iterator[BinaryIO]:
+def flushed(file: Path) -> Iterator[BinaryIO]:
+    """Open a file to write; what was written is on the disk when this ends."""
     with file.open("wb") as handle:
         yield handle
         handle.flush()

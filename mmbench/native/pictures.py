@@ -6,13 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mmbench.native.source import Source
 from mmbench.own.media import UnreadableError, opened, pyav
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def segments(total: int, parts: int) -> list[int]:
@@ -28,16 +25,29 @@ def segments(total: int, parts: int) -> list[int]:
     return [int((k + 0.5) * total / parts) for k in range(parts)]
 
 
-def image(source: Source, *, size: int) -> NDArray[np.generic]:
-    """Return a picture of any mode in colour, [3, size, size] uint8; its aspect is not kept."""
+def image(source: Source, *, size: int, fit: str = "stretch") -> NDArray[np.generic]:
+    """Return a picture of any mode in colour, [3, size, size] uint8.
+
+    Args:
+        source: an image file.
+        size: height and width.
+        fit: ``stretch`` does not keep the aspect; ``centre`` cuts the middle square out, resized
+            bicubically, as CLIP does.
+    """
     with Image.open(source.file) as picture:
-        return _resized(picture, size).transpose(2, 0, 1)
+        if fit == "stretch":
+            return _resized(picture, size).transpose(2, 0, 1)
+        square = ImageOps.fit(_coloured(picture), (size, size), Image.Resampling.BICUBIC)
+        return np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)
 
 
 def _resized(picture: Image.Image, size: int) -> NDArray[np.uint8]:
-    colour = picture.convert("RGBA") if picture.mode == "P" else picture
-    small = colour.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    small = _coloured(picture).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(small, dtype=np.uint8)
+
+
+def _coloured(picture: Image.Image) -> Image.Image:
+    return (picture.convert("RGBA") if picture.mode == "P" else picture).convert("RGB")
 
 
 def frames(

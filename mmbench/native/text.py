@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbench.data.words import word_numbers
+from mmbench.data.words import PADDING, word_numbers
 from mmbench.errors import UserError
 from mmbench.native.source import Source
 from mmbench.nets.weights import from_pretrained
@@ -19,27 +19,26 @@ def tokens(source: Source, *, tokenizer: str, length: int) -> NDArray[np.generic
 
     Args:
         source: the text.
-        tokenizer: ``words``, or the name of a tokenizer: special tokens are added, and its padding
-            must be number 0, as BERT's is.
+        tokenizer: ``words``, or the name of a tokenizer, BERT's or CLIP's: special tokens are
+            added.
         length: of the result.
 
     Raises:
-        UserError: if the tokenizer is not on this machine, or pads with another number.
+        UserError: if the tokenizer is not on this machine, or neither BERT's nor CLIP's.
     """
     if tokenizer == WORDS:
         return word_numbers(source.text, length)
-    pieces = _tokenizer(tokenizer)(
-        source.text, truncation=True, max_length=length, padding="max_length"
-    )
-    return np.array(pieces["input_ids"], dtype=np.int32)
+    pieces = _tokenizer(tokenizer)(source.text, truncation=True, max_length=length)["input_ids"]
+    return np.array(pieces + [PADDING] * (length - len(pieces)), dtype=np.int32)
 
 
 @cache
 def _tokenizer(name: str) -> Any:  # Any: transformers is an extra
     tokenizer = from_pretrained("AutoTokenizer", name)
-    if tokenizer.pad_token_id != 0:
+    # CLIP reads a text's vector at its end mark and nothing behind it, so that any number will do.
+    if tokenizer.pad_token_id != PADDING and "clip" not in type(tokenizer).__name__.lower():
         raise UserError(
             f"the tokenizer {name!r} pads with {tokenizer.pad_token_id}; only those that pad with "
-            "0, such as BERT's, can be used"
+            "0, such as BERT's, and CLIP's can be used"
         )
     return tokenizer

@@ -9,6 +9,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 from mmbench.data.words import BUCKETS, PADDING
 from mmbench.dataset import Modality
 from mmbench.errors import UserError, nearest
+from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD, Pixels
 from mmbench.nets.weights import fill, state_of
 from mmbench.registry import ENCODERS, register_encoder
 
@@ -89,14 +90,17 @@ class ResNet18(nn.Module):
             file = url.rsplit("/", 1)[1]
             new = () if modality.shape[0] == 3 else ("conv1.",)
             fill(self.net, state_of(file, url), file, ("fc.", *new))
+        self.pixels: nn.Module = nn.Identity()
+        if variant and modality.shape[0] == 3:
+            self.pixels = Pixels(modality, IMAGENET_MEAN, IMAGENET_STD)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, H, W] or [B, C, K, H, W] to [B, 512]."""
         if x.dim() == 4:
-            out: Tensor = self.net(x)
+            out: Tensor = self.net(self.pixels(x))
             return out
         frames = x.transpose(1, 2)
-        folded: Tensor = self.net(frames.flatten(0, 1))
+        folded: Tensor = self.net(self.pixels(frames.flatten(0, 1)))
         return folded.view(*frames.shape[:2], -1).mean(1)
 
 
@@ -146,21 +150,33 @@ def encoder_names(modalities: tuple[Modality, ...], chosen: Mapping[str, str]) -
     for name in chosen:
         if name not in known:
             raise UserError(f"no modality {name!r} to encode; there are {', '.join(sorted(known))}")
-    names = {m.name: chosen.get(m.name) or BY_KIND.get(m.kind, "") for m in modalities}
-    for m in modalities:
-        name, _, variant = names[m.name].partition(":")
-        cls = ENCODERS.load(name)
-        if m.kind not in cls.kinds:
-            raise UserError(
-                f"encoder {name!r} takes {', '.join(cls.kinds)}; modality {m.name!r} is a {m.kind}"
-            )
-        variants = getattr(cls, "variants", ())
-        if variant and variant not in variants:
-            raise UserError(
-                f"encoder {name!r} has no variant {variant!r}{nearest(variant, variants)} "
-                f"(there are {', '.join(variants) or 'none'})"
-            )
-    return names
+    return {m.name: _checked(m, chosen.get(m.name) or BY_KIND.get(m.kind, "")) for m in modalities}
+
+
+def _checked(modality: Modality, chosen: str) -> str:
+    """Return ``name``, ``name:variant`` or ``name:variant@model``; the usual variant is added."""
+    plain, at, model = chosen.partition("@")
+    name, _, variant = plain.partition(":")
+    cls = ENCODERS.load(name)
+    if modality.kind not in cls.kinds:
+        raise UserError(
+            f"encoder {name!r} takes {', '.join(cls.kinds)}; modality {modality.name!r} is a "
+            f"{modality.kind}"
+        )
+    variants = getattr(cls, "variants", ())
+    if variant and variant not in variants:
+        raise UserError(
+            f"encoder {name!r} has no variant {variant!r}{nearest(variant, variants)} "
+            f"(there are {', '.join(variants) or 'none'})"
+        )
+    if at and not getattr(cls, "named", False):
+        raise UserError(
+            f"encoder {name!r} is one network; leave out what is behind @ in {chosen!r}"
+        )
+    if at and not model:
+        raise UserError(f"there is no model behind @ in {chosen!r}; name one, or leave out the @")
+    variant = variant or getattr(cls, "usual", "")
+    return name + (f":{variant}" if variant else "") + (f"@{model}" if model else "")
 
 
 def build_encoders(

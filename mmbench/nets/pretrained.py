@@ -6,6 +6,7 @@ from torchvision.models import ResNet50_Weights, resnet50
 from mmbench.data.words import PADDING
 from mmbench.dataset import Modality
 from mmbench.errors import UserError
+from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD, Pixels
 from mmbench.nets.weights import fill, from_pretrained, state_of
 from mmbench.registry import register_encoder
 
@@ -22,6 +23,7 @@ class Bert(nn.Module):
     """
 
     kinds = ("text",)
+    pretrained = True  # always
 
     def __init__(self, modality: Modality) -> None:
         super().__init__()
@@ -31,6 +33,12 @@ class Bert(nn.Module):
                 "the data set with --set tokenizer=bert-base-uncased and run it with the same"
             )
         self.net = from_pretrained("AutoModel", modality.vocabulary)
+        if not hasattr(self.net.config, "hidden_size"):
+            raise UserError(
+                f"encoder 'bert' cannot read {modality.vocabulary!r}, a "
+                f"{self.net.config.model_type}; prepare the data set with --set "
+                "tokenizer=bert-base-uncased, or choose another encoder"
+            )
         self.width = int(self.net.config.hidden_size)
         self.initialised = True
 
@@ -64,8 +72,9 @@ class ResNet50(nn.Module):
         if variant:
             file = IMAGENET.rsplit("/", 1)[1]
             fill(self.net, state_of(file, IMAGENET), file, ("fc.",))
+            self.pixels = Pixels(modality, IMAGENET_MEAN, IMAGENET_STD)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, 3, H, W] to [B, 2048]."""
-        out: Tensor = self.net(x)
+        out: Tensor = self.net(self.pixels(x) if self.initialised else x)
         return out

@@ -1,5 +1,7 @@
 """Pretrained weights: from a folder on this machine; from their site only if that was allowed."""
 
+import hashlib
+from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmbench.cell import digest
 from mmbench.errors import UserError
 from mmbench.settings import downloads_allowed, weights_folder
 
@@ -20,29 +23,90 @@ def from_pretrained(kind: str, name: str) -> Any:  # Any: transformers is an ext
     """Load a model or tokenizer of transformers.
 
     Args:
-        kind: one of its Auto classes, e.g. ``AutoModel``.
+        kind: one of its classes, e.g. ``AutoModel`` or ``AutoTokenizer``.
         name: the folder below the weights folder; also its name at the hub.
 
     Raises:
-        UserError: if transformers or the folder is missing, or the folder cannot be used.
+        UserError: if transformers or the folder is missing, the folder cannot be used, or it
+            lacks some of the model's weights.
     """
+    library = _transformers(name)
+    folder = _folder_of(name)
+    options: dict[str, Any] = {"local_files_only": folder is not None, "trust_remote_code": False}
+    if "Model" in kind:
+        options["output_loading_info"] = True
+    try:
+        found = getattr(library, kind).from_pretrained(str(folder or name), **options)
+    except (OSError, ValueError, RuntimeError) as err:
+        raise UserError(
+            f"cannot load the pretrained {name!r} from {folder or 'the hub'}: "
+            f"{str(err).strip().splitlines()[0]}; it must be what save_pretrained writes, "
+            "tokenizer files included"
+        ) from err
+    if "Model" not in kind:
+        return found
+    model, told = found
+    if lacking := sorted(told["missing_keys"]):  # these would stay random
+        raise UserError(
+            f"the pretrained {name!r} in {folder or 'the hub'} lacks weights of a {kind} (e.g. "
+            f"{lacking[0]}); it is of another architecture, or not whole"
+        )
+    return model
+
+
+def config_of(name: str) -> Any:  # Any: as above
+    """Load the settings of a pretrained model, without its weights.
+
+    Raises:
+        UserError: as ``from_pretrained``.
+    """
+    return from_pretrained("AutoConfig", name)
+
+
+def fingerprint(name: str) -> str:
+    """Return a text that changes with the weights of a pretrained model.
+
+    Raises:
+        UserError: if it is neither in the weights folder nor may be fetched.
+    """
+    folder = _folder_of(name)
+    if folder is None:
+        return f"hub {getattr(config_of(name), '_commit_hash', None)}"
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"])
+    return digest([[f.name, _hashed(f, *_stamp(f))] for f in files if f.is_file()], 24)
+
+
+@cache
+def _hashed(file: Path, *stamp: int) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    facts = file.stat()
+    return facts.st_size, facts.st_mtime_ns, facts.st_ino
+
+
+def _transformers(name: str) -> Any:  # Any: as above
     try:
         import transformers
     except ModuleNotFoundError as err:
         raise UserError(f"{name!r} needs transformers: pip install 'mmbench[pretrained]'") from err
+    library: Any = transformers
+    # It tells at length that half of a model is not used; what it lacks is said by us.
+    library.logging.set_verbosity_error()
+    library.logging.disable_progress_bar()
+    return library
+
+
+def _folder_of(name: str) -> Path | None:
+    """Return the folder of a pretrained model, or None if it may be fetched instead."""
     folder = weights_folder() / name
-    if not folder.is_dir() and not downloads_allowed():
+    if folder.is_dir():
+        return folder
+    if not downloads_allowed():
         raise UserError(f"there is no folder {folder} with the pretrained {name!r}; {ADVICE}")
-    place = str(folder) if folder.is_dir() else name
-    try:
-        return getattr(transformers, kind).from_pretrained(
-            place, local_files_only=folder.is_dir(), trust_remote_code=False
-        )
-    except (OSError, ValueError) as err:
-        raise UserError(
-            f"cannot load the pretrained {name!r} from {place}: {str(err).splitlines()[0]}; it "
-            "must be what save_pretrained writes, tokenizer files included"
-        ) from err
+    return None
 
 
 def state_of(file: str, url: str = "") -> dict[str, Tensor]:

@@ -51,7 +51,11 @@ class OwnConfig(DatasetConfig):
         64, "image, video: height and width in pixels", source="mmbench", ge=8, le=1024
     )
     frames: int = setting(4, "video: pictures per clip", source="mmbench", ge=1, le=64)
-    words: int = setting(64, "text: words kept", source="mmbench", ge=1, le=4096)
+    words: int = setting(64, "text: words or word pieces kept", source="mmbench", ge=1, le=4096)
+    tokenizer: str = setting(
+        "words", "text: words: hashed words, needs nothing; else a tokenizer below --weights",
+        source="mmbench", min_length=1,
+    )  # fmt: skip
     standardise: bool = setting(
         True, "vectors: each number to mean 0 and deviation 1 over train", source="mmbench"
     )
@@ -114,7 +118,8 @@ class OwnTable(Dataset):
             "video": ("frames", (3, c.frames, c.image_size, c.image_size)),
             "text": ("text", (c.words,)),
         }
-        return Modality(name, *kinds[kind])
+        vocabulary = c.tokenizer if kind == "text" else "words"
+        return Modality(name, *kinds[kind], vocabulary=vocabulary)
 
     def build(self, root: Path | None, scratch: Path) -> Mapping[str, SplitArrays]:
         """Decode the table's files in parallel; started again, it goes on where it stopped.

@@ -8,9 +8,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-import sys
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -21,15 +19,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmbench.cell import digest
+from mmbench.data.progress import Progress
 from mmbench.dataset import SPLITS
 from mmbench.errors import UserError
 
 SHARD = 64  # samples: a second or two of decoding video
-SAY_EVERY = 10.0  # seconds between lines when there is no terminal
 Arrays = Mapping[str, NDArray[np.generic]]
 S = TypeVar("S")
 Decode = Callable[[S], tuple[Arrays, Mapping[str, str]]]
@@ -78,7 +74,7 @@ def decode_all(
             todo[file] = members
     unreadable: dict[int, Mapping[str, str]] = {}
     done = len(keys) - sum(map(len, todo.values()))
-    with _Progress(len(keys), done) as progress, _pool(len(todo)) as pool:
+    with Progress(len(keys), done) as progress, _pool(len(todo)) as pool:
         waiting: dict[Future[dict[int, Mapping[str, str]]], Path] = {
             pool.submit(_shard, file, members, [samples[i] for i in members], decode): file
             for file, members in todo.items()
@@ -194,39 +190,3 @@ def gather(
                     taken, place = map(list, zip(*mine, strict=True))
                     arrays[name][m][place] = x[taken]
     return arrays
-
-
-class _Progress:
-    """A bar with the time left on a terminal, a line now and then elsewhere; on stderr."""
-
-    def __init__(self, total: int, done: int) -> None:
-        self.total, self.done, self.first = total, done, done
-        self.begun = self.said = time.monotonic()
-        self.bar: Progress | None = None
-        if sys.stderr.isatty():
-            self.bar = Progress(
-                TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )  # fmt: skip
-            self.task = self.bar.add_task("", total=total, completed=done)
-
-    def __enter__(self) -> "_Progress":
-        if self.first:
-            print(f"{self.first} of {self.total} samples were decoded before", file=sys.stderr)
-        if self.bar:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar:
-            self.bar.stop()
-
-    def advance(self, samples: int) -> None:
-        self.done += samples
-        now = time.monotonic()
-        if self.bar:
-            self.bar.advance(self.task, samples)
-        elif now - self.said > SAY_EVERY:
-            left = (now - self.begun) / (self.done - self.first) * (self.total - self.done)
-            self.said = now
-            print(f"decoded {self.done} of {self.total}, {left:.0f} s left", file=sys.stderr)

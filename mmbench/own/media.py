@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbench.data.words import word_numbers
 from mmbench.errors import UserError
+from mmbench.native.source import Source
+from mmbench.native.text import tokens
 from mmbench.own.table import OwnKind
 
 if TYPE_CHECKING:
@@ -156,8 +157,8 @@ def array(value: str, config: "OwnConfig") -> NDArray[np.generic]:
 
 
 def text(value: str, config: "OwnConfig") -> NDArray[np.generic]:
-    """Return the numbers of the first ``words`` words, [words] int32, zero-padded."""
-    return word_numbers(value, config.words)
+    """Return the numbers of the first ``words`` words or word pieces, [words] int32."""
+    return tokens(Source(text=value), tokenizer=config.tokenizer, length=config.words)
 
 
 DECODERS: dict[OwnKind, Callable[[str, "OwnConfig"], NDArray[np.generic]]] = {

@@ -16,6 +16,7 @@ from torch import nn
 
 from mmbench.cell import Cell
 from mmbench.data import cache as data_cache
+from mmbench.data.features import with_features
 from mmbench.data.loader import Loader
 from mmbench.dataset import Dataset, Prepared, SplitArrays, Task
 from mmbench.errors import Busy, MMBenchError, NonFiniteLoss, Refused, StopRequested, UserError
@@ -127,13 +128,16 @@ def assemble(cell: Cell, cache: Path, run: RunSettings) -> Parts:
     device = choose(run.device)
     if run.threads:
         torch.set_num_threads(run.threads)
-    prepared = data_cache.ensure(make_dataset(cell), cache=cache)
+    dataset = make_dataset(cell)
+    prepared = data_cache.ensure(dataset, cache=cache)
     if prepared.split_hash != cell.split_hash:
         raise UserError(
             f"the prepared {cell.dataset} has split {prepared.split_hash}, but the cell was made "
             f"from {cell.split_hash}; run the sweep again, or mmbench prepare {cell.dataset} "
             "--rebuild"
         )
+    features = data_cache.features_folder(dataset, cache)
+    prepared = with_features(prepared, cell.encoders, features, device)
     dtype = torch.float64 if cell.trainer.precision == "fp64" else torch.float32
     method = make_method(cell, prepared.task).to(device, dtype)
     arrange(method, device, run)
