@@ -1,84 +1,295 @@
-"""Clips per second of prepare, of the loader from cache, and of decoding on the fly.
+"""Prepare, the loader from the cache, and decoding on the fly, side by side in one run.
 
-    python benchmarks/prepare_speed.py [--actors 20]
+    python benchmarks/prepare_speed.py [--markdown docs/data-speed.md]
 
-Writes clips in CREMA-D's layout and shapes (480 x 360, 30 pictures a second, 2.5 s), prepares them,
-and reads training batches three ways: decoded on the fly in one process, as released code does in
-each of its workers; from the memory map; and from memory on the device. Prints the ratios. Prepare
-includes starting its processes; no way augments.
+Clips in CREMA-D's layout and shapes (480 x 360, 30 pictures a second, 2.5 s, 16 kHz) are written,
+and their pictures extracted to JPEG beforehand, as the released code wants them. Then batches of 64
+are made, in turns, so that a machine that others load is the same for all of them:
+
+* on the fly as the released code does in each loader process: decode the WAV, resample, repeat,
+  STFT; open two JPEGs, crop, mirror, normalise each;
+* on the fly from the video: the same, the pictures out of the FLV;
+* from the memory map of the prepared cache;
+* from the prepared cache in memory.
+
+One process, one thread each. The cached ways read what training reads; augmentation, which is
+batched code on the device, is measured apart.
 """
 
 import argparse
+import os
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+import psutil
 import torch
+from torchvision import transforms
 
 from mmbench.data import cache as data_cache
 from mmbench.data.loader import Loader
-from mmbench.native.dataset import NativeDataset
+from mmbench.native.dataset import NativeDataset, Sample
+from mmbench.native.pictures import frames
+from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD
 from mmbench.registry import DATASETS
+from mmbench.training.environment import environment
 
-BATCH = 16
+BATCH = 64
+TURN = {"jpeg": 16, "flv": 16, "map": 256, "memory": 256, "map, augmented": 128}  # clips at a time
+TITLES = {
+    "jpeg": "on the fly, JPEG pictures (as released)",
+    "flv": "on the fly, FLV",
+    "map": "cache, memory-mapped",
+    "memory": "cache, in memory",
+    "map, augmented": "cache, memory-mapped, crop and flip",
+}
+TARGET = 30  # times faster than on the fly
 layouts = import_module("mmbench.datasets.layouts")  # by name: the engine's checker does not see it
+Rates = dict[str, list[float]]
 
 
-def rate(samples: int, work: Callable[[], object]) -> float:
-    """Return samples per second of ``work``."""
-    begun = time.perf_counter()
-    work()
-    return samples / (time.perf_counter() - begun)
+def write_clips(root: Path, actors: int) -> int:
+    """Write twelve clips of one actor, and link them as those of ``actors``; return how many."""
+    layouts.cremad(root, 1, 480, 360)
+    for folder in ("AudioWAV", "VideoFlash"):
+        for file in sorted((root / folder).iterdir()):
+            for actor in range(1002, 1001 + actors):
+                os.link(file, root / folder / f"{actor}{file.name[4:]}")
+    stems = sorted(p.stem for p in (root / "AudioWAV").iterdir())
+    test = {s for s in stems if s[5:12] == f"TIE_{layouts.EMOTIONS[int(s[:4]) % 6]}"}
+    for name, chosen in (("train", set(stems) - test), ("test", test)):
+        lines = "".join(f"{s},{s.split('_')[2]}\r\n" for s in sorted(chosen))
+        (root / f"{name}.csv").write_text(lines)
+    return len(stems)
 
 
-def on_the_fly(dataset: NativeDataset, root: Path, count: int) -> float:
-    samples, decoders = list(dataset.samples(root))[: count + 1], dataset.decoders()
+def extract(samples: Sequence[Sample], folder: Path) -> None:
+    """Write every clip's pictures at one a second, in their own size, as JPEG."""
+    from mmbench.own.media import pyav
 
-    def decode(begin: int, end: int) -> None:
-        for sample in samples[begin:end]:
-            for m, decoder in decoders.items():
-                decoder(sample.sources[m])
+    av = pyav()
+    for sample in samples:
+        place = folder / sample.id
+        place.mkdir(parents=True)
+        with av.open(sample.sources["video"].file) as container:
+            for number, frame in enumerate(container.decode(video=0)):
+                if number % 29 == 0:
+                    frame.to_image().save(place / f"{number:05d}.jpg", quality=95)
 
-    decode(0, 1)  # libraries are loaded at the first
-    return rate(len(samples) - 1, lambda: decode(1, len(samples)))
+
+class OnTheFly:
+    """Makes batches as the released loaders do."""
+
+    def __init__(self, dataset: NativeDataset, samples: Sequence[Sample], jpeg: Path) -> None:
+        self.samples, self.jpeg = samples, jpeg
+        self.audio = dataset.decoders()["audio"]
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(224),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            ]
+        )
+
+    def batch(self, count: int, video: bool) -> None:
+        """Make one batch of ``count`` clips."""
+        from PIL import Image
+
+        sounds, clips = [], []
+        for sample in self.samples[:count]:
+            sounds.append(torch.from_numpy(self.audio(sample.sources["audio"])).float())
+            if video:
+                whole = frames(sample.sources["video"], count=2, size=360)
+                pictures = [Image.fromarray(p) for p in whole.transpose(1, 2, 3, 0)]
+            else:
+                files = sorted((self.jpeg / sample.id).iterdir())[:2]
+                pictures = [Image.open(file).convert("RGB") for file in files]
+            clips.append(torch.stack([self.transform(p) for p in pictures], 1))
+        torch.stack(sounds), torch.stack(clips)
 
 
-def from_cache(dataset: NativeDataset, cache: Path, share: float, passes: int = 5) -> float:
+def cached(
+    dataset: NativeDataset, cache: Path, share: float, augmented: bool
+) -> Callable[[int], None]:
+    """Return a function that reads that many samples in training order."""
     prepared = data_cache.load(dataset, cache=cache)
-    arrays = prepared.splits["train"]
+    changes = prepared.augmentations if augmented else None
     loader = Loader(
-        arrays, torch.device("cpu"), torch.float32, BATCH, 0, None, share, prepared.task.modalities
-    )
+        prepared.splits["train"], torch.device("cpu"), torch.float32, BATCH, 0, changes, share,
+        prepared.task.modalities,
+    )  # fmt: skip
     index = torch.arange(len(loader))
+    state = {"epoch": 0}
 
-    def read(epochs: int) -> None:
-        for epoch in range(epochs):
-            for _ in loader.training(index, epoch):
-                pass
+    def read(samples: int) -> None:
+        seen = 0
+        while seen < samples:
+            for batch in loader.training(index, state["epoch"]):
+                seen += len(batch.label)
+                if seen >= samples:
+                    break
+            state["epoch"] += 1
 
-    read(1)
-    return rate(passes * len(loader), lambda: read(passes))
+    read(len(loader))  # the memory map's pages are in memory from now on
+    return read
+
+
+def in_turns(ways: Mapping[str, Callable[[int], None]], rounds: int) -> Rates:
+    """Return clips per second of every way and round; rounds begin with another way each."""
+    rates: Rates = {name: [] for name in ways}
+    names = list(ways)
+    for number in range(rounds + 1):  # the first warms up
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            begun = time.perf_counter()
+            ways[name](TURN[name])
+            if number:
+                rates[name].append(TURN[name] / (time.perf_counter() - begun))
+    return rates
+
+
+def prepare_once(root: Path, cache: Path, *options: str) -> tuple[float, float]:
+    """Prepare in a process of its own; return its seconds and the most memory of it and its pool.
+
+    Memory is what only these processes have: pages of files, which the system may drop, are not in
+    it.
+    """
+    command = [sys.executable, "-P", "-m", "mmbench", "prepare", "cremad", "--root", str(root),
+               "--cache", str(cache), *options]  # fmt: skip
+    begun, most = time.perf_counter(), 0
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        held = 0
+        try:
+            for one in (process, *process.children(recursive=True)):
+                held += one.memory_full_info().uss
+        except psutil.Error:  # one of them has just ended
+            continue
+        most = max(most, held)
+        time.sleep(0.1)
+    if process.returncode:
+        raise SystemExit(f"prepare failed: {' '.join(command)}")
+    return time.perf_counter() - begun, most / 2**20
+
+
+def middle(values: Sequence[float]) -> str:
+    low, median, high = statistics.quantiles(values, n=4)
+    return f"{median:.0f} ({low:.0f} to {high:.0f})"
+
+
+def spread(values: Sequence[float]) -> str:
+    low, median, high = statistics.quantiles(values, n=4)
+    return f"{median:.1f} ({low:.1f} to {high:.1f})"
+
+
+def table_of_ways(title: str, rates: Rates) -> tuple[list[str], list[float]]:
+    """Return the lines of one table, and the ratios of the memory map to the released way."""
+    lines = [f"## {title}", "", "| way | clips per second | times the released way |",
+             "|:--|--:|--:|"]  # fmt: skip
+    for name, values in rates.items():
+        ratio = [v / r for v, r in zip(values, rates["jpeg"], strict=True)]
+        lines.append(f"| {TITLES[name]} | {middle(values)} | {spread(ratio)} |")
+    return [*lines, ""], [v / r for v, r in zip(rates["map"], rates["jpeg"], strict=True)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--actors", type=int, default=12, help="twelve clips each")
-    actors = parser.parse_args().actors
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--actors", type=int, nargs="+", default=[12, 24, 48], help="12 clips each")
+    parser.add_argument("--markdown", type=Path, help="also write the tables there")
+    options = parser.parse_args()
     torch.set_num_threads(1)
+    loads = [os.getloadavg()[0]]
     cls = DATASETS.load("cremad")
-    dataset = cls(cls.Config())
+    sections: list[str] = []
+    ratios: dict[str, list[float]] = {}
+    sizes: list[tuple[int, float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        root, cache = Path(folder) / "root", Path(folder) / "cache"
-        count = len(layouts.cremad(root, actors, 480, 360))
-        prepared = rate(count, lambda: data_cache.prepare(dataset, cache=cache, root=root))
-        live = on_the_fly(dataset, root, 48)
-        mapped, resident = (from_cache(dataset, cache, share) for share in (0.0, 0.9))
-    print(f"prepare, all cores:           {prepared:8.0f} clips/s ({count} clips)")
-    print(f"decoding on the fly, 1 core:  {live:8.0f} clips/s")
-    print(f"memory map, 1 thread:         {mapped:8.0f} clips/s  {mapped / live:6.1f} x on the fly")
-    print(f"in memory, 1 thread:          {resident:8.0f} clips/s  {resident / live:6.1f} x")
+        root, cache, jpeg = (Path(folder) / name for name in ("root", "cache", "jpeg"))
+        for actors in options.actors:
+            part = Path(folder) / f"root{actors}"
+            count = write_clips(part, actors)
+            sizes.append((count, *prepare_once(part, Path(folder) / f"cache{actors}")))
+        write_clips(root, 12)
+        for audio, title in (("stft3s", "Sound of 3 s"), ("stft20s", "Sound of 20 s (IPRM)")):
+            dataset = cls(cls.Config(audio=audio))
+            prepare_once(root, cache, "--set", f"audio={audio}")
+            samples = list(dataset.samples(root))
+            if not jpeg.exists():
+                extract(samples, jpeg)
+            live = OnTheFly(dataset, samples, jpeg)
+            ways = {
+                "jpeg": partial(live.batch, video=False),
+                "flv": partial(live.batch, video=True),
+                "map": cached(dataset, cache, 0.0, False),
+                "memory": cached(dataset, cache, 0.9, False),
+                "map, augmented": cached(dataset, cache, 0.0, True),
+            }
+            lines, ratios[title] = table_of_ways(title, in_turns(ways, options.rounds))
+            sections += lines
+    loads.append(os.getloadavg()[0])
+    text = page(sections, ratios, sizes, loads, options.rounds)
+    print(text, end="")
+    if options.markdown:
+        options.markdown.write_text(text, encoding="utf-8")
+
+
+def page(
+    sections: Sequence[str],
+    ratios: Mapping[str, Sequence[float]],
+    sizes: Sequence[tuple[int, float, float]],
+    loads: Sequence[float],
+    rounds: int,
+) -> str:
+    """Return the whole page."""
+    here = environment(torch.device("cpu"))
+    verdicts = []
+    for title, values in ratios.items():
+        reached = statistics.median(values)
+        word = "reached" if reached >= TARGET else "MISSED"
+        verdicts.append(
+            f"- {title}: memory map {reached:.0f} times the released way; target {TARGET}: {word}."
+        )
+    busy = max(loads) > 1.5
+    grown = sizes[-1][2] / sizes[0][2]
+    return "\n".join(
+        [
+            "# Speed of data",
+            "",
+            "Generated by `benchmarks/prepare_speed.py`; run it again to replace this file.",
+            "",
+            "CREMA-D's layout and shapes: clips of 2.5 s, 480 x 360, 16 kHz; two pictures of 224 x",
+            f"224. Batches of {BATCH}, one process and thread each, {rounds} rounds of all ways in "
+            "turns; median",
+            "and quartiles. The ratio is taken round by round.",
+            "",
+            f"- {here.device_name}, {os.cpu_count()} cores, torch {here.libraries['torch']}, "
+            f"{date.today().isoformat()}, commit {str(here.commit)[:10]}",
+            f"- load average {loads[0]:.1f} before and {loads[-1]:.1f} after"
+            + ("; the machine was not idle: trust the ratios, not the rates." if busy else "."),
+            *verdicts,
+            "",
+            *sections,
+            "## Prepare",
+            "",
+            "In a process per core, its start included; memory of all processes together, at most.",
+            "",
+            "| clips | seconds | clips per second | MiB |",
+            "|--:|--:|--:|--:|",
+            *(f"| {n} | {s:.0f} | {n / s:.0f} | {m:.0f} |" for n, s, m in sizes),
+            "",
+            f"{sizes[-1][0] / sizes[0][0]:.0f} times the clips take {grown:.2f} times the memory.",
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":

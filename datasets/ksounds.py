@@ -16,17 +16,17 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import field_validator
 
 from mmbench.data.splitting import carve
 from mmbench.dataset import DatasetInfo, Modality, Task
 from mmbench.errors import UserError
 from mmbench.native.dataset import NativeConfig, NativeDataset, Sample, first_of, read_lines
 from mmbench.native.pictures import frames
-from mmbench.native.sound import fbank, stft
+from mmbench.native.sound import PRESETS_SAY, PadMode, PresetName, preset
 from mmbench.native.source import Source
 from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD
 from mmbench.registry import register_dataset
@@ -44,8 +44,6 @@ TRAIN_NAME = re.compile(r"^(.{11})_(\d{6})_(\d{6})$")
 TEST_NAME = re.compile(r"^(.{11})_(\d+)$")
 SECONDS = 10
 MEAN, STD = -4.503877, 2 * 5.141276  # of the filter bank, OGM-GE
-FBANK_RATE, FBANK_FRAMES = 16000, 1024
-STFT_RATE, HOP, BINS = 35400, 353, 257  # stft10s_35k, as in AMSS and BSS
 TENTH = 0.1  # of train for validation
 LISTS = ("", "annotations/", "data/KineticSound/")
 
@@ -53,19 +51,31 @@ LISTS = ("", "annotations/", "data/KineticSound/")
 class KSoundsConfig(NativeConfig):
     """Options of ksounds."""
 
-    audio: Literal["fbank128", "stft10s_35k"] = setting(
-        "fbank128", "128 mel energies every 10 ms, or the spectrogram of AMSS and BSS",
-        source="datasets.md section 1.2",
-    )  # fmt: skip
+    audio: PresetName = setting(
+        "fbank128", PRESETS_SAY, source="OGM-GE, MMPareto, BalanceMM; AMSS and BSS: stft10s_35k"
+    )
+    pad_mode: PadMode = setting(
+        "constant", "what a spectrogram sees beyond the ends", source="librosa; reflect before 0.10"
+    )
     frames: int = setting(3, "pictures per clip", source="OGM-GE", ge=1, le=16)
     fewest: int = setting(
         4, "clips with fewer pictures at one a second cannot be used", source="OGM-GE: more than 3",
         ge=1,
     )  # fmt: skip
     size: int = setting(224, "height and width of a picture", source="OGM-GE", ge=16, le=512)
+    class_names: tuple[str, ...] = setting(
+        (), "31 names to show instead of ours, in the order of the labels", source="mmbench"
+    )
     clip_consistent: bool = setting(
         False, "crop and flip all pictures of a clip alike", source="OGM-GE: each by itself"
     )
+
+    @field_validator("class_names")
+    @classmethod
+    def _all_of_them(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if names and len(set(names)) != len(CLASSES):
+            raise ValueError(f"{len(CLASSES)} different names are wanted; found {len(set(names))}")
+        return names
 
 
 @register_dataset("ksounds")
@@ -96,13 +106,12 @@ class KSounds(NativeDataset):
     def task(self) -> Task:
         """Thirty-one actions from a spectrogram and ``frames`` pictures."""
         c = self.config
-        audio = Modality("audio", "spectrogram", (1, FBANK_FRAMES, 128), (MEAN,), (STD,))
-        if c.audio == "stft10s_35k":
-            audio = Modality("audio", "spectrogram", (1, BINS, 1 + SECONDS * STFT_RATE // HOP))
+        moments = ((MEAN,), (STD,)) if c.audio == "fbank128" else ((), ())
+        audio = Modality("audio", "spectrogram", preset(c.audio, c.pad_mode).shape, *moments)
         video = Modality(
             "video", "frames", (3, c.frames, c.size, c.size), IMAGENET_MEAN, IMAGENET_STD
         )
-        return Task((audio, video), CLASSES)
+        return Task((audio, video), c.class_names or CLASSES)
 
     def augmentations(self) -> Mapping[str, str]:
         """Crop and flip the pictures, each by itself unless ``clip_consistent``."""
@@ -111,11 +120,8 @@ class KSounds(NativeDataset):
     def decoders(self) -> Mapping[str, "partial[NDArray[np.generic]]"]:
         """Sound as mel energies or a spectrogram, the clip as one picture a second."""
         c = self.config
-        audio = partial(fbank, rate=FBANK_RATE, frames=FBANK_FRAMES)
-        if c.audio == "stft10s_35k":
-            audio = partial(stft, rate=STFT_RATE, seconds=SECONDS, hop=HOP)
         return {
-            "audio": audio,
+            "audio": preset(c.audio, c.pad_mode).decoder,
             "video": partial(frames, count=c.frames, size=c.size, fewest=c.fewest),
         }
 
