@@ -1,4 +1,4 @@
-"""What a cluster is asked for: a TOML file and the options typed, validated before anything runs."""
+"""What a cluster is asked for: a TOML file and what was typed, checked before anything runs."""
 
 import os
 import re

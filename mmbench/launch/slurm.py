@@ -125,11 +125,6 @@ def _executor(profile: Profile, wanted: Resources, sweep: Path) -> "SlurmExecuto
     executor = Executor(sweep / "logs")
     code = shlex.quote(str(sweep / "code"))
     lines = [f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"]
-    lines += [
-        f"export {name}={shlex.quote(os.environ[name])}"
-        for name in ("MMBENCH_WEIGHTS", "MMBENCH_ALLOW_DOWNLOAD")
-        if name in os.environ
-    ]
     # A warning that comes before Python listens must not end the job.
     lines += [f"cd {code}", "trap '' USR1"]
     given: dict[str, Any] = {  # Any: submitit takes texts, numbers and lists

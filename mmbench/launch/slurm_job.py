@@ -1,7 +1,7 @@
 """What a job of SLURM runs: the claimer; warned with work left, it goes back into the queue.
 
-SIGUSR1 is the warning before the time limit or a preemption. SIGTERM is an end that SLURM decided on:
-the claimer stops in the same way, and whether the job comes again is SLURM's to say.
+SIGUSR1 is the warning before the time limit or a preemption. SIGTERM is an end that SLURM decided
+on: the claimer stops in the same way, and whether the job comes again is SLURM's to say.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A copy of the code that a sweep runs: editing the tree afterwards changes nothing in the queue."""
+"""A copy of the code that a sweep runs: editing it afterwards changes nothing in the queue."""
 
 import importlib.metadata
 import importlib.util

@@ -35,7 +35,7 @@ def test_times_are_read_as_slurm_reads_them(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "soon", "0", "1:2:3:4", "-5", "UNLIMITED", "infinite"])
 def test_what_is_no_limit_is_refused(text):
-    with pytest.raises(UserError, match="profile.time"):
+    with pytest.raises(UserError, match=r"profile\.time"):
         read_profile("", {"time": text})
 
 
