@@ -28,6 +28,14 @@ class StopRequested(MMBenchError):
     """Training was asked to stop; a checkpoint was written and the cell can be continued."""
 
 
+class LeaseLost(StopRequested):
+    """Another worker took the cell over; this one stops without a checkpoint or a record."""
+
+
+class Busy(UserError):
+    """Another process is running the cell."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest of ``known``, or an empty string."""
     close = get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)

@@ -126,11 +126,18 @@ class Imbalance(Part):
 
 
 class Failure(Part):
-    """Why a cell failed."""
+    """Why a cell failed.
+
+    Attributes:
+        final: workers of a sweep do not try the cell again.
+        log: the end of what its worker wrote, where no traceback tells all.
+    """
 
     kind: str
     message: str
     traceback: str
+    final: bool = False
+    log: str = ""
 
 
 class Record(Part):

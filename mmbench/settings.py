@@ -264,6 +264,12 @@ def downloads_allowed() -> bool:
     return os.environ.get("MMBENCH_ALLOW_DOWNLOAD") == "1"
 
 
+def slurm_job() -> str | None:
+    """Return the SLURM job that this process runs in, as ``17`` or ``17_3``; None outside."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
 def set_weights(folder: Path | None, allow_download: bool) -> None:
     """Settle both for this process and the workers that it starts."""
     if folder is not None:

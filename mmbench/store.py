@@ -5,13 +5,16 @@
 every failed attempt. ``<results>/records/`` holds committed reference records, compressed.
 """
 
+import errno
 import fcntl
 import gzip
+import itertools
 import json
 import os
+import secrets
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +23,11 @@ from pydantic import ValidationError
 
 from mmbench.cell import Cell
 from mmbench.errors import UserError
+from mmbench.launch import lease
+from mmbench.launch.lease import NO_LINKS
 from mmbench.record import SCHEMA, Record
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, limit on a file's size
 State = Literal["done", "refused", "failed", "running", "interrupted", "waiting", "unreadable"]
 
 
@@ -31,13 +37,38 @@ def write_atomic(file: Path, data: bytes) -> None:
     Raises:
         OSError: as the system says (full disk, no permission); nothing is left behind.
     """
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    with _written(file, data) as part:
+        part.replace(file)
+
+
+def write_new(file: Path, data: bytes) -> None:
+    """Write ``data`` to a file that is not there yet; it appears whole.
+
+    Raises:
+        FileExistsError: if it is there, and stays as it was.
+        OSError: as the system says; nothing is left behind.
+    """
+    with _written(file, data) as part:
+        try:
+            os.link(part, file)
+        except OSError as err:
+            if err.errno not in NO_LINKS:
+                raise
+            with file.open("xb") as handle:
+                handle.write(data)
+
+
+@contextmanager
+def _written(file: Path, data: bytes) -> Iterator[Path]:
+    """Yield a file beside ``file`` that holds ``data`` on the disk, and is gone afterwards."""
+    # Not the process id: two machines that share the folder may have the same one.
+    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
         with part.open("wb") as handle:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
-        part.replace(file)
+        yield part
     finally:
         part.unlink(missing_ok=True)
 
@@ -140,7 +171,7 @@ class RunDirectory:
             except UserError:
                 return "unreadable"
             return "refused" if status == "refused" else "done"
-        if in_use(self.path):
+        if in_use(self.path) or lease.live(self.path, lease.names(self.path)):
             return "running"
         if self.failures():
             return "failed"
@@ -153,12 +184,21 @@ class RunDirectory:
         return kept
 
     def write(self, record: Record) -> Path:
-        """Write a record: ``record.json``, or the next ``failed-NNN.json``."""
-        file = self.record_file
-        if record.status == "failed":
-            file = self.path / f"failed-{len(self.failures()) + 1:03d}.json"
+        """Write a record: ``record.json``, or the next ``failed-NNN.json``.
+
+        Raises:
+            FileExistsError: if the cell has a record; it is never replaced.
+            OSError: as the system says.
+        """
         text = json.dumps(record.model_dump(mode="json", exclude_none=True), allow_nan=False)
-        write_atomic(file, text.encode())
+        if record.status != "failed":
+            write_new(self.record_file, text.encode())
+            return self.record_file
+        for number in itertools.count(len(self.failures()) + 1):
+            file = self.path / f"failed-{number:03d}.json"
+            with suppress(FileExistsError):
+                write_new(file, text.encode())
+                break
         return file
 
     def write_progress(self, **values: Any) -> None:  # Any: JSON values

@@ -177,6 +177,22 @@ def run(
 
 
 @app.command()
+def work(
+    sweep: Annotated[Path, typer.Argument(help="RESULTS/sweeps/ID")],
+    per_gpu: Annotated[
+        int | None, typer.Option(min=1, help="Cells at once on a GPU, or here without one.")
+    ] = None,
+) -> None:
+    """Take cells of a sweep until none is left; any number of workers can. Example: mmbench work D
+
+    Exit code 0: nothing is left to do here; 75: stopped before that; 1: a cell was given up.
+    """
+    from mmbench.launch import claimer
+
+    raise typer.Exit(claimer.work(sweep, per_gpu))
+
+
+@app.command()
 def status(results: Results = RESULTS, json: Json = False) -> None:
     """Show what is done, running, failed. Example: mmbench status"""
     from mmbench.cli import browse

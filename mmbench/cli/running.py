@@ -270,6 +270,7 @@ def run(options: Options) -> int:
 def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> int:
     from mmbench.cli.progress import Progress
     from mmbench.launch.local import Pool, slots
+    from mmbench.launch.source import Listed
 
     places = slots(options.device, options.jobs, options.per_gpu, options.threads)
     if one_at_a_time(options):
@@ -283,7 +284,7 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
             options.plugins,
             progress.see,
         )
-        outcome = pool.run(todo)
+        outcome = pool.run(Listed(todo))
     print(progress.summary())
     for word, reasons in (("refused", outcome.refused), ("failed", outcome.failed)):
         for cell in todo:

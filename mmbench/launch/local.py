@@ -1,13 +1,15 @@
 """The local pool: one long-lived worker per slot, so that torch is imported once per slot."""
 
 import contextlib
+import itertools
 import json
 import os
 import queue
+import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,11 @@ from typing import Any
 
 from mmbench.cell import Cell
 from mmbench.errors import UserError
+from mmbench.launch.source import Source, Task
 from mmbench.settings import RunSettings
+
+ENDS = {"done", "refused", "failed", "interrupted"}  # a worker's last word about a cell
+HELD_BACK = {signal.SIGTERM, signal.SIGUSR1}  # from a worker, until it can act on them
 
 Watcher = Callable[[Cell | None, dict[str, Any]], None]
 
@@ -56,7 +62,12 @@ class _Worker:
     slot: Slot
     process: "subprocess.Popen[str]"
     log: Path
-    cell: Cell | None = None
+    task: Task | None = None
+    idle: bool = False  # waits for a cell that others hold
+
+    @property
+    def cell(self) -> Cell | None:
+        return self.task.cell if self.task else None
 
 
 @dataclass
@@ -78,6 +89,7 @@ class Pool:
         places: one worker each.
         plugins: the user's ``--plugin`` values.
         watch: called with (cell, message) for every message of a worker.
+        logs: where the workers write; by default beside the runs.
     """
 
     def __init__(
@@ -88,23 +100,29 @@ class Pool:
         places: Sequence[Slot],
         plugins: Sequence[str],
         watch: Watcher,
+        logs: Path | None = None,
     ) -> None:
         self.results, self.cache, self.run_settings = results, cache, run
         self.places, self.plugins, self.watch = places, plugins, watch
-        self.messages: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        self.logs = logs or results / "runs" / ".logs"
+        # A simple queue, as a signal handler may put into it while it is being read.
+        self.messages: queue.SimpleQueue[tuple[_Worker | None, dict[str, Any] | None]]
+        self.messages = queue.SimpleQueue()
         self.workers: list[_Worker] = []  # those whose output is open
         self.outcome = Outcome()
+        self.stopping = False
+        self.numbers = itertools.count(1)
 
-    def run(self, cells: Sequence[Cell]) -> Outcome:
-        """Run the cells; a failed one does not stop the rest.
+    def run(self, source: Source) -> Outcome:
+        """Run the cells of ``source``; a failed one does not stop the rest.
 
         Ctrl-C stops at a step boundary, after a checkpoint; a second one ends the workers at once.
         """
-        waiting = deque(cells)
+        self.source = source
         try:
-            for slot in self.places[: len(cells)]:
+            for slot in self.places[: len(source)]:
                 self._start(slot)
-            self._serve(waiting)
+            self._serve()
         except KeyboardInterrupt:
             self.outcome.interrupted = True
             self.watch(None, {"kind": "stopping"})
@@ -112,62 +130,106 @@ class Pool:
             self._end()
         return self.outcome
 
+    def request_stop(self) -> None:
+        """Stop cells at the next step boundary, after a checkpoint; signal handlers may call."""
+        self.messages.put((None, None))
+
     def _end(self) -> None:
         """Stop the workers and take in their last words."""
         try:
-            for worker in self.workers:
-                self._tell(worker, {"do": "stop"})
-            self._serve(deque())
+            self._stop()
+            self._serve()
         except KeyboardInterrupt:
             for worker in self.workers:
                 worker.process.kill()
             for worker in self.workers:
                 worker.process.wait()
-                if worker.cell is not None:
-                    self.watch(worker.cell, {"kind": "interrupted"})
+                self._ended(worker, {"kind": "interrupted"})
 
-    def _serve(self, waiting: deque[Cell]) -> None:
+    def _stop(self) -> None:
+        self.stopping = True
+        for worker in self.workers:
+            self._tell(worker, {"do": "stop"})
+
+    def _serve(self) -> None:
         """Give out cells and take in messages until the last worker has ended."""
         while self.workers:
-            worker, message = self.messages.get()
-            if message is None:
-                self._replace(worker, waiting)
+            try:
+                worker, message = self.messages.get(timeout=self._pause())
+            except queue.Empty:
+                for idle in [each for each in self.workers if each.idle]:
+                    self._give(idle)
                 continue
-            self.watch(worker.cell, message)
-            kind = message["kind"]
-            if kind == "progress":
-                continue
-            if kind in {"failed", "refused"} and worker.cell is not None:
-                reasons = self.outcome.failed if kind == "failed" else self.outcome.refused
-                reasons[worker.cell.id] = str(message["reason"])
-            worker.cell = None
-            if waiting:
-                worker.cell = waiting.popleft()
-                self._tell(worker, {"do": "run", "cell": worker.cell.model_dump(mode="json")})
-                self.watch(worker.cell, {"kind": "started"})
+            if worker is None:
+                self.outcome.interrupted = True
+                self.watch(None, {"kind": "stopping"})
+                self._stop()
+            elif message is None:
+                self._replace(worker)
             else:
-                self._tell(worker, {"do": "stop"})
+                self._hear(worker, message)
 
-    def _replace(self, dead: _Worker, waiting: deque[Cell]) -> None:
+    def _pause(self) -> float | None:
+        """Return how long to wait for a message before looking for cells again."""
+        if self.stopping or not any(worker.idle for worker in self.workers):
+            return None
+        return self.source.again() or 0.0
+
+    def _hear(self, worker: _Worker, message: dict[str, Any]) -> None:
+        kind = message["kind"]
+        if kind in ENDS:
+            self._ended(worker, message)
+        elif kind != "ready":
+            self.watch(worker.cell, message)
+        if kind == "ready" or (kind in ENDS and kind != "interrupted"):  # that one ends by itself
+            self._give(worker)
+
+    def _ended(self, worker: _Worker, message: dict[str, Any]) -> None:
+        """Take note that the worker's cell, if it has one, has ended."""
+        task, worker.task = worker.task, None
+        if task is None:
+            return
+        if message["kind"] in {"failed", "refused"}:
+            failed = message["kind"] == "failed"
+            reasons = self.outcome.failed if failed else self.outcome.refused
+            reasons[task.cell.id] = str(message["reason"])
+        self.watch(task.cell, message)
+        self.source.ended(task, message)
+
+    def _give(self, worker: _Worker) -> None:
+        """Give a worker its next cell; let it wait or end if there is none."""
+        worker.task = None if self.stopping else self.source.take(worker.log)
+        worker.idle = False
+        if worker.task:
+            lease = worker.task.lease
+            order = {"do": "run", "cell": worker.task.cell.model_dump(mode="json")}
+            self._tell(worker, {**order, "lease": lease.number if lease else None})
+            self.watch(worker.cell, {"kind": "started"})
+        elif self.stopping or self.source.again() is None:
+            self._tell(worker, {"do": "stop"})
+        else:
+            worker.idle = True
+
+    def _replace(self, dead: _Worker) -> None:
         """Report the cell of a worker that ended; start another if there is work."""
         code = dead.process.wait()
         self.workers.remove(dead)
-        if dead.cell is not None:
-            reason = f"its worker ended with code {code}; see the end of {dead.log}"
-            self.outcome.failed.setdefault(dead.cell.id, reason)
-            self.watch(dead.cell, {"kind": "failed", "reason": reason})
-        elif code != 0:
-            raise UserError(f"a worker could not start (code {code}); see {dead.log}")
-        if waiting:
+        if dead.task is not None:
+            how = _how(code)
+            reason = f"its worker {how}; see the end of {dead.log}"
+            self._ended(dead, {"kind": "failed", "reason": reason, "died": how})
+        elif code != 0 and not self.stopping:
+            raise UserError(f"a worker could not start ({_how(code)}); see {dead.log}")
+        if len(self.source) and not self.stopping:
             self._start(dead.slot)
 
     def _start(self, slot: Slot) -> None:
         settings = self.run_settings.model_copy(
             update={"device": slot.device, "threads": slot.threads}
         )
-        folder = self.results / "runs" / ".logs"
-        folder.mkdir(parents=True, exist_ok=True)
-        log = folder / f"worker-{os.getpid()}-{threading.get_native_id()}-{len(self.places)}.log"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        name = f"worker-{socket.gethostname()}-{os.getpid()}-{next(self.numbers)}.log"
+        log = self.logs / name
         command = [sys.executable, "-P", "-m", "mmbench.launch.worker"]
         command += ["--results", str(self.results), "--cache", str(self.cache)]
         command += ["--run", settings.model_dump_json()]
@@ -178,16 +240,20 @@ class Pool:
             "OMP_NUM_THREADS": str(slot.threads),
             "MKL_NUM_THREADS": str(slot.threads),
         }
-        with log.open("a") as errors:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches the pool alone
-            )
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)  # inherited
+        try:
+            with log.open("a") as errors:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C reaches the pool alone
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         worker = _Worker(slot, process, log)
         self.workers.append(worker)
         threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
@@ -195,7 +261,8 @@ class Pool:
     def _listen(self, worker: _Worker) -> None:
         assert worker.process.stdout is not None  # opened with PIPE
         for line in worker.process.stdout:
-            self.messages.put((worker, json.loads(line)))
+            with contextlib.suppress(ValueError):  # a line cut off by the worker's death
+                self.messages.put((worker, json.loads(line)))
         self.messages.put((worker, None))
 
     def _tell(self, worker: _Worker, message: dict[str, Any]) -> None:
@@ -203,3 +270,10 @@ class Pool:
         with contextlib.suppress(OSError):  # a dead worker is seen by its closed output
             worker.process.stdin.write(json.dumps(message) + "\n")
             worker.process.stdin.flush()
+
+
+def _how(code: int) -> str:
+    """Say how a process ended."""
+    if code >= 0:
+        return f"ended with code {code}"
+    return f"was killed by {signal.Signals(-code).name}"

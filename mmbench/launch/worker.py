@@ -1,7 +1,9 @@
 """A long-lived worker process: cells come in as JSON lines, messages go out as JSON lines.
 
 Started by the local pool. It imports torch once and then runs cell after cell. It ends when its
-input closes (the pool is gone), after a checkpoint at the next step boundary.
+input closes (the pool is gone), after a checkpoint at the next step boundary; SIGTERM and SIGUSR1
+ask for the same. A cell that came with a lease is let go, without a checkpoint or a record, once
+another worker has taken it over.
 """
 
 import argparse
@@ -11,12 +13,17 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from mmbench.cell import Cell
-from mmbench.errors import StopRequested, UserError
+from mmbench.errors import Busy, LeaseLost, StopRequested, UserError
+from mmbench.launch import lease as leases
+from mmbench.launch.lease import Lease
+from mmbench.launch.local import HELD_BACK
 from mmbench.own.dataset import discover
 from mmbench.plugins import load_plugin
 from mmbench.settings import RunSettings
@@ -64,6 +71,9 @@ def main() -> None:
     os.dup2(2, 1)  # stray prints of libraries go to the log, not into the protocol
     stop = threading.Event()
     messages = Messages(out, stop)
+    for number in HELD_BACK:
+        signal.signal(number, lambda number, frame: stop.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
     for plugin in given.plugin:
         load_plugin(plugin)
     discover(Path(given.cache))
@@ -73,48 +83,86 @@ def main() -> None:
     messages.send(kind="ready")
     while (message := work.get()) is not None and not stop.is_set():
         cell = Cell.model_validate(message["cell"])
-        _run(cell, Path(given.results), Path(given.cache), run, messages, stop)
+        directory = Store(Path(given.results)).directory(cell)
+        held = Lease(directory.path, message["lease"]) if message["lease"] else None
+        hooks = Hooks(
+            stop=_Stop(stop, held).asked,
+            progress=partial(_progress, directory, cell, messages),
+            checkpoint_seconds=run.checkpoint_seconds,
+            before_record=held.check if held else lambda: None,
+        )
+        print(f"== {cell.folder}", file=sys.stderr, flush=True)  # whose lines follow in the log
+        _run(cell, held, Path(given.results), Path(given.cache), run, messages, hooks)
+
+
+class _Stop:
+    """Says at each step whether to stop, and looks at the lease now and then."""
+
+    def __init__(self, event: threading.Event, held: Lease | None) -> None:
+        self.event, self.held = event, held
+        owner = held.owner if held else None
+        self.every = (owner.seconds if owner else leases.SECONDS) / leases.BEATS
+        self.looked = time.monotonic()
+
+    def asked(self) -> bool:
+        """Say whether the pool asked to stop.
+
+        Raises:
+            LeaseLost: if the cell is another worker's now.
+        """
+        if self.held and time.monotonic() - self.looked >= self.every:
+            self.looked = time.monotonic()
+            self.held.check()
+        return self.event.is_set()
 
 
 def _run(
     cell: Cell,
+    held: Lease | None,
     results: Path,
     cache: Path,
     run: RunSettings,
     messages: Messages,
-    stop: threading.Event,
+    hooks: Hooks,
 ) -> None:
-    directory = Store(results).directory(cell)
-    hooks = Hooks(
-        stop=stop.is_set,
-        progress=lambda values: _progress(directory, cell, values, messages),
-        checkpoint_seconds=run.checkpoint_seconds,
-    )
+    say = partial(messages.send, id=cell.id)
     try:
+        _leave_to_others(Store(results).directory(cell).path, held)
         record = run_cell(cell, results=results, cache=cache, run=run, hooks=hooks)
-        messages.send(
-            kind=record.status,
-            id=cell.id,
-            reason=record.reason or (record.failure.message if record.failure else None),
-        )
+        failure = record.failure.message if record.failure else None
+        say(kind=record.status, reason=record.reason or failure, recorded=True)
+    except LeaseLost as err:
+        say(kind="failed", reason=str(err), again="lost")
     except StopRequested:
-        messages.send(kind="interrupted", id=cell.id)
+        say(kind="interrupted")
     except UserError as err:
-        messages.send(kind="failed", id=cell.id, reason=str(err))
+        say(kind="failed", reason=str(err), again="busy" if isinstance(err, Busy) else None)
     except OSError as err:
-        messages.send(
+        say(
             kind="failed",
-            id=cell.id,
             reason=f"cannot write to {results}: {err.strerror or err}; make room or fix "
             "permissions and run again: finished work is kept",
+            again="full",
         )
     except BaseException:
-        messages.send(kind="failed", id=cell.id, reason=traceback.format_exc())
+        say(kind="failed", reason=traceback.format_exc())
         raise
 
 
+def _leave_to_others(folder: Path, held: Lease | None) -> None:
+    """Refuse a cell that a worker of some sweep holds.
+
+    Raises:
+        Busy: with the worker's machine.
+    """
+    found = leases.live(folder, leases.names(folder))
+    if found and found != held:
+        where = f"{found.owner.worker} on {found.owner.host}" if found.owner else "a worker"
+        raise Busy(f"{where} is running {folder.name}; wait for it, or mmbench cancel")
+
+
 def _progress(
-    directory: RunDirectory, cell: Cell, values: dict[str, Any], messages: Messages
+    directory: RunDirectory, cell: Cell, messages: Messages, values: dict[str, Any]
 ) -> None:
     messages.send(kind="progress", id=cell.id, **values)
     directory.write_progress(pid=os.getpid(), **values)

@@ -98,6 +98,7 @@ def latest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def discard(folder: Path) -> None:
-    """Delete all checkpoints of a run."""
-    for file in folder.glob("checkpoint-*"):
-        file.unlink(missing_ok=True)
+    """Delete all checkpoints of a run, and what a killed process left of one."""
+    for pattern in ("checkpoint-*", ".checkpoint-*.part"):
+        for file in folder.glob(pattern):
+            file.unlink(missing_ok=True)

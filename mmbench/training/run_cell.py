@@ -1,6 +1,5 @@
 """From a cell to its record: load the data, build the method, train, evaluate, write."""
 
-import errno
 import fcntl
 import statistics
 import time
@@ -19,14 +18,14 @@ from mmbench.cell import Cell
 from mmbench.data import cache as data_cache
 from mmbench.data.loader import Loader
 from mmbench.dataset import Dataset, Prepared, SplitArrays, Task
-from mmbench.errors import MMBenchError, NonFiniteLoss, Refused, StopRequested, UserError
+from mmbench.errors import Busy, MMBenchError, NonFiniteLoss, Refused, StopRequested, UserError
 from mmbench.method import Method
 from mmbench.metrics import absent_classes
 from mmbench.nets.encoders import build_encoders, initialise
 from mmbench.record import Data, Failure, Metrics, Parameters, Record, Selection, Timing, now
 from mmbench.registry import DATASETS, METHODS
 from mmbench.settings import RunSettings, validate
-from mmbench.store import RunDirectory, Store, read_record
+from mmbench.store import FULL, RunDirectory, Store, read_record
 from mmbench.training import checkpoint
 from mmbench.training.device import choose, peak_memory
 from mmbench.training.environment import environment
@@ -35,7 +34,6 @@ from mmbench.training.imbalance import measure
 from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, limit on a file's size
 LOCK_TRIES = 10
 RULES = {
     "validated": "epoch with the best validation metric; test read once, at the end",
@@ -85,7 +83,7 @@ def claimed(folder: Path) -> Iterator[None]:
     """Hold the run directory's lock; it is released when the process ends, however it ends.
 
     Raises:
-        UserError: if another process is running this cell.
+        Busy: if another process is running this cell.
     """
     with (folder / "lock").open("w") as handle:
         for tries_left in range(LOCK_TRIES, -1, -1):
@@ -94,7 +92,7 @@ def claimed(folder: Path) -> Iterator[None]:
                 break
             except OSError as err:
                 if not tries_left:
-                    raise UserError(
+                    raise Busy(
                         f"another process is running {folder.name}; wait for it or stop it"
                     ) from err
                 time.sleep(0.05)  # whoever asks for the state holds the lock for a moment
@@ -157,16 +155,18 @@ def run_cell(
 
     Raises:
         StopRequested: if the hooks asked to stop; the cell can be continued.
-        UserError: if another process holds the cell.
+        Busy: if another process holds the cell.
+        LeaseLost: if the hooks say that the cell is another worker's now; nothing is written.
         OSError: if the results folder cannot be written.
     """
     directory = Store(results).create(cell)
+    hooks = hooks or Hooks()
     with claimed(directory.path):
         if directory.record_file.exists():
             return read_record(directory.record_file)
         started = now()
         try:
-            record = _train(cell, directory, started, cache, run, hooks or Hooks())
+            record = _train(cell, directory, started, cache, run, hooks)
         except StopRequested:
             raise
         except Refused as err:
@@ -177,9 +177,14 @@ def run_cell(
             if isinstance(err, NonFiniteLoss):
                 checkpoint.discard(directory.path)  # continuing would end the same way
             record = _failed(cell, started, run, err)
-        directory.write(record)
+        hooks.before_record()
+        try:
+            directory.write(record)
+        except FileExistsError:  # another machine, whose lock is not seen here, was first
+            return read_record(directory.record_file)
         if record.status != "failed":
             checkpoint.discard(directory.path)
+            (directory.path / "lock").unlink(missing_ok=True)  # the record says it from now on
         (directory.path / "progress.json").unlink(missing_ok=True)
     return record
 

@@ -37,11 +37,19 @@ class Best:
 
 @dataclass
 class Hooks:
-    """How the world outside watches and stops a run; none of it changes the result."""
+    """How the world outside watches and stops a run; none of it changes the result.
+
+    Attributes:
+        stop: asked at every step boundary; may raise ``LeaseLost``.
+        progress: told what ``mmbench status`` shows.
+        checkpoint_seconds: also write a checkpoint inside an epoch after this long.
+        before_record: raises ``LeaseLost`` if the record is no longer this process's to write.
+    """
 
     stop: Callable[[], bool] = lambda: False
     progress: Callable[[dict[str, Any]], None] = lambda values: None
     checkpoint_seconds: float = 60.0
+    before_record: Callable[[], None] = lambda: None
 
 
 class Trainer:

@@ -1,0 +1,317 @@
+"""Claims on the cells of a sweep that any number of workers share; see ``lease`` for the rules.
+
+Every worker walks over the cells in their order, the longest first. It looks at each once; what is
+finished it forgets, and what another holds it looks at again when that lease would run out. After
+several cells in a row that were not to be had, it takes larger and larger steps, so that a worker
+that joins late need not look at all that is finished; what it stepped over it comes back to.
+"""
+
+import heapq
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from mmbench.cell import Cell
+from mmbench.launch import lease as leases
+from mmbench.launch import strikes
+from mmbench.launch.lease import Lease, Owner
+from mmbench.launch.source import Task
+from mmbench.launch.strikes import Past
+from mmbench.launch.sweepfolder import Entry, SweepFolder
+from mmbench.record import Failure
+from mmbench.store import FULL, RunDirectory
+
+WATCH = 5.0  # seconds between two looks for the marker ``cancelled``
+FOR_ROOM = 3600.0  # seconds to wait for room on the disk
+STRIDE = 1024  # the largest step
+
+log = logging.getLogger(__name__)
+
+
+class Claims:
+    """A source of cells for the pool; use as a context manager, which keeps the leases alive.
+
+    Args:
+        sweep: whose cells.
+        owner: who this process is; its ``seconds`` is the lease time.
+        stop: called once when the sweep is cancelled.
+    """
+
+    def __init__(
+        self, sweep: SweepFolder, owner: Owner, stop: Callable[[], None] = lambda: None
+    ) -> None:
+        self.sweep, self.owner, self.stop = sweep, owner, stop
+        self.entries = sweep.entries
+        self.seen = bytearray(len(self.entries))
+        self.head = 0  # all before it are seen
+        self.mine: deque[int] = deque()  # failed here, or let go: to try again
+        self.held: list[tuple[float, int]] = []  # heap of when to look again (monotonic), index
+        self.settled = 0  # finished, or given up
+        self.given_up: dict[str, str] = {}  # folder -> reason
+        self.since = sweep.since()
+        self.running: dict[Lease, int] = {}
+        self.lock = threading.Lock()  # of ``running``
+        self.worked = time.monotonic()  # when a cell was last taken or ended here
+        self.no_room = False  # said, until a cell is taken again
+        self.pause_until = 0.0  # no claims before
+        self._done = threading.Event()
+        self._beating = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._beating.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._beating.join()
+        for lease in self.running:  # none, unless an error ended the pool
+            lease.finish("released")
+
+    @property
+    def beat_seconds(self) -> float:
+        """Seconds between two touches of a lease."""
+        return self.owner.seconds / leases.BEATS
+
+    def __len__(self) -> int:
+        return len(self.entries) - self.settled
+
+    # ------------------------------------------------------------------ what the pool asks
+
+    def take(self, log: Path) -> Task | None:
+        """Claim a cell; None if there is none to be had now."""
+        if time.monotonic() < self.pause_until or self.sweep.cancelled:
+            return None
+        self._forgive()
+        owner = replace(self.owner, log=str(log))
+        try:
+            task = self._fresh(owner) or self._again(owner)
+        except OSError as err:
+            self._wait(f"cannot claim a cell: {err}", err.errno in FULL)
+            return None
+        if task:
+            self.worked, self.no_room = time.monotonic(), False
+        return task
+
+    def again(self) -> float | None:
+        """Return when to look again; None if all is done, or others do the rest."""
+        patience = max(2 * self.owner.seconds, FOR_ROOM if self.no_room else 0.0)
+        if not len(self) or self.sweep.cancelled or time.monotonic() - self.worked > patience:
+            return None
+        return self.beat_seconds
+
+    def ended(self, task: Task, message: dict[str, Any]) -> None:  # Any: JSON values
+        """Let go of a cell as its end demands."""
+        assert task.lease is not None  # every claim has one
+        with self.lock:
+            index = self.running.pop(task.lease)
+        self.worked = time.monotonic()
+        kind, again = message["kind"], message.get("again")
+        try:
+            if kind in {"done", "refused"}:
+                self.settled += 1
+                leases.clear(task.lease.folder, leases.names(task.lease.folder))
+            elif again == "lost":
+                self._look_later(index, self.owner.seconds)
+            elif kind == "failed" and not again:
+                self._strike(task, index, message)
+            else:
+                task.lease.finish("released")
+                self.mine.append(index)
+        except OSError as err:
+            self._wait(f"cannot write the end of {task.cell.folder}: {err}", err.errno in FULL)
+            self._look_later(index, self.owner.seconds)
+        if again == "full":
+            self._wait(str(message["reason"]), True)
+        elif again == "busy":
+            self._look_later(self.mine.pop(), self.beat_seconds)
+
+    # ------------------------------------------------------------------ claiming
+
+    def _fresh(self, owner: Owner) -> Task | None:
+        """Claim a cell not seen yet, in growing steps over those that are not free."""
+        while self.head < len(self.seen):
+            at, stride = self.head, 1
+            while at < len(self.seen):
+                if self.seen[at]:
+                    at += 1
+                    continue
+                self.seen[at] = 1
+                if task := self._claim(at, owner):
+                    return task
+                at += random.randint(1, stride)
+                stride = min(2 * stride, STRIDE)
+            while self.head < len(self.seen) and self.seen[self.head]:
+                self.head += 1
+        return None
+
+    def _again(self, owner: Owner) -> Task | None:
+        """Claim a cell that failed here, or that another held."""
+        for _ in range(len(self.mine)):
+            if task := self._claim(self.mine.popleft(), owner):
+                return task
+        idle = self.head >= len(self.seen)  # then look even at what should be held for a while
+        for _ in range(len(self.held)):
+            if not idle and self.held[0][0] > time.monotonic():
+                return None
+            _, index = heapq.heappop(self.held)
+            if task := self._claim(index, owner):
+                return task
+        return None
+
+    def _claim(self, index: int, owner: Owner) -> Task | None:
+        """Claim one cell, or note why it is not to be had.
+
+        Raises:
+            OSError: if the lease or the run directory cannot be written.
+        """
+        entry = self.entries[index]
+        try:
+            lease = self._lease(index, entry, owner)
+        except OSError:
+            self.mine.appendleft(index)
+            raise
+        if lease is None:
+            return None
+        with self.lock:
+            self.running[lease] = index
+        cell = self.sweep.cell(entry)
+        return Task(cell, lease)
+
+    def _lease(self, index: int, entry: Entry, owner: Owner) -> Lease | None:
+        folder = self.sweep.runs / entry.folder
+        listed = leases.names(folder)
+        if "record.json" in listed:
+            self.settled += 1
+            leases.clear(folder, listed)
+            return None
+        if not listed:
+            folder.mkdir(parents=True, exist_ok=True)
+        past = leases.history(folder, listed)
+        newest = past[-1] if past else None
+        if newest and not newest.end:
+            left = newest.left(leases.server_time(self.sweep.runs))
+            if left > 0:
+                self._look_later(index, left)
+                return None
+        troubled = past or any(name.startswith("failed-") for name in listed)
+        story = strikes.past(RunDirectory(folder), listed, past, self.since) if troubled else None
+        if story and story.given_up:
+            self._give_up(entry, story.failures[-1].message)
+            return None
+        number = newest.number + 1 if newest else 1
+        taken = leases.take(folder, number, replace(owner, step=leases.step_of(listed)))
+        if taken is None:
+            self._look_later(index, self.owner.seconds)
+            return None
+        # Between looking and taking, its owner may have finished it and removed the leases.
+        if (folder / "record.json").exists():
+            self.settled += 1
+            leases.clear(folder, leases.names(folder))
+            return None
+        verdict = story.verdict() if story else None
+        if story and verdict:
+            self._bury(taken, entry, story, verdict)
+            return None
+        return taken
+
+    def _bury(self, taken: Lease, entry: Entry, story: Past, verdict: Failure) -> None:
+        """Give up a cell whose last worker could not do it: it died.
+
+        Raises:
+            OSError: if that cannot be written; another worker will try.
+        """
+        dead = story.deaths[0].owner if story.deaths else None
+        end = strikes.tail(dead.log, entry.folder) if dead else ""
+        try:
+            self._write_end(taken.folder, self.sweep.cell(entry), verdict, end)
+        except OSError:
+            taken.finish("released")
+            raise
+        taken.finish("failed")
+        self._give_up(entry, verdict.message)
+
+    # ------------------------------------------------------------------ ends
+
+    def _strike(self, task: Task, index: int, message: dict[str, Any]) -> None:
+        """Count a failure against the cell; give it up if it is the third of its kind."""
+        assert task.lease is not None  # every claim has one
+        directory, entry = RunDirectory(task.lease.folder), self.entries[index]
+        owner = task.lease.owner
+        end = strikes.tail(owner.log, entry.folder) if owner else ""
+        if died := message.get("died"):
+            failure = Failure(
+                kind="WorkerDied", message=f"its worker {died}", traceback="", log=end
+            )
+            strikes.write_failure(directory, task.cell, failure)
+        elif not message.get("recorded"):
+            failure = Failure(kind="Failed", message=str(message["reason"]), traceback="", log=end)
+            strikes.write_failure(directory, task.cell, failure)
+        story = strikes.past(directory, leases.names(directory.path), [], self.since)
+        verdict = story.verdict()
+        if verdict:
+            self._write_end(directory.path, task.cell, verdict, end)
+            self._give_up(entry, verdict.message)
+        else:
+            self.mine.append(index)
+        task.lease.finish("failed")
+
+    @staticmethod
+    def _write_end(folder: Path, cell: Cell, verdict: Failure, end: str) -> None:
+        final = verdict.model_copy(update={"final": True, "log": end})
+        strikes.write_failure(RunDirectory(folder), cell, final)
+
+    def _give_up(self, entry: Entry, reason: str) -> None:
+        self.settled += 1
+        self.given_up[entry.folder] = reason
+
+    def _forgive(self) -> None:
+        """Look again at what was given up, if someone asked for that."""
+        since = self.sweep.since()
+        if since == self.since:
+            return
+        self.since = since
+        for index, entry in enumerate(self.entries):
+            if self.given_up.pop(entry.folder, None) is not None:
+                self.mine.append(index)
+                self.settled -= 1
+
+    def _look_later(self, index: int, seconds: float) -> None:
+        heapq.heappush(self.held, (time.monotonic() + seconds, index))
+
+    def _wait(self, reason: str, no_room: bool) -> None:
+        self.no_room = no_room
+        log.warning("%s; looking again in %.0f s", reason, self.beat_seconds)
+        self.pause_until = time.monotonic() + self.beat_seconds
+
+    # ------------------------------------------------------------------ the heart
+
+    def _beat(self) -> None:
+        """Touch every held lease in time; look for the marker that cancels the sweep."""
+        due = time.monotonic() + self.beat_seconds
+        cancelled = False
+        while not self._done.wait(min(WATCH, max(0.0, due - time.monotonic()))):
+            if not cancelled and self.sweep.cancelled:
+                cancelled = True
+                self.stop()
+            if time.monotonic() < due:
+                continue
+            due = time.monotonic() + self.beat_seconds
+            with self.lock:
+                held = list(self.running)
+            for lease in held:
+                try:
+                    lease.beat()
+                except OSError as err:
+                    log.warning("cannot keep %s: %s", lease.file, err)
