@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmbench.cell import Cell
+from mmbench.cli.estimate import from_records
 from mmbench.cli.running import Options, one_at_a_time
 from mmbench.errors import UserError
 from mmbench.launch import slurm, snapshot
@@ -15,7 +16,7 @@ from mmbench.launch.profile import Profile, Resources
 from mmbench.launch.shared import absolute, check_shared
 from mmbench.launch.sweepfolder import Facts, create
 from mmbench.settings import RunSettings, default_cache
-from mmbench.store import write_atomic
+from mmbench.store import Store, write_atomic
 
 
 def workers(cells: int, share: float, wanted: Resources, options: Options, profile: Profile) -> int:
@@ -124,8 +125,10 @@ def make_sweep(
         weights=weights,
         resources={**wanted.model_dump(), "account": profile.account, "slurm": profile.slurm},
     )
+    results = absolute(options.results)
+    seconds = {key: guess[0] for key, guess in from_records(cells, Store(results)).items()}
     try:
-        sweep = create(absolute(options.results), cells, facts)
+        sweep = create(results, cells, facts, seconds)
     except OSError as err:
         raise UserError(f"cannot write to {options.results}: {err}") from err
     copied = snapshot.take(sweep.path / "code", options.plugins)

@@ -8,10 +8,22 @@ from pathlib import Path
 from mmbench.errors import UserError
 
 # File systems of one machine; what is not listed (nfs, lustre, gpfs, ...) is taken as shared.
-LOCAL = frozenset(
-    ("apfs", "aufs", "bcachefs", "btrfs", "devtmpfs", "ext2", "ext3", "ext4", "f2fs", "hfs", "jfs")
-    + ("overlay", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "vfat", "xfs", "zfs")
-)
+LOCAL = {
+    *(
+        "apfs",
+        "aufs",
+        "bcachefs",
+        "btrfs",
+        "devtmpfs",
+        "ext2",
+        "ext3",
+        "ext4",
+        "f2fs",
+        "hfs",
+        "jfs",
+    ),
+    *("overlay", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "vfat", "xfs", "zfs"),
+}
 MOUNTS = Path("/proc/self/mountinfo")
 
 

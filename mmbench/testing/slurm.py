@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "munged")
-PACKAGES = ("slurm-wlm", "munge")
+PACKAGES = ("slurm-wlm", "munge", "libfaketime")  # the last: clocks that disagree
 NODES = ("n1", "n2", "n3")
 PATH = "/usr/sbin:/sbin"  # Debian's place of the daemons
 
@@ -220,6 +220,17 @@ class Cluster:
         self.command("scancel", "-u", "root", check=False)
         self.command("scancel", "-u", "root", "--signal=KILL", check=False)
         wait_for(self._all_idle, "the nodes to be idle again", seconds=90)
+
+    def restore(self) -> None:
+        """Bring back what a test stopped, and end all jobs."""
+        if "slurmctld" not in self.running:
+            self.start_controller()
+        for node in NODES:
+            if node not in self.running:
+                self.start_node(node)
+        wait_for(lambda: self.command("scontrol", "ping", check=False).count("UP"), "slurmctld")
+        self.command("scontrol", "update", "nodename=n[1-3]", "state=resume", check=False)
+        self.clear()
 
     def end(self) -> None:
         """End all jobs and daemons."""
