@@ -92,9 +92,14 @@ def array_limit() -> int:
 
 
 def hosts(partition: str | None) -> list[str]:
-    """Return the machines of a partition, or of all; none if there is no such partition."""
-    where = ["-p", partition] if partition else []
-    return sorted(set(_ask("sinfo", "-h", "-N", "-o", "%n", *where).split()))
+    """Return the machines of a partition, or of the default one; none if there is none such."""
+    found: dict[str, set[str]] = {}
+    for line in _ask("sinfo", "-h", "-N", "-o", "%P %n").splitlines():
+        name, host = line.split()
+        found.setdefault(name, set()).add(host)
+    wanted = partition.split(",") if partition else [n for n in found if n.endswith("*")]
+    machines = [found.get(name, found.get(f"{name}*", set())) for name in wanted]
+    return sorted(set().union(*machines))
 
 
 def chunks(workers: int, limit: int) -> list[int]:

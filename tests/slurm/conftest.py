@@ -122,10 +122,10 @@ class Grid:
         def training() -> list[Path]:
             return sorted({file.parent for file in self.results.glob("runs/*/checkpoint-*")})
 
-        self.wait(lambda: len(training()) >= count, f"{count} cells to train", 90)
+        self.wait(lambda: len(training()) >= count, f"{count} cells to train", 200)
         return training()[:count]
 
-    def wait(self, condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+    def wait(self, condition: Callable[[], object], what: str, seconds: float = 240) -> None:
         """Wait, and show the jobs and their logs if it takes too long."""
         try:
             wait_for(condition, what, seconds)
@@ -161,8 +161,8 @@ class Grid:
         """Let the sweep end, and compare it with one that nothing happened to."""
         assert self.reference is not None
         self.hurry()
-        self.wait(lambda: len(self.records()) == 3, "three records", 150)
-        self.wait(lambda: not self.cluster.jobs("PD,R,CG"), "the jobs to end", 90)
+        self.wait(lambda: len(self.records()) == 3, "three records", 300)
+        self.wait(lambda: not self.cluster.jobs("PD,R,CG"), "the jobs to end", 200)
         assert self.records() == self.reference.records()
         assert self.table() == self.reference.table()
         said = re.findall(r" done (\S+)", self.log())

@@ -45,11 +45,11 @@ def test_the_dry_run_shows_the_script_and_submits_nothing(grid):
     ("words", "message"),
     [
         (("--cluster", "slurm"), "no time limit; say how long"),
-        (("--cluster", "slurm", "--time", "5", "--partition", "mian"), "partitions here: away, main"),
+        (("--cluster", "slurm", "--time", "5", "--partition", "mian"), "here: away, main"),
         (("--cluster", "slurm", "--time", "9:00:00"), "SLURM refused the job"),
         (("--cluster", "slurm", "--time", "5", "--gpus", "1"), "SLURM refused the job"),
         (("--cluster", "slurm", "--time", "5", "--slurm", "qoz=x"), "unrecognized option"),
-        (("--cluster", "slurm", "--time", "5", "--partition", "away"), "jobs would run on elsewhere"),
+        (("--cluster", "slurm", "--time", "5", "--partition", "away"), "would run on elsewhere"),
         (("--cluster", "slrum", "--time", "5"), "--cluster is slurm"),
         (("--time", "5"), "add --cluster slurm"),
         (("--profile", "nowhere"), "there is no profile 'nowhere'"),
