@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 from mmbench.errors import UserError
+from mmbench.settings import slurm_job
 
 
 def main() -> int:
@@ -22,29 +23,29 @@ def main() -> int:
     from mmbench.launch.claimer import LEFT, work
 
     _, path = sys.argv[1:]  # --sweep PATH, as the batch script has it
-    print(f"job {_job()} on {os.environ.get('SLURMD_NODENAME', '?')}", flush=True)
+    job = slurm_job() or ""
+    print(f"job {job} on {os.environ.get('SLURMD_NODENAME', '?')}", flush=True)
     try:
         code = work(Path(path), warned=warned)
     except UserError as err:
         print(f"error: {err}", file=sys.stderr)
         return 2
     if code == LEFT and warned.is_set():
-        return _requeue()
+        return _requeue(job)
     return code
 
 
-def _job() -> str:
-    """Return this job's id; each job of an array has one of its own."""
-    return os.environ.get("SLURM_JOB_ID", "")
+def _requeue(job: str) -> int:
+    """Ask SLURM to start this job again.
 
-
-def _requeue() -> int:
-    """Ask SLURM to start this job again; the controller may be away for a moment."""
+    Args:
+        job: as ``17_3``: the plain number of one job of an array can be that of the whole array.
+    """
     for number in (signal.SIGUSR1, signal.SIGTERM):  # SLURM ends the job as it requeues it
         signal.signal(number, signal.SIG_IGN)
     try:
         done = subprocess.run(
-            ["scontrol", "requeue", _job()], capture_output=True, text=True, check=False
+            ["scontrol", "requeue", job], capture_output=True, text=True, check=False
         )
         failed = done.stderr.strip() if done.returncode else ""
     except OSError as err:

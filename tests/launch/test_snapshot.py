@@ -89,6 +89,20 @@ def test_the_copy_knows_the_commit_it_was_made_from(tmp_path):
     assert json.loads(python(tmp_path / "code", tmp_path, text)) == list(commit())
 
 
+def test_a_copy_of_an_installed_package_is_whole_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    installed, code = tmp_path / "installed", tmp_path / "code"
+    snapshot.take(installed, [])  # laid out as a wheel is
+    text = (
+        "from pathlib import Path; from mmbench.launch import snapshot; import mmbench.methods\n"
+        f"snapshot.take(Path({str(code)!r}), []); print(mmbench.methods.__file__)"
+    )
+    assert Path(python(installed, tmp_path, text)).is_relative_to(installed)
+    files = [{file.relative_to(top) for file in top.rglob("*.*") if file.suffix != ".pyc"}
+             for top in (installed, code)]  # fmt: skip
+    assert files[0] == files[1]
+
+
 def test_a_plug_in_file_is_copied_and_named_anew(tmp_path):
     (tmp_path / "mine.py").write_text("before\n")
     (spec,) = snapshot.take(tmp_path / "code", [str(tmp_path / "mine.py")])
