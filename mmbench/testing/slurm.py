@@ -215,6 +215,12 @@ class Cluster:
         keys = ("id", "task", "state", "node", "reason")
         return [dict(zip(keys, line.split("|"), strict=True)) for line in shown.splitlines()]
 
+    def minutes(self, job: str) -> int:
+        """Return for how many whole minutes ``job`` has been running."""
+        shown = self.command("squeue", "-h", "-j", job, "-o", "%M")
+        *hours, minutes, _ = (int(part) for part in shown.strip().split(":"))
+        return 60 * sum(hours) + minutes
+
     def clear(self) -> None:
         """End all jobs, and wait until every node is idle again."""
         self.command("scancel", "-u", "root", check=False)

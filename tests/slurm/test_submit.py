@@ -44,20 +44,15 @@ def test_the_dry_run_shows_the_script_and_submits_nothing(grid):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--cluster", "slurm"), "no time limit; say how long"),
         (("--cluster", "slurm", "--time", "5", "--partition", "mian"), "here: away, main"),
         (("--cluster", "slurm", "--time", "9:00:00"), "SLURM refused the job"),
-        (("--cluster", "slurm", "--time", "5", "--gpus", "1"), "SLURM refused the job"),
         (("--cluster", "slurm", "--time", "5", "--slurm", "qoz=x"), "unrecognized option"),
         (("--cluster", "slurm", "--time", "5", "--partition", "away"), "would run on elsewhere"),
-        (("--cluster", "slrum", "--time", "5"), "--cluster is slurm"),
-        (("--time", "5"), "add --cluster slurm"),
-        (("--profile", "nowhere"), "there is no profile 'nowhere'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_submitted_is_told_and_leaves_nothing_behind(grid, words, message):
     done = grid.run(*words)
-    assert (done.returncode, done.stdout) == (2, "") or done.returncode == 2
+    assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(grid.results.glob("sweeps/*"))
