@@ -40,27 +40,23 @@ def slots(device: str, jobs: int | None, per_gpu: int, threads: int | None) -> l
     Raises:
         UserError: if the device is not there.
     """
+    kind = device
+    if device != "cpu":  # which needs no torch to be there
+        import torch
+
+        from mmbench.training.device import choose
+
+        kind = choose(device).type
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
-    kinds = ["cpu"] if device == "cpu" else _devices(device)  # without torch, which takes seconds
-    if kinds[0].startswith("cuda"):
-        where = [name for name in kinds for _ in range(per_gpu)]
+    if kind == "cuda":
+        fixed = ":" in device
+        names = [device] if fixed else [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        where = [name for name in names for _ in range(per_gpu)]
     else:
-        where = kinds * (jobs or (cores if kinds == ["cpu"] else 1))
+        where = [kind] * (jobs or (cores if kind == "cpu" else 1))
     share = threads or max(1, cores // len(where))
     return [Slot(name, share) for name in where]
-
-
-def _devices(device: str) -> list[str]:
-    """Return the devices that ``device`` stands for: every GPU for ``cuda``."""
-    import torch
-
-    from mmbench.training.device import choose
-
-    chosen = choose(device)
-    if chosen.type != "cuda":
-        return [chosen.type]
-    return [device] if ":" in device else [f"cuda:{i}" for i in range(torch.cuda.device_count())]
 
 
 @dataclass

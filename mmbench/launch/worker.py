@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -91,7 +92,8 @@ def main() -> None:
             checkpoint_seconds=run.checkpoint_seconds,
             before_record=held.check if held else lambda: None,
         )
-        print(f"== {cell.folder}", file=sys.stderr, flush=True)  # whose lines follow in the log
+        with suppress(OSError):  # a full disk
+            print(f"== {cell.folder}", file=sys.stderr, flush=True)  # whose lines follow
         _run(cell, held, Path(given.results), Path(given.cache), run, messages, hooks)
 
 
