@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mmbench.cell import Cell
@@ -14,7 +15,7 @@ from mmbench.errors import UserError
 from mmbench.launch import slurm, snapshot
 from mmbench.launch.profile import Profile, Resources
 from mmbench.launch.shared import absolute, check_shared
-from mmbench.launch.sweepfolder import Facts, create
+from mmbench.launch.sweepfolder import Facts, SweepFolder, create
 from mmbench.settings import RunSettings, default_cache
 from mmbench.store import Store, write_atomic
 
@@ -74,18 +75,29 @@ def submit(todo: Sequence[Cell], options: Options, settings: RunSettings, profil
         folders = absolute(options.results), absolute(options.cache or default_cache())
         for wanted in found:
             check_shared(folders, slurm.hosts(wanted.partition))
+    queued = 0
     for wanted, names in found.items():
         cells = [cell for cell in todo if cell.dataset in names]
         count = workers(len(cells), len(cells) / len(todo), wanted, options, profile)
         sweep = make_sweep(cells, options, settings, wanted, profile)
         try:
-            jobs, short = slurm.submit(profile, wanted, sweep, count, limit)
-        except UserError:
-            shutil.rmtree(sweep, ignore_errors=True)
-            raise
-        _tell(cells, jobs, count, short, sweep)
+            copied = snapshot.take(sweep.path / "code", options.plugins)
+            sweep = told(sweep, plugins=tuple(copied))
+            jobs, short = slurm.submit(profile, wanted, sweep.path, count, limit)
+        except UserError as err:
+            shutil.rmtree(sweep.path, ignore_errors=True)
+            raise UserError(f"{err}; {queued or 'no'} cells were submitted") from err
+        queued += len(cells)
+        _tell(cells, jobs, count, short, sweep.path)
     print("mmbench status --watch shows how it goes; mmbench cancel ends it")
     return 0
+
+
+def told(sweep: SweepFolder, plugins: tuple[str, ...]) -> SweepFolder:
+    """Tell the workers where the copies of the plug-ins are."""
+    facts = sweep.facts.model_copy(update={"plugins": plugins})
+    write_atomic(sweep.path / "sweep.json", facts.model_dump_json(indent=1).encode())
+    return replace(sweep, facts=facts)
 
 
 def _tell(
@@ -107,8 +119,12 @@ def make_sweep(
     settings: RunSettings,
     wanted: Resources,
     profile: Profile,
-) -> Path:
-    """Make the folder that workers claim ``cells`` from, with a copy of the code; return it."""
+) -> SweepFolder:
+    """Make the folder that workers claim ``cells`` from.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
     side_by_side = at_once(wanted, options)
     device = settings.device
     if device == "auto":  # a node without the GPU that was asked for is an error, not a slow CPU
@@ -122,16 +138,12 @@ def make_sweep(
         plugins=tuple(options.plugins),
         per_gpu=options.per_gpu if wanted.gpus else side_by_side,
         lease=profile.lease,
-        weights=weights,
+        weights=str(absolute(Path(weights))) if weights else None,
         resources={**wanted.model_dump(), "account": profile.account, "slurm": profile.slurm},
     )
     results = absolute(options.results)
     seconds = {key: guess[0] for key, guess in from_records(cells, Store(results)).items()}
     try:
-        sweep = create(results, cells, facts, seconds)
+        return create(results, cells, facts, seconds)
     except OSError as err:
         raise UserError(f"cannot write to {options.results}: {err}") from err
-    copied = snapshot.take(sweep.path / "code", options.plugins)
-    told = sweep.facts.model_copy(update={"plugins": tuple(copied)})
-    write_atomic(sweep.path / "sweep.json", told.model_dump_json(indent=1).encode())
-    return sweep.path

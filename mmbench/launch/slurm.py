@@ -197,8 +197,8 @@ def submit(
             raise UserError(_refusal(reason)) from err
         jobs.append(Job(made.job_id, size))
         with (sweep / "jobs.jsonl").open("a", encoding="utf-8") as file:
-            line = {"job": made.job_id, "array": size, "time": now(), **wanted.model_dump()}
-            file.write(json.dumps(line) + "\n")
+            line = {"job": made.job_id, "array": size, "time": now()}
+            file.write(json.dumps({**line, "resources": wanted.model_dump()}) + "\n")
     return jobs, ""
 
 
@@ -208,7 +208,7 @@ def _refusal(reason: str) -> str:
         return f"SLURM refused the job: {reason}; partitions here: {names} (--partition)"
     return (
         f"SLURM refused the job: {reason}; mend the options or the profile (--dry-run shows the "
-        "batch script); nothing was submitted"
+        "batch script)"
     )
 
 
