@@ -149,13 +149,13 @@ class Grid:
         return found
 
     def table(self) -> str:
-        """Return the table of these records."""
+        """Return the table of these records, without their date and commit."""
         subprocess.run(
             [sys.executable, "-P", "-m", "mmbench", "report", "--results", str(self.results),
              "--no-figures"], check=True, capture_output=True, env=self.environment,
         )  # fmt: skip
         (file,) = self.results.glob("tables/everything.md")
-        return file.read_text()
+        return re.sub(r"Records of .*", "", file.read_text())
 
     def ends_as_undisturbed(self) -> None:
         """Let the sweep end, and compare it with one that nothing happened to."""
