@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench tables perf test test-fast format lint types check dist clean
+.PHONY: help install bench tables perf test test-fast test-slurm format lint types check dist clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,7 +36,10 @@ test: $(VENV)/.tested lint types ## run everything: lint, types, all tests on th
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(VENV)/.tested ## run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow and not install"
+	$(BIN)/python -m pytest -m "not slow and not install and not slurm"
+
+test-slurm: $(VENV)/.tested ## run the tests on a private SLURM cluster (root; installs Debian's SLURM)
+	$(BIN)/python -m pytest -m slurm
 
 PERF := --into docs/performance.md
 perf: $(VENV)/.tested ## measure speed on this CPU into docs/performance.md (an hour, machine idle)

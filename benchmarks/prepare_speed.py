@@ -226,7 +226,7 @@ def main() -> None:
             if not jpeg.exists():
                 extract(samples, jpeg)
             live = OnTheFly(dataset, samples, jpeg)
-            ways = {
+            ways: dict[str, Callable[[int], None]] = {
                 "jpeg": partial(live.batch, video=False),
                 "flv": partial(live.batch, video=True),
                 "map": cached(dataset, cache, 0.0, False),

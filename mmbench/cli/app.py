@@ -36,6 +36,7 @@ AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Fetch weights that are not there.")
 ]
 RESULTS = Path("results")
+SLURM = "On a cluster"
 
 
 @app.command("list")
@@ -96,10 +97,46 @@ def run(
     weights: Weights = None,
     allow_download: AllowDownload = False,
     plugin: Plugin = None,
+    cluster: Annotated[
+        str, typer.Option(help="slurm: submit instead of running here.", rich_help_panel=SLURM)
+    ] = "",
+    profile: Annotated[
+        str,
+        typer.Option(
+            help="The options below from FILE.toml, or ~/.config/mmbench/profiles/NAME.toml.",
+            rich_help_panel=SLURM,
+        ),
+    ] = "",
+    partition: Annotated[str | None, typer.Option(rich_help_panel=SLURM)] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(help="Limit of a job: 90 (minutes), 2:00:00, 1-12.", rich_help_panel=SLURM),
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(help="GPUs of a job; 0 unless said.", rich_help_panel=SLURM)
+    ] = None,
+    cpus: Annotated[
+        int | None, typer.Option(help="Cores of a job; 1 unless said.", rich_help_panel=SLURM)
+    ] = None,
+    mem: Annotated[
+        str | None, typer.Option(help="Memory of a job, e.g. 32G.", rich_help_panel=SLURM)
+    ] = None,
+    account: Annotated[
+        str | None, typer.Option(help="Whom to charge.", rich_help_panel=SLURM)
+    ] = None,
+    max_jobs: Annotated[
+        int | None, typer.Option(help="Jobs at most; 100 unless said.", rich_help_panel=SLURM)
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KEY=VALUE for sbatch, e.g. qos=long. Repeatable.", rich_help_panel=SLURM
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print what would run, and stop.")] = False,
     json: Json = False,
 ) -> None:
-    """Run a grid of cells here; finished cells are skipped, interrupted ones continued.
+    """Run a grid of cells; finished cells are skipped, interrupted ones continued.
 
     Example: mmbench run --methods concat,sum --datasets embedded --seeds 3
     """
@@ -130,6 +167,18 @@ def run(
             results=results,
             cache=cache,
             plugins=plugin or [],
+            cluster=cluster,
+            profile=profile,
+            resources={
+                "partition": partition,
+                "time": time,
+                "gpus": gpus,
+                "cpus": cpus,
+                "mem": mem,
+                "account": account,
+                "max_jobs": max_jobs,
+                "slurm": slurm,
+            },
             dry_run=dry_run,
             json=json,
         )

@@ -22,28 +22,42 @@ def _kind(cell: Cell) -> Kind:
     return (cell.dataset, cell.label, str(sorted(cell.encoders.items())))
 
 
-def estimates(
-    todo: Sequence[Cell], store: Store, options: "Options", run: RunSettings
+def from_records(
+    todo: Sequence[Cell], store: Store, device: str | None = None
 ) -> dict[str, Estimate]:
-    """Return an estimate for every cell, by id."""
-    from mmbench.training.device import choose
+    """Return an estimate for every cell of a kind that has a record, by id.
 
-    here = choose(run.device).type
+    Args:
+        todo: the cells.
+        store: where to look for records.
+        device: count only records of this kind of device (``cpu``, ``cuda``); None: all.
+    """
     past: dict[Kind, list[tuple[float, int]]] = {}
     for record in iter_records(store.runs, unreadable=[]):
-        if record.timing and record.memory and record.environment.device == here:
+        if record.timing and record.memory and device in (None, record.environment.device):
             cell = record.cell
             each = record.timing.total / cell.trainer.epochs
             past.setdefault(_kind(cell), []).append((each, record.memory.peak_bytes))
     found: dict[str, Estimate] = {}
+    for cell in todo:
+        if runs := past.get(_kind(cell)):
+            seconds = statistics.median(s for s, _ in runs) * cell.trainer.epochs
+            found[cell.id] = (seconds, max(m for _, m in runs), f"{len(runs)} past runs")
+    return found
+
+
+def estimates(
+    todo: Sequence[Cell], store: Store, options: "Options", run: RunSettings
+) -> dict[str, Estimate]:
+    """Return an estimate for every cell, by id; a kind without a record is tried for an epoch."""
+    from mmbench.training.device import choose
+
+    found = from_records(todo, store, choose(run.device).type)
     tried: dict[Kind, tuple[float, int]] = {}
     for cell in todo:
-        kind = _kind(cell)
-        if kind in past:
-            seconds = statistics.median(s for s, _ in past[kind]) * cell.trainer.epochs
-            memory = max(m for _, m in past[kind])
-            found[cell.id] = (seconds, memory, f"{len(past[kind])} past runs")
+        if cell.id in found:
             continue
+        kind = _kind(cell)
         if kind not in tried:
             tried[kind] = _calibrate(cell, options.cache or default_cache(), run)
         seconds, memory = tried[kind]

@@ -17,6 +17,7 @@ from mmbench.plugins import load_plugin
 from mmbench.settings import RunSettings, default_cache, parse_value, validate
 
 if TYPE_CHECKING:
+    from mmbench.launch.profile import Profile
     from mmbench.report.study import Study
     from mmbench.sweep import Request
 
@@ -37,7 +38,7 @@ CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What was typed; an empty text in ``given`` means: not typed."""
+    """What was typed; an empty text in ``given``, None in ``resources`` means: not typed."""
 
     given: Mapping[str, str]
     study: str
@@ -52,6 +53,9 @@ class Options:
     results: Path
     cache: Path | None
     plugins: Sequence[str]
+    cluster: str
+    profile: str
+    resources: Mapping[str, Any]
     dry_run: bool
     json: bool
     memory_format: str = "auto"
@@ -199,8 +203,31 @@ def one_at_a_time(options: Options) -> bool:
     return bool(options.study) and load_study(options.study).cost
 
 
+def asked_profile(options: Options) -> "Profile | None":
+    """Return what to submit with, or None to run here.
+
+    Raises:
+        UserError: if an option for a cluster is given without one, or is wrong.
+    """
+    typed = {key: value for key, value in options.resources.items() if value is not None}
+    if not options.cluster and not options.profile:
+        if typed:
+            raise UserError(
+                f"--{next(iter(typed)).replace('_', '-')} is for a cluster; add --cluster slurm"
+            )
+        return None
+    if options.cluster not in ("", "slurm"):
+        raise UserError(f"--cluster is slurm, the one known; found {options.cluster!r}")
+    from mmbench.launch.profile import read_profile
+
+    if "slurm" in typed:
+        typed["slurm"] = {k: parse_value(v) for k, v in pairs(typed["slurm"], "--slurm").items()}
+    return read_profile(options.profile, typed)
+
+
 def run(options: Options) -> int:
     """Run the command; return the exit code: 0 all done, 1 a cell failed, 130 interrupted."""
+    from mmbench.cli import submitting
     from mmbench.store import Store
 
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
@@ -215,13 +242,14 @@ def run(options: Options) -> int:
         },
         "run",
     )
+    profile = asked_profile(options)
     store = Store(options.results)
     store.check_writable()
     cells = make_cells(options)
     states = {cell.id: store.state(cell) for cell in cells}
     damaged = [cell for cell in cells if states[cell.id] == "unreadable"]
     todo = [cell for cell in cells if states[cell.id] not in {"done", "refused"}]
-    if options.dry_run:
+    if options.dry_run and profile is None:
         from mmbench.cli.estimate import estimates
 
         _print_plan(cells, states, estimates(todo, store, options, settings), options.json)
@@ -230,6 +258,8 @@ def run(options: Options) -> int:
         f"{len(cells)} cells: {len(cells) - len(todo)} finished already, {len(todo)} to run; "
         f"records go to {store.runs}"
     )
+    if options.dry_run and profile is not None:
+        return submitting.show_scripts(todo, options, profile)
     for cell in damaged:
         kept = store.directory(cell).set_aside()
         print(f"the record of {cell.folder} cannot be read; kept as {kept}, running it again")
@@ -239,6 +269,8 @@ def run(options: Options) -> int:
     from mmbench.training.readiness import make_ready
 
     make_ready(todo, options.cache or default_cache(), settings)
+    if profile is not None:
+        return submitting.submit(todo, options, settings, profile)
     return _run_pool(todo, options, settings)
 
 

@@ -11,6 +11,7 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -28,12 +29,13 @@ from mmbench.settings import set_weights, slurm_job
 DONE, GIVEN_UP, LEFT = 0, 1, 75
 
 
-def work(path: Path, per_gpu: int | None = None) -> int:
+def work(path: Path, per_gpu: int | None = None, warned: threading.Event | None = None) -> int:
     """Claim and run cells of a sweep.
 
     Args:
         path: its folder.
         per_gpu: cells at once on a GPU, or in all without one; None: as the sweep says.
+        warned: set when SIGUSR1 comes; if it is set already, nothing is begun.
 
     Returns:
         0: nothing is left, others are at work on the rest, or the sweep was cancelled;
@@ -53,18 +55,23 @@ def work(path: Path, per_gpu: int | None = None) -> int:
     )
     worker = f"{socket.gethostname()}-{secrets.token_hex(4)}"
     owner = Owner.this_process(worker, facts.lease, slurm_job())
-    _stop_on_signals(pool)
+    warned = warned or threading.Event()
+    _stop_on_signals(pool, warned)
+    if warned.is_set():
+        return LEFT
     _print(f"{worker} takes cells of {sweep.path}: {len(places)} at once")
     with Claims(sweep, owner, pool.request_stop) as claims:
         outcome = pool.run(claims)
         return _sum_up(sweep, claims, outcome.interrupted)
 
 
-def _stop_on_signals(pool: Pool) -> None:
+def _stop_on_signals(pool: Pool, warned: threading.Event) -> None:
     """Stop as asked; a second Ctrl-C ends the cells at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         pool.request_stop()
+        if number == signal.SIGUSR1:
+            warned.set()
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 

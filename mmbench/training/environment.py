@@ -1,6 +1,7 @@
 """Where a run was made: versions, commit, device."""
 
 import functools
+import json
 import platform
 import subprocess
 from datetime import date
@@ -15,6 +16,7 @@ from mmbench.settings import RunSettings
 from mmbench.training.device import describe, memory_format
 
 LIBRARIES = ("torch", "torchvision", "torchaudio", "numpy", "scikit-learn")
+COMMIT_FILE = "commit.json"  # in a copy of the code: which commit it was made from
 
 
 def _git(*arguments: str) -> str | None:
@@ -32,8 +34,13 @@ def _git(*arguments: str) -> str | None:
 def commit() -> tuple[str | None, bool | None]:
     """Return the commit of the code in use and whether its files are unchanged since.
 
-    (None, None) outside a git checkout of mmbench, as in an installed wheel.
+    The copy of a sweep says what it was made from. (None, None) outside a git checkout of mmbench,
+    as in an installed wheel.
     """
+    stated = Path(mmbench.__file__).parent / COMMIT_FILE
+    if stated.exists():
+        held = json.loads(stated.read_text(encoding="utf-8"))
+        return held["commit"], held["clean"]
     top = _git("rev-parse", "--show-toplevel")
     tracked = _git("ls-files", "--error-unmatch", "__init__.py")
     if top is None or tracked is None:

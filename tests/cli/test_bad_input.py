@@ -47,6 +47,13 @@ def cache(tmp_path_factory):
         (["--encoder", "ear=mlp"], "no modality 'ear' to encode"),
         (["--config", "no.toml"], "cannot read the config file no.toml"),
         (["--plugin", "no.py"], "there is no plug-in file no.py"),
+        (["--cluster", "slurm"], "no time limit; say how long a job may run"),
+        (["--cluster", "slrum", "--time", "5"], "--cluster is slurm, the one known; found 'slrum'"),
+        (["--max-jobs", "5"], "--max-jobs is for a cluster; add --cluster slurm"),
+        (["--profile", "nowhere"], "there is no profile 'nowhere'"),
+        (["--profile", "no.toml"], "cannot read the profile no.toml"),
+        (["--cluster", "slurm", "--time", "soon"], "'profile.time' cannot be 'soon'"),
+        (["--cluster", "slurm", "--time", "5", "--slurm", "array=1"], "use --max-jobs"),
     ],
 )
 def test_bad_setting_is_refused_before_anything_runs(more, message, cache, tmp_path):

@@ -11,6 +11,7 @@ import typer
 
 from mmbench.cli.app import app
 from mmbench.cli.running import read_config
+from mmbench.launch.profile import read_profile
 from mmbench.registry import DATASETS, METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -60,5 +61,8 @@ def test_config_files_shown_are_read(page, tmp_path):
     ):
         file = tmp_path / f"{number}.toml"
         file.write_text(text)
+        if text.startswith("# profile\n"):
+            assert read_profile(str(file), {}).resources("any").time
+            continue
         keys, settings = read_config(file)
         assert len(keys) + len(settings) >= len(tomllib.loads(text))

@@ -1,0 +1,162 @@
+"""``run --cluster slurm``: a sweep folder with a copy of the code, and workers in the queue."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mmbench.cell import Cell
+from mmbench.cli.estimate import from_records
+from mmbench.cli.running import Options, one_at_a_time
+from mmbench.errors import UserError
+from mmbench.launch import slurm, snapshot
+from mmbench.launch.profile import Profile, Resources
+from mmbench.launch.shared import absolute, check_shared
+from mmbench.launch.sweepfolder import Facts, SweepFolder, create
+from mmbench.settings import RunSettings, default_cache
+from mmbench.store import Store, write_atomic
+
+
+def workers(cells: int, share: float, wanted: Resources, options: Options, profile: Profile) -> int:
+    """Return how many jobs to ask for.
+
+    Args:
+        cells: how many they have to do.
+        share: of all cells of this command; ``max_jobs`` is for all.
+        wanted: what one job has.
+        options: ``jobs`` and ``per_gpu`` say how many cells it runs at once.
+        profile: for ``max_jobs``.
+    """
+    if one_at_a_time(options):
+        return 1
+    most = max(1, round(profile.max_jobs * share))
+    return slurm.workers_for(cells, at_once(wanted, options), most)
+
+
+def at_once(wanted: Resources, options: Options) -> int:
+    """Return how many cells one job runs at a time."""
+    if one_at_a_time(options):
+        return 1
+    if wanted.gpus:
+        return wanted.gpus * per_gpu(options)
+    return options.jobs or wanted.cpus
+
+
+def per_gpu(options: Options) -> int:
+    """Return how many cells share a GPU.
+
+    Raises:
+        UserError: if that is left to a measurement, which this machine cannot make for a node.
+    """
+    if not options.per_gpu.isdecimal():
+        raise UserError(
+            f"--per-gpu {options.per_gpu} is for runs on this machine; give a number with --cluster"
+        )
+    return max(1, int(options.per_gpu))
+
+
+def show_scripts(todo: Sequence[Cell], options: Options, profile: Profile) -> int:
+    """Print the batch script of every group of cells that ask for the same; submit nothing."""
+    results = absolute(options.results)
+    shown = []
+    for wanted, names in slurm.groups(profile, [cell.dataset for cell in todo]).items():
+        cells = sum(cell.dataset in names for cell in todo)
+        count = workers(cells, cells / len(todo), wanted, options, profile)
+        text = slurm.script(profile, wanted, results / "sweeps" / "SWEEP", count)
+        shown.append({"datasets": names, "cells": cells, "jobs": count, "script": text})
+    if options.json:
+        print(json.dumps(shown, indent=1))
+        return 0
+    for group in shown:
+        print(f"{group['cells']} cells, {group['jobs']} jobs:\n{group['script']}")
+    print("nothing was submitted; SWEEP stands for the folder that submitting makes")
+    return 0
+
+
+def submit(todo: Sequence[Cell], options: Options, settings: RunSettings, profile: Profile) -> int:
+    """Put workers for ``todo`` into the queue and return 0; they go on without this process.
+
+    Raises:
+        UserError: if the folders cannot be seen by the nodes, or SLURM refuses.
+    """
+    found = slurm.groups(profile, [cell.dataset for cell in todo])
+    limit = slurm.array_limit()
+    if not profile.shared:
+        folders = absolute(options.results), absolute(options.cache or default_cache())
+        for wanted in found:
+            check_shared(folders, slurm.hosts(wanted.partition))
+    queued = 0
+    for wanted, names in found.items():
+        cells = [cell for cell in todo if cell.dataset in names]
+        count = workers(len(cells), len(cells) / len(todo), wanted, options, profile)
+        sweep = make_sweep(cells, options, settings, wanted, profile)
+        try:
+            copied = snapshot.take(sweep.path / "code", options.plugins)
+            sweep = told(sweep, plugins=tuple(copied))
+            jobs, short = slurm.submit(profile, wanted, sweep.path, count, limit)
+        except UserError as err:
+            shutil.rmtree(sweep.path, ignore_errors=True)
+            raise UserError(f"{err}; {queued or 'no'} cells were submitted") from err
+        queued += len(cells)
+        _tell(cells, jobs, count, short, sweep.path)
+    print("mmbench status --watch shows how it goes; mmbench cancel ends it")
+    return 0
+
+
+def told(sweep: SweepFolder, plugins: tuple[str, ...]) -> SweepFolder:
+    """Tell the workers where the copies of the plug-ins are."""
+    facts = sweep.facts.model_copy(update={"plugins": plugins})
+    write_atomic(sweep.path / "sweep.json", facts.model_dump_json(indent=1).encode())
+    return replace(sweep, facts=facts)
+
+
+def _tell(
+    cells: Sequence[Cell], jobs: Sequence[slurm.Job], asked: int, short: str, sweep: Path
+) -> None:
+    accepted = sum(job.workers for job in jobs)
+    ids = ", ".join(job.id for job in jobs)
+    print(f"{len(cells)} cells, {accepted} jobs submitted (SLURM: {ids}); their folder: {sweep}")
+    if short:
+        print(
+            f"SLURM took {accepted} jobs of {asked} ({short}); those do all cells, only later",
+            file=sys.stderr,
+        )
+
+
+def make_sweep(
+    cells: Sequence[Cell],
+    options: Options,
+    settings: RunSettings,
+    wanted: Resources,
+    profile: Profile,
+) -> SweepFolder:
+    """Make the folder that workers claim ``cells`` from.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    side_by_side = at_once(wanted, options)
+    device = settings.device
+    if device == "auto":  # a node without the GPU that was asked for is an error, not a slow CPU
+        device = "cuda" if wanted.gpus else "cpu"
+    threads = settings.threads or max(1, wanted.cpus // side_by_side)
+    weights = os.environ.get("MMBENCH_WEIGHTS")
+    facts = Facts(
+        command=tuple(sys.argv[1:]),
+        run=settings.model_copy(update={"device": device, "threads": threads}),
+        cache=str(absolute(options.cache or default_cache())),
+        plugins=tuple(options.plugins),
+        per_gpu=per_gpu(options) if wanted.gpus else side_by_side,
+        lease=profile.lease,
+        weights=str(absolute(Path(weights))) if weights else None,
+        resources={**wanted.model_dump(), "account": profile.account, "slurm": profile.slurm},
+    )
+    results = absolute(options.results)
+    seconds = {key: guess[0] for key, guess in from_records(cells, Store(results)).items()}
+    try:
+        return create(results, cells, facts, seconds)
+    except OSError as err:
+        raise UserError(f"cannot write to {options.results}: {err}") from err

@@ -1,0 +1,47 @@
+"""A folder that the nodes cannot see is refused when submitting, not found out by lost jobs."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from mmbench.errors import UserError
+from mmbench.launch.shared import check_shared, file_system
+
+MOUNTS = r"""
+21 1 8:1 / / rw - ext4 /dev/sda1 rw
+22 21 0:20 / /tmp rw - tmpfs tmpfs rw
+23 21 0:50 / /home rw,relatime shared:7 - nfs4 server:/home rw
+24 21 0:51 / /big\040data rw - lustre a@tcp:/big rw
+25 21 0:52 / /new rw - mystorefs x rw
+""".lstrip()
+
+
+@pytest.fixture
+def mounts(tmp_path):
+    file = tmp_path / "mountinfo"
+    file.write_text(MOUNTS)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/var/x", "ext4"), ("/tmp/a/b", "tmpfs"), ("/home/me", "nfs4"), ("/homes", "ext4"),
+     ("/big data/results", "lustre"), ("/new", "mystorefs")],
+)  # fmt: skip
+def test_the_type_is_that_of_the_deepest_mount(mounts, path, kind):
+    assert file_system(Path(path), mounts) == kind
+
+
+def test_a_local_folder_is_refused_when_jobs_run_elsewhere(mounts):
+    with pytest.raises(UserError, match=r"cannot see /var/x: it is on ext4.*n1, n2; choose"):
+        check_shared([Path("/home/me"), Path("/var/x")], ["n1", "n2"], mounts)
+
+
+@pytest.mark.parametrize("path", ["/home/me", "/big data", "/new"])
+def test_shared_and_unknown_file_systems_pass(mounts, path):
+    check_shared([Path(path)], ["n1"], mounts)
+
+
+def test_on_a_cluster_of_this_machine_alone_any_folder_will_do(mounts):
+    check_shared([Path("/var/x")], [socket.gethostname(), "localhost"], mounts)
