@@ -24,7 +24,11 @@ class Part(BaseModel):
 
 
 class Environment(Part):
-    """Where and with what a run was made."""
+    """Where and with what a run was made.
+
+    Attributes:
+        ranks: processes that trained the cell together, each on a device of that name.
+    """
 
     mmbench: str
     python: str
@@ -35,6 +39,12 @@ class Environment(Part):
     device: str
     device_name: str
     threads: int
+    ranks: int = 1
+
+    @property
+    def hardware(self) -> str:
+        """The device's name, and how many were used if several: times compare within one."""
+        return self.device_name if self.ranks == 1 else f"{self.ranks} x {self.device_name}"
 
 
 class Data(Part):

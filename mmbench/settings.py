@@ -241,6 +241,10 @@ class RunSettings(Settings):
     threads: int | None = setting(
         None, "torch threads per worker; none: cores divided by workers", source="mmbench", ge=1
     )
+    gpus_per_cell: int = setting(
+        1, "processes that train one cell together, each on its own GPU (or on the CPU)",
+        source="mmbench", ge=1,
+    )  # fmt: skip
     checkpoint_seconds: float = setting(
         60.0, "also write a checkpoint inside an epoch after this long", source="mmbench", ge=0
     )

@@ -79,7 +79,10 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "auto",
     jobs: Annotated[int | None, typer.Option(min=1, help="Workers on the CPU.")] = None,
     per_gpu: Annotated[int, typer.Option(min=1, help="Workers per GPU.")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads per worker.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads per process.")] = None,
+    gpus_per_cell: Annotated[
+        int, typer.Option(min=1, help="Divide each batch of a cell between so many GPUs.")
+    ] = 1,
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="Also write a checkpoint inside an epoch this often.")
     ] = 60.0,
@@ -116,6 +119,7 @@ def run(
             jobs=jobs,
             per_gpu=per_gpu,
             threads=threads,
+            gpus_per_cell=gpus_per_cell,
             checkpoint_seconds=checkpoint_seconds,
             results=results,
             cache=cache,

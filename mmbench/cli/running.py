@@ -48,6 +48,7 @@ class Options:
     jobs: int | None
     per_gpu: int
     threads: int | None
+    gpus_per_cell: int
     checkpoint_seconds: float
     results: Path
     cache: Path | None
@@ -207,6 +208,7 @@ def run(options: Options) -> int:
         {
             "device": options.device,
             "threads": options.threads,
+            "gpus_per_cell": options.gpus_per_cell,
             "checkpoint_seconds": options.checkpoint_seconds,
         },
         "run",
@@ -239,7 +241,9 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
     from mmbench.cli.progress import Progress
     from mmbench.launch.local import Pool, slots
 
-    places = slots(options.device, options.jobs, options.per_gpu, options.threads)
+    places = slots(
+        options.device, options.jobs, options.per_gpu, options.threads, options.gpus_per_cell
+    )
     if one_at_a_time(options):
         places = places[:1]
     with Progress(len(todo)) as progress:

@@ -2,6 +2,9 @@
 
 Started by the local pool. It imports torch once and then runs cell after cell. It ends when its
 input closes (the pool is gone), after a checkpoint at the next step boundary.
+
+Under torchrun it is one of several processes that run each cell together. The first speaks to the
+pool; the others hear of a cell from it.
 """
 
 import argparse
@@ -11,6 +14,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,9 +23,10 @@ from mmbench.cell import Cell
 from mmbench.errors import StopRequested, UserError
 from mmbench.own.dataset import discover
 from mmbench.plugins import load_plugin
+from mmbench.ranks.group import Ranks, join
 from mmbench.settings import RunSettings
 from mmbench.store import RunDirectory, Store
-from mmbench.training.run_cell import run_cell
+from mmbench.training.run_cell import follow_cell, run_cell
 from mmbench.training.trainer import Hooks
 
 
@@ -55,7 +60,7 @@ def _listen(stop: threading.Event, work: "queue.Queue[dict[str, Any] | None]") -
 def main() -> None:
     """Run cells until told to stop."""
     parser = argparse.ArgumentParser()
-    for name in ("--results", "--cache", "--run"):
+    for name in ("--results", "--cache", "--settings"):
         parser.add_argument(name, required=True)
     parser.add_argument("--plugin", action="append", default=[])
     given = parser.parse_args()
@@ -67,13 +72,33 @@ def main() -> None:
     for plugin in given.plugin:
         load_plugin(plugin)
     discover(Path(given.cache))
-    run = RunSettings.model_validate_json(given.run)
+    run = RunSettings.model_validate_json(given.settings)
+    ranks, device = join(run.device)
+    run = run.model_copy(update={"device": device, "gpus_per_cell": ranks.size})
+    results, cache = Path(given.results), Path(given.cache)
+    if ranks.size > 1:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    if not ranks.first:
+        out.close()
+        while (told := ranks.hear()) is not None:
+            follow_cell(
+                Cell.model_validate_json(told), results=results, cache=cache, run=run, ranks=ranks
+            )
+        return
     work: queue.Queue[dict[str, Any] | None] = queue.Queue()
     threading.Thread(target=_listen, args=(stop, work), daemon=True).start()
     messages.send(kind="ready")
     while (message := work.get()) is not None and not stop.is_set():
         cell = Cell.model_validate(message["cell"])
-        _run(cell, Path(given.results), Path(given.cache), run, messages, stop)
+        _run(cell, results, cache, run, messages, stop, ranks)
+    ranks.tell(None)
+
+
+def _end_with(parent: int) -> None:
+    """End at once when torchrun, which looks after the processes of a cell, is gone."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _run(
@@ -83,6 +108,7 @@ def _run(
     run: RunSettings,
     messages: Messages,
     stop: threading.Event,
+    ranks: Ranks,
 ) -> None:
     directory = Store(results).directory(cell)
     hooks = Hooks(
@@ -91,7 +117,7 @@ def _run(
         checkpoint_seconds=run.checkpoint_seconds,
     )
     try:
-        record = run_cell(cell, results=results, cache=cache, run=run, hooks=hooks)
+        record = run_cell(cell, results=results, cache=cache, run=run, hooks=hooks, ranks=ranks)
         messages.send(
             kind=record.status,
             id=cell.id,
@@ -108,6 +134,8 @@ def _run(
             reason=f"cannot write to {results}: {err.strerror or err}; make room or fix "
             "permissions and run again: finished work is kept",
         )
+    except SystemExit:
+        raise  # the other processes of the cell are lost: the pool sees the end and starts again
     except BaseException:
         messages.send(kind="failed", id=cell.id, reason=traceback.format_exc())
         raise

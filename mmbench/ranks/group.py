@@ -1,8 +1,9 @@
 """The processes of one cell: who is who, the one sum that they share, and how they agree."""
 
+import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -106,19 +107,21 @@ class Ranks:
             dist.broadcast(data, 0, self.control)
         return bytes(data.tolist()).decode()
 
-    def all_failed(self) -> bool:
-        """Say whether every process failed, as all do that meet the same error.
+    def others(self) -> Literal["failed", "wait", "gone"]:
+        """Say, in a process that failed, what the others do: a call in which all take part.
 
-        One that fails alone leaves the others waiting for it inside torch, where nothing but the
-        end of their processes helps. So, on False, end this one: what started it ends the rest.
+        Who meets the same error fails too. One that fails alone leaves the others waiting for it
+        inside torch, where nothing helps but the end of their processes. So, unless all failed, end
+        this one: torchrun then ends the rest.
         """
         if self.size == 1:
-            return True
+            return "failed"
+        began = time.monotonic()
         try:
             dist.monitored_barrier(self.control, timedelta(seconds=self.grace))
         except RuntimeError:
-            return False
-        return True
+            return "wait" if time.monotonic() - began >= self.grace else "gone"
+        return "failed"
 
 
 ALONE = Ranks()
@@ -152,9 +155,12 @@ def device_of(device: str, local: int) -> str:
         UserError: if there are fewer devices than processes.
     """
     names = device.split(",")
-    if len(names) > 1 and local < len(names):
-        return str(choose(names[local]))
-    chosen = choose(names[0])
-    if len(names) > 1 or chosen.type == "mps" or chosen.index is not None:
-        raise UserError(f"device {device!r} is one too few: process {local} needs its own")
-    return str(choose(f"cuda:{local}")) if chosen.type == "cuda" else "cpu"
+    if len(names) > 1:
+        mine = names[local] if local < len(names) else ""
+    elif choose(device).type == "cuda":
+        mine = f"cuda:{local}" if ":" not in device else ""
+    else:
+        mine = "" if choose(device).type == "mps" else "cpu"
+    if not mine:
+        raise UserError(f"device {device!r} is not enough: every process of a cell needs its own")
+    return str(choose(mine))

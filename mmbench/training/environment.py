@@ -40,8 +40,8 @@ def commit() -> tuple[str | None, bool | None]:
     return _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *code) == ""
 
 
-def environment(device: torch.device) -> Environment:
-    """Describe this process."""
+def environment(device: torch.device, ranks: int = 1) -> Environment:
+    """Describe this process, one of ``ranks`` that train a cell."""
     sha, clean = commit()
     versions = {}
     for name in LIBRARIES:
@@ -59,4 +59,5 @@ def environment(device: torch.device) -> Environment:
         device=device.type,
         device_name=describe(device),
         threads=torch.get_num_threads(),
+        ranks=ranks,
     )

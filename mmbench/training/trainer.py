@@ -181,7 +181,12 @@ class Trainer:
         )
 
     def _asked_to_stop(self) -> bool:
-        return self.ranks.any(self.hooks.stop())
+        try:
+            asked = self.hooks.stop()
+        except StopRequested:  # of its own kind, which the others need not know
+            self.ranks.any(True)
+            raise
+        return self.ranks.any(asked)
 
     def _stop(self) -> None:
         raise StopRequested(f"stopped at epoch {self.epoch}, step {self.step_in_epoch}")
