@@ -59,6 +59,14 @@ def _listen(stop: threading.Event, work: "queue.Queue[dict[str, Any] | None]") -
 
 def main() -> None:
     """Run cells until told to stop."""
+    try:
+        _work()
+    except SystemExit as err:
+        sys.stderr.flush()
+        os._exit(int(err.code or 0))  # without waiting for messages to processes that are gone
+
+
+def _work() -> None:
     parser = argparse.ArgumentParser()
     for name in ("--results", "--cache", "--settings"):
         parser.add_argument(name, required=True)

@@ -116,11 +116,16 @@ class Ranks:
         """
         if self.size == 1:
             return "failed"
-        began = time.monotonic()
+        until = time.monotonic() + self.grace
         try:
-            dist.monitored_barrier(self.control, timedelta(seconds=self.grace))
+            meeting = dist.all_reduce(torch.zeros(1), group=self.control, async_op=True)
+            while not meeting.is_completed():
+                if time.monotonic() > until:
+                    return "wait"
+                time.sleep(0.05)
+            meeting.wait()
         except RuntimeError:
-            return "wait" if time.monotonic() - began >= self.grace else "gone"
+            return "gone"
         return "failed"
 
 
