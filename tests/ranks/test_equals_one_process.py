@@ -23,7 +23,7 @@ from mmbench.settings import TrainerSettings
 from mmbench.training.evaluation import predictions
 from mmbench.training.trainer import Trainer
 
-SAMPLES = {"train": 27, "val": 9}  # batches of 8, 8, 8, 3 and 8, 1: uneven, and fewer than two
+SAMPLES = {"train": 19, "val": 9}  # batches of 8, 8, 3 and 8, 1: uneven, and fewer than two
 SHAPES = {"frames": (2, 3, 4, 4), "image": (2, 6, 6), "vector": (5,)}
 METHODS_ALL = METHODS.names()
 CASES = [
@@ -214,6 +214,15 @@ def test_two_processes_equal_one(name, count, fidelity, runs):
     for found in two:
         reached, where = worst(one[key], found[key])
         assert reached < EXACT, where
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_every_choice_of_every_option(tmp_path):
+    one, two = both("choices", tmp_path)
+    for key in one:
+        for found in two:
+            reached, where = worst(one[key], found[key])
+            assert reached < EXACT, f"{key}: {where}"
 
 
 def main(kind, folder):
