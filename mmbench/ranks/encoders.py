@@ -152,23 +152,25 @@ def _batch_norm(norm: _BatchNorm, layout: _Layout, x: Tensor) -> Tensor:
     if layout.sizes is None or not (norm.training or norm.running_mean is None):
         return _plain(norm, x)
     ranks, sizes = layout.ranks, layout.sizes
-    count = x.numel() // x.shape[1] // sizes[ranks.rank] * sum(sizes)
+    each = x.numel() // x.shape[1] // sizes[ranks.rank]  # values per channel and row
+    count = each * sum(sizes)
     if count == 1:
-        raise ValueError(
-            f"a batch norm needs more than 1 value per channel; found {tuple(x.shape)}"
-        )
+        raise ValueError(f"batch norm needs more than 1 value per channel; found {tuple(x.shape)}")
     dims = [0, *range(2, x.dim())]
     shape = (1, -1, *[1] * (x.dim() - 2))
     fine = x.to(torch.promote_types(x.dtype, torch.float32))
-    centre = total(fine.sum(dims), ranks) / count
-    centred = fine - centre.view(shape)
-    variance = total(centred.square().sum(dims), ranks) / count
+    table = fine.new_zeros(ranks.size, 2, x.shape[1])
+    table[ranks.rank] = torch.stack(torch.var_mean(fine, dims, correction=0))
+    spreads, centres = total(table, ranks).unbind(1)  # one sum brings everybody's
+    shares = [size / sum(sizes) for size in sizes]
+    centre = torch.stack([s * c for s, c in zip(shares, centres, strict=True)]).sum(0)
+    parts = zip(shares, spreads, centres, strict=True)
+    variance = torch.stack([s * (v + (c - centre).square()) for s, v, c in parts]).sum(0)
     if norm.training and norm.track_running_stats:
         _remember(norm, centre.detach(), variance.detach() * (count / (count - 1)))
-    out = centred * (variance + norm.eps).rsqrt().view(shape)
-    if norm.affine:
-        out = out * norm.weight.view(shape) + norm.bias.view(shape)
-    return out.to(x.dtype)
+    scale = (variance + norm.eps).rsqrt()
+    out = (fine - centre.view(shape)) * (scale * norm.weight if norm.affine else scale).view(shape)
+    return (out + norm.bias.view(shape) if norm.affine else out).to(x.dtype)
 
 
 @torch.no_grad()
