@@ -36,6 +36,10 @@ class Busy(UserError):
     """Another process is running the cell."""
 
 
+class RanksDiffer(MMBenchError):
+    """The processes that train one cell have come to different states."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest of ``known``, or an empty string."""
     close = get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)

@@ -29,6 +29,7 @@ class Environment(Part):
     Attributes:
         memory_format: layout of the encoders' weights and feature maps.
         compiled: whether the encoders were compiled.
+        ranks: processes that trained the cell together, each on a device of that name.
     """
 
     mmbench: str
@@ -42,6 +43,12 @@ class Environment(Part):
     threads: int
     memory_format: str = "contiguous"
     compiled: bool = False
+    ranks: int = 1
+
+    @property
+    def hardware(self) -> str:
+        """The device's name, and how many were used if several: times compare within one."""
+        return self.device_name if self.ranks == 1 else f"{self.ranks} x {self.device_name}"
 
 
 class Data(Part):

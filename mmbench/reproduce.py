@@ -86,7 +86,16 @@ def _numbers(record: Record) -> Iterator[tuple[str, float]]:
 
 
 def _unlike(old: Record, new: Record) -> Iterator[str]:
-    for key in ("device_name", "threads", "commit", "clean", "python", "platform", "libraries"):
+    for key in (
+        "device_name",
+        "threads",
+        "ranks",
+        "commit",
+        "clean",
+        "python",
+        "platform",
+        "libraries",
+    ):
         before, now = (getattr(record.environment, key) for record in (old, new))
         if before != now:
             yield f"{key.replace('_', ' ')}: {before} before, {now} now"

@@ -3,6 +3,7 @@
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, time
 from pathlib import Path
 from types import UnionType
@@ -240,6 +241,10 @@ class RunSettings(Settings):
     threads: int | None = setting(
         None, "torch threads per worker; none: cores divided by workers", source="mmbench", ge=1
     )
+    gpus_per_cell: int = setting(
+        1, "processes that train one cell together, each on its own GPU (or on the CPU)",
+        source="mmbench", ge=1,
+    )  # fmt: skip
     checkpoint_seconds: float = setting(
         60.0, "also write a checkpoint inside an epoch after this long", source="mmbench", ge=0
     )
@@ -251,6 +256,31 @@ class RunSettings(Settings):
         0.5, "keep a set on the device if it needs less than this share of free memory",
         source="mmbench", ge=0, le=1,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands among those of its cell.
+
+    Attributes:
+        rank: its number, from 0.
+        size: how many there are.
+        local: its number on this machine.
+        neighbours: how many there are on this machine.
+    """
+
+    rank: int
+    size: int
+    local: int
+    neighbours: int
+
+
+def torchrun_place() -> Place | None:
+    """Return what torchrun says in the environment; None if it did not start this process."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    if not all(name in os.environ for name in names):
+        return None
+    return Place(*(int(os.environ[name]) for name in names))
 
 
 def default_cache() -> Path:

@@ -82,7 +82,10 @@ def run(
     per_gpu: Annotated[
         str, typer.Option(help="Cells at once on a GPU, or auto: as many as its memory takes.")
     ] = "1",
-    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads per worker.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads per process.")] = None,
+    gpus_per_cell: Annotated[
+        int, typer.Option(min=1, help="Divide each batch of a cell between so many GPUs.")
+    ] = 1,
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="Also write a checkpoint inside an epoch this often.")
     ] = 60.0,
@@ -161,6 +164,7 @@ def run(
             jobs=jobs,
             per_gpu=per_gpu,
             threads=threads,
+            gpus_per_cell=gpus_per_cell,
             checkpoint_seconds=checkpoint_seconds,
             memory_format=memory_format,
             compile=compile_,

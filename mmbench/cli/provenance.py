@@ -50,7 +50,7 @@ def _origin(number: "Explained", source: "Source") -> dict[str, Any]:  # Any: as
     return {
         "seed": source.seed, "value": source.value, "cell": record.cell_id, "file": str(file),
         "split": record.cell.split_hash, "data": record.data.data_hash if record.data else None,
-        "commit": where.commit, "clean": where.clean, "device": where.device_name,
+        "commit": where.commit, "clean": where.clean, "device": where.hardware,
         "finished": record.finished, "epoch": record.selection.epoch if record.selection else None,
         "command": command_line(record.cell),
     }  # fmt: skip
@@ -104,7 +104,7 @@ def reproduce(
         load_plugin(plugin)
     discover(cache or default_cache())
     old = _find(name, results, source)
-    print(f"{old.cell.folder}, {old.status} on {old.environment.device_name}\n")
+    print(f"{old.cell.folder}, {old.status} on {old.environment.hardware}\n")
     print(f"    {command_line(old.cell)}\n")
     if not _still_made(old.cell, cache or default_cache()):
         print(

@@ -49,6 +49,7 @@ class Options:
     jobs: int | None
     per_gpu: str
     threads: int | None
+    gpus_per_cell: int
     checkpoint_seconds: float
     results: Path
     cache: Path | None
@@ -236,6 +237,7 @@ def run(options: Options) -> int:
         {
             "device": options.device,
             "threads": options.threads,
+            "gpus_per_cell": options.gpus_per_cell,
             "checkpoint_seconds": options.checkpoint_seconds,
             "memory_format": options.memory_format,
             "compile": options.compile,
@@ -280,7 +282,7 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
     from mmbench.launch.source import Listed
 
     per_gpu = _per_gpu(todo, options, settings)
-    places = slots(options.device, options.jobs, per_gpu, options.threads)
+    places = slots(options.device, options.jobs, per_gpu, options.threads, options.gpus_per_cell)
     if one_at_a_time(options):
         places = places[:1]
     with Progress(len(todo)) as progress:

@@ -1,6 +1,7 @@
 """Batches drawn by index: from the device when the set fits there, else from the memory map."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import psutil
@@ -10,6 +11,8 @@ from torch import Tensor
 from mmbench.data.augment import TOGETHER, augment
 from mmbench.dataset import Modality, SplitArrays
 from mmbench.method import Batch
+from mmbench.ranks.group import ALONE, Ranks
+from mmbench.ranks.rows import Rows
 from mmbench.training.seeding import generator
 
 
@@ -39,6 +42,7 @@ class Loader:
         augmentations: per modality the name of a batched augmentation, for training batches.
         share: keep the split on the device if it takes less than this share of free memory.
         modalities: whose ``mean`` and ``std`` are applied; None: nothing is.
+        ranks: the processes that divide each batch; labels are everybody's, inputs are not.
     """
 
     def __init__(
@@ -51,12 +55,16 @@ class Loader:
         augmentations: Mapping[str, str] | None = None,
         share: float = 0.5,
         modalities: Sequence[Modality] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.arrays, self.device, self.dtype = arrays, device, dtype
         self.batch_size, self.seed = batch_size, seed
-        self.augmentations = augmentations or {}
+        self.augmentations, self.ranks = augmentations or {}, ranks
         self.label = torch.as_tensor(np.array(arrays.label), dtype=torch.int64)
-        self.resident = fits(arrays, device, share)
+        # On the CPU the processes of one machine take from the same memory.
+        self.resident = fits(
+            arrays, device, share / (ranks.neighbours if device.type == "cpu" else 1)
+        )
         self._label = self.label.to(device)
         self._moments = {
             m.name: tuple(
@@ -76,9 +84,20 @@ class Loader:
         return len(self.label)
 
     def gather(self, index: Tensor) -> Batch:
-        """Return the samples at ``index`` ([B] int64, on the CPU), without augmentation."""
+        """Return the samples at ``index`` ([B] int64, on the CPU), without augmentation.
+
+        With several processes the inputs are ``Rows``: each reads its own part of them.
+        """
         on_device = index.to(self.device, non_blocking=True)
+        sizes = self.ranks.shares(len(index))
+        inputs = self._read(index[self.ranks.own(sizes)])
+        if self.ranks.size > 1:
+            inputs = {m: Rows(x, sizes, self.ranks) for m, x in inputs.items()}
+        return Batch(inputs, self._label.index_select(0, on_device), on_device)
+
+    def _read(self, index: Tensor) -> dict[str, Tensor]:
         if self.resident:
+            on_device = index.to(self.device, non_blocking=True)
             raw = {m: t.index_select(0, on_device) for m, t in self._inputs.items()}
         else:
             rows = index.numpy()
@@ -86,8 +105,7 @@ class Loader:
                 m: torch.as_tensor(np.ascontiguousarray(a[rows])).to(self.device)
                 for m, a in self.arrays.inputs.items()
             }
-        inputs = {m: _as_float(t, self.dtype, self._moments.get(m)) for m, t in raw.items()}
-        return Batch(inputs, self._label.index_select(0, on_device), on_device)
+        return {m: _as_float(t, self.dtype, self._moments.get(m)) for m, t in raw.items()}
 
     def in_order(self, index: Tensor) -> Iterator[Batch]:
         """Yield ``index`` in batches, as it stands."""
@@ -123,13 +141,17 @@ class Loader:
             # What begins with together+ draws the same for all modalities that do.
             stream = TOGETHER if name.startswith(f"{TOGETHER}+") else m
             draw = generator(self.device, self.seed, "augment", stream, *axes)
-            inputs[m] = augment(name, inputs[m], draw)
+            inputs[m] = _changed(inputs[m], partial(augment, name, draw=draw))
         return Batch(inputs, batch.label, batch.index)
 
     def steps(self, samples: int) -> int:
         """Return the number of training batches that ``samples`` samples make."""
         full, rest = divmod(samples, self.batch_size)
         return full + (1 if rest > 1 or (rest == 1 and full == 0) else 0)
+
+
+def _changed(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    return x.each(change) if isinstance(x, Rows) else change(x)
 
 
 def _as_float(t: Tensor, dtype: torch.dtype, moments: tuple[Tensor, ...] | None) -> Tensor:

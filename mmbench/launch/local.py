@@ -34,11 +34,15 @@ class Slot:
     threads: int
 
 
-def slots(device: str, jobs: int | None, per_gpu: int, threads: int | None) -> list[Slot]:
+def slots(
+    device: str, jobs: int | None, per_gpu: int, threads: int | None, gpus_per_cell: int = 1
+) -> list[Slot]:
     """Return the slots: GPUs x ``per_gpu``, or ``jobs`` on the CPU with its cores divided.
 
+    With several GPUs per cell a slot is that many of them, by commas.
+
     Raises:
-        UserError: if the device is not there.
+        UserError: if the device is not there, or there are too few.
     """
     kind = device
     if device != "cpu":  # which needs no torch to be there
@@ -52,11 +56,28 @@ def slots(device: str, jobs: int | None, per_gpu: int, threads: int | None) -> l
     if kind == "cuda":
         fixed = ":" in device
         names = [device] if fixed else [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        where = [name for name in names for _ in range(per_gpu)]
+        groups = zip(*[iter(names)] * gpus_per_cell, strict=False)
+        where = [",".join(group) for group in groups for _ in range(per_gpu)]
     else:
-        where = [kind] * (jobs or (cores if kind == "cpu" else 1))
-    share = threads or max(1, cores // len(where))
+        enough = kind == "cpu" or gpus_per_cell == 1
+        alone = max(1, cores // gpus_per_cell) if kind == "cpu" else 1
+        names, where = [kind], [kind] * (jobs or alone) if enough else []
+    if not where:
+        raise UserError(
+            f"--gpus-per-cell {gpus_per_cell} needs as many GPUs; found {len(names)} with --device "
+            f"{device}"
+        )
+    share = threads or max(1, cores // (len(where) * gpus_per_cell))
     return [Slot(name, share) for name in where]
+
+
+def python(processes: int) -> list[str]:
+    """Return the command that runs a module in one process, or in several by torchrun."""
+    alone = [sys.executable, "-P"]
+    if processes == 1:
+        return alone
+    torchrun = ["-m", "torch.distributed.run", "--standalone"]
+    return [*alone, *torchrun, "--nproc-per-node", str(processes)]
 
 
 @dataclass
@@ -232,15 +253,16 @@ class Pool:
         self.logs.mkdir(parents=True, exist_ok=True)
         name = f"worker-{socket.gethostname()}-{os.getpid()}-{next(self.numbers)}.log"
         log = self.logs / name
-        command = [sys.executable, "-P", "-m", "mmbench.launch.worker"]
+        command = [*python(settings.gpus_per_cell), "-m", "mmbench.launch.worker"]
         command += ["--results", str(self.results), "--cache", str(self.cache)]
-        command += ["--run", settings.model_dump_json()]
+        command += ["--settings", settings.model_dump_json()]
         for plugin in self.plugins:
             command += ["--plugin", plugin]
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": str(slot.threads),
             "MKL_NUM_THREADS": str(slot.threads),
+            "PYTHONSAFEPATH": "1",  # torchrun does not hand -P on
         }
         before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)  # inherited
         try:

@@ -4,6 +4,9 @@ Started by the local pool. It imports torch once and then runs cell after cell. 
 input closes (the pool is gone), after a checkpoint at the next step boundary; SIGTERM and SIGUSR1
 ask for the same. A cell that came with a lease is let go, without a checkpoint or a record, once
 another worker has taken it over.
+
+Under torchrun it is one of several processes that run each cell together. The first speaks to the
+pool; the others hear of a cell from it.
 """
 
 import argparse
@@ -27,9 +30,10 @@ from mmbench.launch.lease import Lease
 from mmbench.launch.local import HELD_BACK
 from mmbench.own.dataset import discover
 from mmbench.plugins import load_plugin
+from mmbench.ranks.group import Ranks, join
 from mmbench.settings import RunSettings
 from mmbench.store import RunDirectory, Store
-from mmbench.training.run_cell import run_cell
+from mmbench.training.run_cell import follow_cell, run_cell
 from mmbench.training.trainer import Hooks
 
 
@@ -62,8 +66,16 @@ def _listen(stop: threading.Event, work: "queue.Queue[dict[str, Any] | None]") -
 
 def main() -> None:
     """Run cells until told to stop."""
+    try:
+        _work()
+    except SystemExit as err:
+        sys.stderr.flush()
+        os._exit(int(err.code or 0))  # without waiting for messages to processes that are gone
+
+
+def _work() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("--results", "--cache", "--run"):
+    for name in ("--results", "--cache", "--settings"):
         parser.add_argument(name, required=True)
     parser.add_argument("--plugin", action="append", default=[])
     given = parser.parse_args()
@@ -78,7 +90,19 @@ def main() -> None:
     for plugin in given.plugin:
         load_plugin(plugin)
     discover(Path(given.cache))
-    run = RunSettings.model_validate_json(given.run)
+    run = RunSettings.model_validate_json(given.settings)
+    ranks, device = join(run.device)
+    run = run.model_copy(update={"device": device, "gpus_per_cell": ranks.size})
+    results, cache = Path(given.results), Path(given.cache)
+    if ranks.size > 1:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    if not ranks.first:
+        out.close()
+        while (told := ranks.hear()) is not None:
+            follow_cell(
+                Cell.model_validate_json(told), results=results, cache=cache, run=run, ranks=ranks
+            )
+        return
     work: queue.Queue[dict[str, Any] | None] = queue.Queue()
     threading.Thread(target=_listen, args=(stop, work), daemon=True).start()
     messages.send(kind="ready")
@@ -94,7 +118,15 @@ def main() -> None:
         )
         with suppress(OSError):  # a full disk
             print(f"== {cell.folder}", file=sys.stderr, flush=True)  # whose lines follow
-        _run(cell, held, Path(given.results), Path(given.cache), run, messages, hooks)
+        _run(cell, held, results, cache, run, messages, hooks, ranks)
+    ranks.tell(None)
+
+
+def _end_with(parent: int) -> None:
+    """End at once when torchrun, which looks after the processes of a cell, is gone."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 class _Stop:
@@ -126,11 +158,12 @@ def _run(
     run: RunSettings,
     messages: Messages,
     hooks: Hooks,
+    ranks: Ranks,
 ) -> None:
     say = partial(messages.send, id=cell.id)
     try:
         _leave_to_others(Store(results).directory(cell).path, held)
-        record = run_cell(cell, results=results, cache=cache, run=run, hooks=hooks)
+        record = run_cell(cell, results=results, cache=cache, run=run, hooks=hooks, ranks=ranks)
         failure = record.failure.message if record.failure else None
         say(kind=record.status, reason=record.reason or failure, recorded=True)
     except LeaseLost as err:
@@ -146,6 +179,8 @@ def _run(
             "permissions and run again: finished work is kept",
             again="full",
         )
+    except SystemExit:
+        raise  # the other processes of the cell are lost: the pool sees the end and starts again
     except BaseException:
         say(kind="failed", reason=traceback.format_exc())
         raise

@@ -110,7 +110,7 @@ def row_of(record: Record) -> dict[str, Any]:  # Any: text, numbers, or nothing
         "status": record.status,
         "reason": record.reason or (record.failure.message if record.failure else None),
         "remark": record.remark,
-        "device": where.device_name,
+        "device": where.hardware,
         "commit": where.commit,
         "clean": where.clean,
         "date": record.finished[:10],

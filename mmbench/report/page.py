@@ -173,7 +173,7 @@ def _summary(records: Sequence[Record]) -> str:
     dates = sorted(r.finished[:10] for r in records)
     if not dates:
         return "No record has a score yet."
-    devices = sorted({r.environment.device_name for r in records})
+    devices = sorted({r.environment.hardware for r in records})
     between = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
     return (
         f"{len(records)} records of {between} on {', '.join(devices)}. Every number opens the "
@@ -185,7 +185,7 @@ def _record(record: Record, curve: bool) -> dict[str, Any]:  # Any: JSON values
     shown = {
         "name": record.cell.folder,
         "date": record.finished,
-        "device": record.environment.device_name,
+        "device": record.environment.hardware,
         "commit": str(record.environment.commit or "unknown")[:10],
         "clean": record.environment.clean is True,
         "seconds": record.timing.epoch_mean if record.timing else None,

@@ -12,7 +12,7 @@ import torch
 from mmbench.errors import CorruptFile
 from mmbench.store import write_atomic
 
-MAGIC = b"mmbench-checkpoint-2\n"
+MAGIC = b"mmbench-checkpoint-3\n"
 
 
 def clone(value: Any) -> Any:  # Any: nested dicts, lists and tensors
@@ -26,8 +26,8 @@ def clone(value: Any) -> Any:  # Any: nested dicts, lists and tensors
     return value
 
 
-def rng_state() -> dict[str, Any]:
-    """Return the state of every global generator, as tensors and plain values."""
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """Return the state of the global generators of the CPU and of ``device``."""
     version, words, gauss = random.getstate()
     name, keys, pos, has_gauss, cached = np.random.get_state()  # the global one
     state: dict[str, Any] = {
@@ -35,20 +35,25 @@ def rng_state() -> dict[str, Any]:
         "numpy": [name, torch.from_numpy(np.array(keys, dtype=np.int64)), pos, has_gauss, cached],
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def set_rng_state(state: dict[str, Any]) -> None:
-    """Restore what ``rng_state`` returned."""
+def set_rng_state(state: dict[str, Any], device: torch.device) -> None:
+    """Restore what ``rng_state`` returned, maybe of another GPU."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, pos, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))
     torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def of_step(folder: Path, step: int) -> Path:
+    """Return the file of the checkpoint that was written after ``step`` steps."""
+    return folder / f"checkpoint-{step:09d}"
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
@@ -60,7 +65,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
-    file = folder / f"checkpoint-{step:09d}"
+    file = of_step(folder, step)
     write_atomic(file, MAGIC + hashlib.sha256(payload).digest() + payload)
     for old in sorted(folder.glob("checkpoint-*"))[:-2]:
         old.unlink(missing_ok=True)

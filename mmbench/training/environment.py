@@ -71,6 +71,7 @@ def environment(device: torch.device, run: RunSettings | None = None) -> Environ
         threads=torch.get_num_threads(),
         memory_format=memory_format(device, run.memory_format),
         compiled=run.compile,
+        ranks=run.gpus_per_cell,
     )
 
 

@@ -1,6 +1,7 @@
 """From a cell to its record: load the data, build the method, train, evaluate, write."""
 
 import fcntl
+import logging
 import statistics
 import time
 import traceback
@@ -23,6 +24,7 @@ from mmbench.errors import Busy, MMBenchError, NonFiniteLoss, Refused, StopReque
 from mmbench.method import Method
 from mmbench.metrics import absent_classes
 from mmbench.nets.encoders import build_encoders, initialise
+from mmbench.ranks.group import ALONE, Ranks
 from mmbench.record import Data, Failure, Metrics, Parameters, Record, Selection, Timing, now
 from mmbench.registry import DATASETS, METHODS
 from mmbench.settings import RunSettings, validate
@@ -119,7 +121,7 @@ class Parts:
     select: str
 
 
-def assemble(cell: Cell, cache: Path, run: RunSettings) -> Parts:
+def assemble(cell: Cell, cache: Path, run: RunSettings, ranks: Ranks = ALONE) -> Parts:
     """Load the data and build the method on the device.
 
     Raises:
@@ -156,6 +158,7 @@ def assemble(cell: Cell, cache: Path, run: RunSettings) -> Parts:
             prepared.augmentations if name == "train" else None,
             run.resident_fraction,
             prepared.task.modalities,
+            ranks,
         )
         for name in ("train", "val", "test")
     }
@@ -163,9 +166,17 @@ def assemble(cell: Cell, cache: Path, run: RunSettings) -> Parts:
 
 
 def run_cell(
-    cell: Cell, *, results: Path, cache: Path, run: RunSettings, hooks: Hooks | None = None
+    cell: Cell,
+    *,
+    results: Path,
+    cache: Path,
+    run: RunSettings,
+    hooks: Hooks | None = None,
+    ranks: Ranks = ALONE,
 ) -> Record:
     """Run a cell to its record, continuing an interrupted run; a finished cell is just read.
+
+    The other processes of ``ranks`` are told the cell, and must be waiting for it.
 
     Raises:
         StopRequested: if the hooks asked to stop; the cell can be continued.
@@ -179,13 +190,15 @@ def run_cell(
         if directory.record_file.exists():
             return read_record(directory.record_file)
         started = now()
+        ranks.tell(cell.model_dump_json())
         try:
-            record = _train(cell, directory, started, cache, run, hooks)
+            record = _train(cell, directory, started, cache, run, hooks, ranks)
         except StopRequested:
             raise
         except Refused as err:
             record = _refused(cell, started, run, str(err))
         except Exception as err:
+            _end_unless_all_failed(ranks, cell, directory, started, run, err)
             if isinstance(err, OSError) and err.errno in FULL:
                 raise  # there is no room for a record of it either
             if isinstance(err, NonFiniteLoss):
@@ -203,6 +216,35 @@ def run_cell(
     return record
 
 
+def follow_cell(cell: Cell, *, results: Path, cache: Path, run: RunSettings, ranks: Ranks) -> None:
+    """Take part in a cell that the first process runs and writes about."""
+    directory, started = Store(results).directory(cell), now()
+    try:
+        _train(cell, directory, started, cache, run, Hooks(), ranks)
+    except (StopRequested, Refused):
+        return
+    except Exception as err:
+        _end_unless_all_failed(ranks, cell, directory, started, run, err)
+
+
+def _end_unless_all_failed(
+    ranks: Ranks,
+    cell: Cell,
+    directory: RunDirectory,
+    started: str,
+    run: RunSettings,
+    err: Exception,
+) -> None:
+    """End this process if it failed alone, after recording why, or if the others are no more."""
+    others = ranks.others()
+    if others == "failed":
+        return
+    logging.error("process %d of %d failed", ranks.rank, ranks.size, exc_info=err)
+    if others == "wait" and not (isinstance(err, OSError) and err.errno in FULL):
+        directory.write(_failed(cell, started, run, err))
+    raise SystemExit(1)
+
+
 def _train(
     cell: Cell,
     directory: RunDirectory,
@@ -210,6 +252,7 @@ def _train(
     cache: Path,
     run: RunSettings,
     hooks: Hooks,
+    ranks: Ranks,
 ) -> Record:
     begun = time.perf_counter()
     dataset = make_dataset(cell)
@@ -222,13 +265,13 @@ def _train(
     }
     if reason is not None:
         raise Refused(reason)
-    parts = assemble(cell, cache, run)
+    parts = assemble(cell, cache, run, ranks)
     device = parts.loaders["train"].device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     seen = {name: parts.loaders[name] for name in ("train", parts.select)}
     trainer = Trainer(
-        parts.method, seen, parts.select, cell.trainer, cell.seed, directory.path, hooks
+        parts.method, seen, parts.select, cell.trainer, cell.seed, directory.path, hooks, ranks
     )
     trainer.train()
     final = _final(trainer, parts)  # leaves the method at the selected epoch

@@ -13,6 +13,8 @@ from torch import Tensor
 from mmbench.data.loader import Loader
 from mmbench.errors import NonFiniteLoss, StopRequested
 from mmbench.method import Batch, Method, ParameterGroup, offered
+from mmbench.ranks.encoders import Split
+from mmbench.ranks.group import ALONE, Ranks
 from mmbench.record import EpochRow, Metrics, now
 from mmbench.settings import TrainerSettings
 from mmbench.training import checkpoint
@@ -65,6 +67,7 @@ class Trainer:
         seed: of order, augmentation, dropout and the method's own draws.
         folder: where checkpoints go.
         hooks: progress, stopping, checkpoint interval.
+        ranks: the processes that train the method together, each with a trainer of its own.
     """
 
     def __init__(
@@ -76,10 +79,12 @@ class Trainer:
         seed: int,
         folder: Path,
         hooks: Hooks | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.method, self.loaders, self.select = method, loaders, select
         self.settings, self.seed, self.folder = settings, seed, folder
         self.hooks = hooks or Hooks()
+        self.ranks, self.split = ranks, Split(method, ranks)
         self.device = loaders["train"].device
         self.epochs = method.passes(settings.epochs)
         self.epoch = self.step = self.step_in_epoch = self.resumed = 0
@@ -117,12 +122,13 @@ class Trainer:
                 self.optimizers.set_lr(self.lr)
                 self.method.on_epoch_start()
             self._train_epoch()
+            self.split.align()
             metrics = evaluate(self.method, self.loaders[self.select])
             self._select(metrics)
             self.method.on_epoch_end(metrics if self.validates else None)
             self._add_row(metrics)
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
-            asked = self.hooks.stop()
+            asked = self._asked_to_stop()
             if asked or self._unsaved >= min(SOON, self.hooks.checkpoint_seconds):
                 self._save()
             self._report(metrics)
@@ -158,7 +164,7 @@ class Trainer:
                 self.epoch_seconds += time.perf_counter() - started
                 self._save()
                 started = time.perf_counter()
-            if self.hooks.stop():
+            if self._asked_to_stop():
                 self.epoch_seconds += time.perf_counter() - started
                 self._save()
                 raise self._stopped()
@@ -194,6 +200,14 @@ class Trainer:
     def _stopped(self) -> StopRequested:
         return StopRequested(f"stopped at epoch {self.epoch}, step {self.step_in_epoch}")
 
+    def _asked_to_stop(self) -> bool:
+        try:
+            asked = self.hooks.stop()
+        except StopRequested:  # of its own kind, which the others need not know
+            self.ranks.any(True)
+            raise
+        return self.ranks.any(asked)
+
     # ------------------------------------------------------------------ saving
 
     def state(self) -> dict[str, Any]:
@@ -201,7 +215,7 @@ class Trainer:
         return {
             "model": dict(self.method.state_dict()),
             "optimizers": self.optimizers.state(),
-            "rng": checkpoint.rng_state(),
+            "rng": checkpoint.rng_state(self.device),
             "counters": [self.epoch, self.step, self.step_in_epoch],
             "meters": [self.meter.state(), self.norms.state()],
         }
@@ -214,7 +228,7 @@ class Trainer:
         self.meter.load(state["meters"][0])
         self.norms.load(state["meters"][1])
         self.method.zero_grad(set_to_none=True)
-        checkpoint.set_rng_state(state["rng"])
+        checkpoint.set_rng_state(state["rng"], self.device)
 
     @property
     def total_seconds(self) -> float:
@@ -227,6 +241,8 @@ class Trainer:
         return time.monotonic() - self._saved_at
 
     def _save(self) -> None:
+        if not self.ranks.first:
+            return
         state = self.state()
         state["started"], state["total_seconds"] = self.started, self.total_seconds
         state["best"] = asdict(self.best)
@@ -237,9 +253,7 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def _resume(self) -> bool:
-        state, complaints = checkpoint.latest(self.folder)
-        for complaint in complaints:
-            self.hooks.progress({"warning": complaint})
+        state = self._newest()
         if state is None:
             return False
         if state["held_fraction"]:
@@ -250,6 +264,16 @@ class Trainer:
         self.started, self.earlier = state["started"], state["total_seconds"]
         self.load(state)
         return True
+
+    def _newest(self) -> dict[str, Any] | None:
+        """Return the newest whole checkpoint; the first process says which one all read."""
+        state, complaints = checkpoint.latest(self.folder) if self.ranks.first else (None, [])
+        for complaint in complaints:
+            self.hooks.progress({"warning": complaint})
+        step = self.ranks.number(state["counters"][1] if state else -1)
+        if self.ranks.first or step < 0:
+            return state
+        return checkpoint.read(checkpoint.of_step(self.folder, step))
 
     # ------------------------------------------------------------------ what a method may ask for
 
@@ -274,7 +298,7 @@ class Trainer:
 
     def backward(self, loss: Tensor, *, retain_graph: bool = False) -> None:
         """Add the gradients of ``loss``; outside autocast, as torch advises."""
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False), self.split.backward():
             loss.backward(retain_graph=retain_graph)
 
     def update(self, optimizer: str = "main") -> None:

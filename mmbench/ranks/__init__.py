@@ -1,0 +1,1 @@
+"""Several processes that train one cell: what is split between them, and how they agree."""
