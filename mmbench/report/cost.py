@@ -6,7 +6,7 @@ from datetime import datetime
 
 import numpy as np
 
-from mmbench.report.rows import Group, Shown
+from mmbench.report.rows import Columns, Group, Positions, Shown
 from mmbench.report.scores import TITLES, caption
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
@@ -40,20 +40,20 @@ def by_device(groups: Iterable[Group]) -> list[Group]:
     """Return the groups with the records of every device and number of threads apart."""
     parts = []
     for group in groups:
-        done = group.records[group.records["status"] == "done"]
-        places = done[["device", "threads"]].drop_duplicates().sort_values(["device", "threads"])
-        for device, threads in places.itertuples(index=False):
-            here = [_only(row, str(device), float(threads)) for row in group.rows]
-            records = done[(done["device"] == device) & (done["threads"] == threads)]
-            parts.append(replace(group, rows=tuple(here), records=records))
+        done = group.where[group.columns["status"][group.where] == "done"]
+        for place in sorted(set(_places(group.columns, done))):
+            here = tuple(replace(r, where=_only(r.columns, r.where, place)) for r in group.rows)
+            parts.append(replace(group, rows=here, where=_only(group.columns, done, place)))
     return parts
 
 
-def _only(row: Shown, device: str, threads: float) -> Shown:
-    same = (row.columns["device"][row.where] == device) & (
-        row.columns["threads"][row.where] == threads
-    )
-    return replace(row, where=row.where[same])
+def _places(columns: Columns, where: Positions) -> list[tuple[str, float]]:
+    return list(zip(*(columns[key][where].tolist() for key in ("device", "threads")), strict=True))
+
+
+def _only(columns: Columns, where: Positions, place: tuple[str, float]) -> Positions:
+    kept: Positions = where[np.array([each == place for each in _places(columns, where)], bool)]
+    return kept
 
 
 def cost_tables(study: Study, groups: Iterable[Group], reference: bool) -> list[Table]:
@@ -79,7 +79,7 @@ def _table(study: Study, group: Group, reference: bool) -> Table:
         )
         for row in group.rows
     ]
-    threads = int(group.records["threads"].iloc[0])
+    threads = int(group.first("threads"))
     name = base.name if base else "the first baseline, which was not run here"
     return Table(
         name=f"{study.name}-{group.dataset}",
@@ -139,7 +139,7 @@ def overlapping(groups: Iterable[Group]) -> int:
 def _overlapping(group: Group) -> int:
     times = sorted(
         (datetime.fromisoformat(a), datetime.fromisoformat(b))
-        for a, b in group.records[["started", "finished"]].itertuples(index=False)
+        for a, b in zip(group.column("started"), group.column("finished"), strict=True)
     )
     shared, latest = set(), 0
     for i, (begun, finished) in enumerate(times):
@@ -152,7 +152,7 @@ def _overlapping(group: Group) -> int:
 
 def _warning(study: Study, group: Group) -> tuple[str, ...]:
     n = _overlapping(group)
-    said = OVERLAP.format(n=n, all=len(group.records), study=study.name)
+    said = OVERLAP.format(n=n, all=len(group.where), study=study.name)
     return (said,) if n else ()
 
 
@@ -166,7 +166,7 @@ def points(study: Study, groups: Iterable[Group]) -> Mapping[str, list[Point]]:
             ratio = _ratios(row, base)
             if scores and ratio:
                 mean, std = mean_std(scores)
-                where = f"{group.title}\n{group.records['device'].iloc[0]}"
+                where = f"{group.title}\n{group.first('device')}"
                 point = Point(row.name, float(np.mean(ratio)), 100 * mean, 100 * (std or 0.0))
                 found.setdefault(where, []).append(point)
     return found

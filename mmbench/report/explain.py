@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmbench.errors import UserError, nearest
-from mmbench.report.build import KINDS, build_kinds, load_results
+from mmbench.report.build import KINDS, load_results, tables_of
 from mmbench.report.frame import row_of
 from mmbench.report.study import study_names
 from mmbench.report.table import Entry, Source, Table
@@ -67,7 +67,7 @@ def explain(target: str, source: str) -> list[Explained]:
     study, kind = _study_of(file)
     results = file.parent.parent
     loaded = load_results(results, source)
-    tables = build_kinds(study, loaded).get(kind, [])
+    tables = tables_of(study, kind, loaded)
     found = [t for t in tables if t.dataset == dataset]
     if not found:
         known = sorted({t.dataset for t in tables})

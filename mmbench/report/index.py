@@ -22,14 +22,17 @@ from mmbench.report.frame import as_frame, plain, row_of
 from mmbench.store import read_record
 
 WORTH = 200  # files; fewer are read faster than an index is
+AT_ONCE = 2000  # records read before they are put into columns
 STAMP = "_stamp"  # the state of the file that a row was read from
 FILE = "file"
 
 log = logging.getLogger(__name__)
 
 
-def record_files(folder: Path) -> Iterator[tuple[Path, str]]:
+def record_files(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield the files that hold the records of a folder, in name order, with size and time.
+
+    Names are relative to the folder; made as text, because paths cost more than the look.
 
     Of a cell's run directory that is the finished record, else its last failure.
     """
@@ -38,17 +41,15 @@ def record_files(folder: Path) -> Iterator[tuple[Path, str]]:
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
-        path = folder / entry.name
         if entry.name.endswith((".json", ".json.gz")):
-            yield path, _stamp(entry.stat())
+            yield entry.name, _stamp(entry.stat())
         elif entry.is_dir():
             try:
-                done = path / "record.json"
-                yield done, _stamp(done.stat())
+                yield f"{entry.name}/record.json", _stamp(os.stat(f"{entry.path}/record.json"))
             except FileNotFoundError:
-                failures = sorted(path.glob("failed-*.json"))
+                failures = sorted((folder / entry.name).glob("failed-*.json"))
                 if failures:
-                    yield failures[-1], _stamp(failures[-1].stat())
+                    yield f"{entry.name}/{failures[-1].name}", _stamp(failures[-1].stat())
 
 
 def _stamp(state: os.stat_result) -> str:
@@ -66,20 +67,20 @@ def load_frame(folder: Path, unreadable: list[str]) -> pd.DataFrame:
     file = folder.parent / ".index" / f"{folder.name}.parquet"
     known = _read(file) if len(files) >= WORTH else None
     state = pd.DataFrame(
-        {FILE: [str(path.relative_to(folder)) for path, _ in files], STAMP: [s for _, s in files]}
+        {FILE: [name for name, _ in files], STAMP: [stamp for _, stamp in files]}, dtype=object
     )
     if known is None:
-        rows = list(_rows(folder, state, unreadable))
-        whole = _with_state(rows)
+        whole = _read_all(folder, state, unreadable)
         changed = len(files) >= WORTH
     else:
         merged = state.merge(known, on=[FILE, STAMP], how="left", indicator="_from")
         missing = merged["_from"] == "left_only"
-        rows = list(_rows(folder, merged.loc[missing, [FILE, STAMP]], unreadable))
-        kept = merged.loc[~missing].drop(columns="_from")
-        whole = pd.concat([kept, _with_state(rows)], ignore_index=True) if rows else kept
+        new = _read_all(folder, merged.loc[missing, [FILE, STAMP]], unreadable)
+        whole = merged.loc[~missing].drop(columns="_from")
+        if len(new):
+            whole = pd.concat([whole, new], ignore_index=True)
         whole = whole.sort_values(FILE, ignore_index=True)
-        changed = bool(rows) or len(whole) != len(known)
+        changed = len(new) > 0 or len(whole) != len(known)
     if changed:
         _write(whole, file)
     return plain(whole.drop(columns=STAMP))
@@ -95,8 +96,11 @@ def _rows(
             unreadable.append(str(err))
 
 
-def _with_state(rows: list[dict[str, Any]]) -> pd.DataFrame:  # Any: as in row_of
-    return as_frame(rows, extra=(STAMP,))
+def _read_all(folder: Path, state: pd.DataFrame, unreadable: list[str]) -> pd.DataFrame:
+    """Return the frame of these files, some at a time: as columns they are far smaller."""
+    parts = (state.iloc[at : at + AT_ONCE] for at in range(0, max(1, len(state)), AT_ONCE))
+    frames = [as_frame(list(_rows(folder, part, unreadable)), extra=(STAMP,)) for part in parts]
+    return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
 
 
 def _version() -> bytes:

@@ -160,9 +160,8 @@ def _caption(cited: Sequence[Number], group: Group | None) -> str:
     )
     if group is None:
         return words + "Ours: nothing was run on this data set."
-    first = group.records.iloc[0]
     return words + (
         "Columns “ours”: mean ± sample standard deviation over seeds, protocol "
-        f"{first['protocol']}: {RULES[str(first['protocol'])]}, {first['fidelity']} fidelity, "
-        f"{first['preset']} preset."
+        f"{group.protocol}: {RULES[group.protocol]}, {group.first('fidelity')} fidelity, "
+        f"{group.first('preset')} preset."
     )

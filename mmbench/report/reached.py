@@ -32,8 +32,7 @@ def reached_tables(
 
 
 def _table(study: Study, group: Group, known: Alone, reference: bool) -> Table:
-    first = group.records.iloc[0]
-    setting = tuple(first[key] for key in SETTING)
+    setting = tuple(group.first(key) for key in SETTING)
     alone = {m: known.get((*setting, m), {}) for m in group.modalities}
     rows = []
     for row in group.rows:

@@ -28,6 +28,11 @@ LATEX = {
     "absent": r"\emph{{{}}}",
     "cited": r"\textit{{{}}}",
 }
+TEX = str.maketrans({
+    **{c: f"\\{c}" for c in "%&_#${}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$", "†": r"$\dagger$", "“": "``", "”": "''",
+})  # fmt: skip
 RICH = {"best": "bold", "second": "underline", "absent": "dim", "cited": "italic", "plain": ""}
 
 
@@ -49,18 +54,7 @@ def markdown(tables: Sequence[Table]) -> str:
 
 
 def _escape(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    escaped = "".join(special.get(c, f"\\{c}" if c in "%&_#${}" else c) for c in text)
-    for plain, tex in (
-        ("±", r"$\pm$"),
-        ("−", "$-$"),
-        ("Δ", r"$\Delta$"),
-        ("†", r"$\dagger$"),
-        ("“", "``"),
-        ("”", "''"),
-    ):
-        escaped = escaped.replace(plain, tex)
-    return escaped
+    return text.translate(TEX)
 
 
 def _latex_entry(entry: Entry) -> str:
@@ -130,6 +124,11 @@ def print_table(table: Table, console: Console) -> None:
     console.print()
 
 
+def markers(file: Path) -> set[str]:
+    """Return the studies whose tables a file has room for."""
+    return set(re.findall(r"<!-- table:(\S+) -->\n", file.read_text(encoding="utf-8")))
+
+
 def update_readme(file: Path, tables: dict[str, list[Table]]) -> None:
     """Put plain tables between ``<!-- table:NAME -->`` and ``<!-- /table:NAME -->``.
 
@@ -139,12 +138,11 @@ def update_readme(file: Path, tables: dict[str, list[Table]]) -> None:
         UserError: if the file has no such markers.
     """
     text = file.read_text(encoding="utf-8")
-    found = False
-    for name, built in tables.items():
-        pattern = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.DOTALL)
-        shown = markdown([table for table in built if not table.bundle])
-        new = pattern.sub(lambda m, t=shown: m[1] + t + m[2], text)  # type: ignore[misc]  # bound
-        found, text = found or bool(pattern.search(text)), new
+    found = markers(file) & set(tables)
     if not found:
         raise UserError(f"{file} has no markers such as <!-- table:{next(iter(tables), 'x')} -->")
+    for name in found:
+        pattern = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.DOTALL)
+        shown = markdown([table for table in tables[name] if not table.bundle])
+        text = pattern.sub(lambda m, t=shown: m[1] + t + m[2], text)  # type: ignore[misc]  # bound
     file.write_text(text, encoding="utf-8")

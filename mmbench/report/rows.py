@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -15,28 +17,32 @@ from mmbench.report.study import Row, Study, load_study, study_names
 from mmbench.report.table import Source
 
 
-def is_row(frame: pd.DataFrame, row: Row) -> pd.Series:
-    """Say which records belong to ``row``: the method with these options changed and no others."""
-    mask = (frame["method"] == row.method) & (frame["options"] == canonical(row.set))
-    if row.fidelity:
-        mask &= frame["fidelity"] == row.fidelity
-    if row.preset:
-        mask &= frame["preset"] == row.preset
-    return mask
+def members(rows: Sequence[Row], frame: pd.DataFrame) -> list[NDArray[np.bool_]]:
+    """Say per row which records belong to it: its method with its options changed and no others."""
+    same = frame.groupby(["method", "options"]).indices
+    masks = []
+    for row in rows:
+        mask = np.zeros(len(frame), bool)
+        mask[same.get((row.method, canonical(row.set)), [])] = True
+        for key, wanted in (("fidelity", row.fidelity), ("preset", row.preset)):
+            if wanted:
+                mask &= (frame[key] == wanted).to_numpy(bool)
+        masks.append(mask)
+    return masks
 
 
-def varied(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the records a study is about.
+def concerns(study: Study, frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Say which records a study is about.
 
     One that turns a data set's knob has only that set, and the others leave it to that study.
     """
     if study.vary:
-        return frame[frame["dataset"].isin(study.datasets)]
+        return frame["dataset"].isin(study.datasets).to_numpy(bool)
     if study.rows == "found":
-        return frame
+        return np.ones(len(frame), bool)
     every = [load_study(name) for name in study_names()]
     knobs = {name for other in every if other.vary for name in other.datasets}
-    return frame[~frame["dataset"].isin(knobs - set(study.datasets))]
+    return ~frame["dataset"].isin(knobs - set(study.datasets)).to_numpy(bool)
 
 
 def found(frame: pd.DataFrame) -> tuple[Row, ...]:
@@ -54,6 +60,11 @@ Columns = Mapping[str, NDArray[Any]]  # of a frame, by name; far quicker to take
 Positions = NDArray[np.intp]
 
 
+def _taken(columns: Columns, key: str, where: Positions) -> list[Any]:  # Any: text or numbers
+    found: list[Any] = columns[key][where].tolist()
+    return found
+
+
 @dataclass(frozen=True)
 class Shown:
     """A row to fill: its name, where its records stand in the columns, and its method."""
@@ -65,8 +76,7 @@ class Shown:
 
     def column(self, key: str) -> list[Any]:  # Any: text or numbers
         """Return one column of the row's records."""
-        found: list[Any] = self.columns[key][self.where].tolist()
-        return found
+        return _taken(self.columns, key, self.where)
 
     def sources(self, prediction: str, metric: str, at: str = "selected") -> tuple[Source, ...]:
         """Return one score of every record that has it, in order of the seeds."""
@@ -76,9 +86,19 @@ class Shown:
         """Return one column of numbers of every record that has it, in order of the seeds."""
         if key not in self.columns:
             return ()
-        rows = zip(*map(self.column, ("seed", "record", key)), strict=True)
-        found = {s: Source(s, r, v, key) for s, r, v in rows if v == v}  # not NaN
-        return tuple(found[seed] for seed in sorted(found))
+        where, seeds, records = self._by_seed
+        values = self.columns[key][where].tolist()
+        rows = zip(seeds, records, values, repeat(key))
+        found = tuple(map(Source._make, (row for row in rows if row[2] == row[2])))  # not NaN
+        if len({source.seed for source in found}) == len(found):
+            return found
+        return tuple({source.seed: source for source in found}.values())
+
+    @cached_property
+    def _by_seed(self) -> tuple[Positions, list[int], list[str]]:
+        """The row's records in order of the seeds: where they stand, seeds and names."""
+        where = self.where[np.argsort(self.columns["seed"][self.where], kind="stable")]
+        return where, _taken(self.columns, "seed", where), _taken(self.columns, "record", where)
 
     def values(self, prediction: str, metric: str, at: str = "selected") -> dict[int, float]:
         """Return one value by seed; none if there is no such score."""
@@ -121,25 +141,35 @@ class Group:
 
     Attributes:
         rows: to be filled, in order.
-        records: all of them.
+        columns: all records.
+        where: those of this table, at least one.
         task: modalities and metrics of the data set.
         stated: whether each row says its own fidelity and recipe.
     """
 
     rows: tuple[Shown, ...]
-    records: pd.DataFrame
+    columns: Columns
+    where: Positions
     task: Mapping[str, object]
     stated: bool = False
+
+    def column(self, key: str) -> list[Any]:  # Any: text or numbers
+        """Return one column of the table's records."""
+        return _taken(self.columns, key, self.where)
+
+    def first(self, key: str) -> Any:  # Any: as above
+        """Return what the first record has, for a column in which all are alike."""
+        return self.columns[key][self.where[0]]
 
     @property
     def dataset(self) -> str:
         """Name of the data set."""
-        return str(self.records["dataset"].iloc[0])
+        return str(self.first("dataset"))
 
     @property
     def protocol(self) -> str:
         """How the epoch was selected."""
-        return str(self.records["protocol"].iloc[0])
+        return str(self.first("protocol"))
 
     @property
     def title(self) -> str:
@@ -149,22 +179,21 @@ class Group:
     @property
     def place(self) -> str:
         """The data set, and what was changed around the methods."""
-        around = str(self.records["around"].iloc[0])
+        around = str(self.first("around"))
         return f"{self.dataset} ({around})" if around else self.dataset
 
     def option(self, key: str) -> Any:  # Any: whatever the data set's config holds
         """Return one option of the data set."""
-        return json.loads(str(self.records["data"].iloc[0])).get(key)
+        return json.loads(str(self.first("data"))).get(key)
 
     @property
     def bundle(self) -> str:
         """What all rows share beyond the plain method and recipe, in words."""
         if self.stated:
             return ""
-        first = self.records.iloc[0]
         words = [
-            *(["released fidelity"] if first["fidelity"] == "released" else []),
-            *(["authors' recipes"] if first["preset"] == "authors" else []),
+            *(["released fidelity"] if self.first("fidelity") == "released" else []),
+            *(["authors' recipes"] if self.first("preset") == "authors" else []),
         ]
         return ", ".join(words)
 
@@ -178,16 +207,17 @@ def groups(
     study: Study, frame: pd.DataFrame, tasks: Mapping[str, dict[str, object]]
 ) -> Iterator[Group]:
     """Yield one group per data set, protocol, bundle and setting; nothing is mixed."""
-    frame = varied(study, frame)
-    rows = found(frame) if study.rows == "found" else study.rows
-    frame = frame[pd.concat([is_row(frame, row) for row in rows], axis=1).any(axis=1)]
-    masks = [is_row(frame, row).to_numpy(bool) for row in rows]
+    about = concerns(study, frame)
+    rows = found(frame[about]) if study.rows == "found" else study.rows
+    masks = members(rows, frame)
     columns = {str(name): frame[name].to_numpy() for name in frame}
+    about = about & np.logical_or.reduce(masks)
     stated = any(row.fidelity or row.preset for row in rows)
     keys = ["dataset", "protocol", "place"]
     bundles = [] if stated else ["fidelity", "preset", "recipe"]
-    plain = _plain(frame, keys)
-    for key, where in _places(frame, [*keys, *bundles]):
+    both = (columns["fidelity"] == "corrected") & (columns["preset"] == "common")
+    plain = dict(_places(frame, about & both, keys))
+    for key, where in _places(frame, about, [*keys, *bundles]):
         task = tasks.get(str(key[0]))
         if task is None:
             continue
@@ -195,20 +225,16 @@ def groups(
             beside = _unaffected(columns, plain.get(key[:3], where[:0]), key[3:5])
             where = np.concatenate([where, beside])
         shown = shown_rows(rows, masks, columns, where, task)
-        yield Group(tuple(shown), frame.iloc[where], task, stated)
+        yield Group(tuple(shown), columns, where, task, stated)
 
 
-def _places(frame: pd.DataFrame, keys: list[str]) -> list[tuple[tuple[str, ...], Positions]]:
+def _places(
+    frame: pd.DataFrame, among: NDArray[np.bool_], keys: list[str]
+) -> list[tuple[tuple[str, ...], Positions]]:
     """Return where the records stand that share these columns, sorted by them."""
-    found: dict[Any, Any] = dict(frame.groupby(keys).indices)  # Any: its stubs say Hashable
-    return sorted(found.items())
-
-
-def _plain(frame: pd.DataFrame, keys: list[str]) -> dict[tuple[str, ...], Positions]:
-    """Return where the records without a bundle stand, by what a table must share."""
-    both = (frame["fidelity"] == "corrected") & (frame["preset"] == "common")
-    positions = np.flatnonzero(both.to_numpy(bool))
-    return {key: positions[where] for key, where in _places(frame.iloc[positions], keys)}
+    positions = np.flatnonzero(among)
+    alike: dict[Any, Any] = frame[keys].iloc[positions].groupby(keys).indices  # Any: stubs say so
+    return [(key, positions[where]) for key, where in sorted(alike.items())]
 
 
 def _unaffected(columns: Columns, plain: Positions, bundle: tuple[str, ...]) -> Positions:

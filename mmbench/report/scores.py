@@ -1,9 +1,7 @@
 """The comparison of a study: metrics, best and second, and the difference to the best baseline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-
-import pandas as pd
 
 from mmbench.report.rows import Group, Shown
 from mmbench.report.study import Study
@@ -20,11 +18,10 @@ RULES = {
 
 def score_table(study: Study, group: Group, reference: bool) -> Table:
     """Return the comparison: every metric, the difference, and each modality alone."""
-    rows, part, task = group.rows, group.records, group.task
+    rows, task = group.rows, group.task
     metrics, modalities = list(task["metrics"]), list(task["modalities"])  # type: ignore[call-overload]  # lists of text
     main = metrics.index(str(task["primary"]))
     title = TITLES.get(metrics[main], metrics[main])
-    grid = [[row.values("fused", m) for m in metrics] for row in rows]
     entries = [[_entry(row, "fused", m) for m in metrics] for row in rows]
     for i in range(len(metrics)):
         placed = ranks([line[i].value for line in entries])
@@ -39,9 +36,8 @@ def score_table(study: Study, group: Group, reference: bool) -> Table:
             difference = _difference(*pair, number == best)
         own = [_entry(row, m, metrics[main]) for m in modalities]
         filled.append((row.name, (*entries[number], difference, *own)))
-    dataset = str(part["dataset"].iloc[0])
     return Table(
-        name=f"{study.name}-{dataset}",
+        name=f"{study.name}-{group.dataset}",
         heading=f"{study.title}: {group.title}",
         columns=(
             "Method",
@@ -50,8 +46,8 @@ def score_table(study: Study, group: Group, reference: bool) -> Table:
             *(f"{m} alone" for m in modalities),
         ),
         rows=tuple(filled),
-        caption=caption(group, reference, WHAT) + _absent(part, task),
-        notes=_notes(rows, [columns[main] for columns in grid], best, title),
+        caption=caption(group, reference, WHAT) + _absent(group),
+        notes=_notes(rows, [_by_seed(line[main].sources) for line in entries], best, title),
         breaks=_breaks(study, rows),
         bundle=group.bundle,
         dataset=group.dataset,
@@ -92,8 +88,12 @@ def _styled(entry: Entry, rank: int | None) -> Entry:
     return replace(entry, style=style)
 
 
+def _by_seed(sources: Sequence[Source]) -> dict[int, float]:
+    return {source.seed: source.value for source in sources}
+
+
 def _difference(own: Sequence[Source], to: Sequence[Source], itself: bool) -> Entry:
-    one, two = ({s.seed: s.value for s in each} for each in (own, to))
+    one, two = _by_seed(own), _by_seed(to)
     mean, half, shared = paired_difference(one, two)
     if itself or not shared:
         return Entry("baseline" if itself else "")
@@ -104,33 +104,30 @@ def _difference(own: Sequence[Source], to: Sequence[Source], itself: bool) -> En
 
 def caption(group: Group, reference: bool, what: str) -> str:
     """Return what the numbers are, and the protocol, seeds, device, date and commit behind them."""
-    part = group.records
-    first = part.iloc[0]
-    dates = sorted(part["date"].unique())
+    dates = sorted(set(group.column("date")))
     commits = sorted(
         f"{str(c)[:10]}{'' if clean is True else ' with uncommitted changes'}"
-        for c, clean in set(zip(part["commit"], part["clean"], strict=True))
+        for c, clean in set(zip(group.column("commit"), group.column("clean"), strict=True))
     )
-    seeds = part["seed"].nunique()
+    seeds = len(set(group.column("seed")))
     return (
-        f"{what} over {seeds} seed{'s' if seeds > 1 else ''}. Protocol {first['protocol']}: "
-        f"{RULES[str(first['protocol'])]}{f', {group.bundle}' if group.bundle else ''}. "
-        f"Device: {', '.join(sorted(part['device'].unique()))}. "
+        f"{what} over {seeds} seed{'s' if seeds > 1 else ''}. Protocol {group.protocol}: "
+        f"{RULES[group.protocol]}{f', {group.bundle}' if group.bundle else ''}. "
+        f"Device: {', '.join(sorted(set(group.column('device'))))}. "
         f"Records of {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}, "
         f"commit {', '.join(commits)}{'; reference records' if reference else ''}."
     )
 
 
-def _absent(part: pd.DataFrame, task: Mapping[str, object]) -> str:
+def _absent(group: Group) -> str:
     """Return what MAP does with the classes that have no test sample, if there are any."""
-    most = part["absent"].max()
-    if "map" not in task["metrics"] or not most > 0:  # type: ignore[operator]  # a list of text
+    most = max((n for n in group.column("absent") if n == n and n is not None), default=0)
+    if "map" not in group.task["metrics"] or not most:  # type: ignore[operator]  # a list of text
         return ""
-    zero = part["absent_class"].iloc[0] == "zero"
-    return (
-        f" MAP {'counts' if zero else 'leaves out'} {int(most)} of {task['classes']} classes, "
-        f"which have no test sample{', as 0' if zero else ''}."
-    )
+    zero = group.first("absent_class") == "zero"
+    does, beside = ("counts", ", as 0") if zero else ("leaves out", "")
+    which = f"{int(most)} of {group.task['classes']} classes, which have no test sample"
+    return f" MAP {does} {which}{beside}."
 
 
 def _notes(

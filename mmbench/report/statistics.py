@@ -6,9 +6,10 @@ mean over seeds, so that a data set with more seeds does not count for more.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from scipy import stats
 
 Differences = Sequence[NDArray[np.float64]]
 EXACT_UP_TO = 14  # pairs: 2^14 sign patterns take milliseconds; above it they are drawn
+AT_ONCE = 1000  # sign patterns held in memory
 DRAWS = 10_000  # of resamples, and of sign patterns
 FEW_DATASETS = 5  # below it the Friedman and Nemenyi approximations are poor (Demsar, JMLR 2006)
 
@@ -46,24 +48,32 @@ def bootstrap_interval(
     """
     if not differences or any(len(each) == 0 for each in differences):
         raise ValueError("a bootstrap needs at least one difference in every data set")
-    picks = _picks([len(each) for each in differences], generator, resamples)
-    return _interval(differences, picks, level)
+    return _intervals([each[None] for each in differences], generator, resamples, level)[0]
 
 
-def _picks(
-    sizes: Sequence[int], generator: np.random.Generator, resamples: int
-) -> list[NDArray[np.int64]]:
-    """Draw which seeds each resample takes: per data set, [resamples, seeds]."""
-    return [generator.integers(size, size=(resamples, size)) for size in sizes]
+def _intervals(
+    stacked: Sequence[NDArray[np.float64]],
+    generator: np.random.Generator,
+    resamples: int,
+    level: float,
+) -> list[tuple[float, float]]:
+    """Return the interval of each rival; all of them see the same resamples.
 
-
-def _interval(
-    differences: Differences, picks: Sequence[NDArray[np.int64]], level: float
-) -> tuple[float, float]:
-    means = [each[pick].mean(axis=1) for each, pick in zip(differences, picks, strict=True)]
+    Args:
+        stacked: per data set, [rivals, seeds].
+        generator: the source of randomness.
+        resamples: how many.
+        level: coverage aimed at.
+    """
+    means = np.zeros((resamples, len(stacked[0])))
+    for each in stacked:  # one at a time: all draws of many data sets would fill the memory
+        size = each.shape[1]
+        picks = generator.integers(size, size=(resamples, size))
+        picks += size * np.arange(resamples)[:, None]
+        times = np.bincount(picks.ravel(), minlength=resamples * size).reshape(resamples, size)
+        means += times @ (each.T / (size * len(stacked)))
     tail = (1 - level) / 2
-    low, high = np.quantile(np.mean(means, axis=0), [tail, 1 - tail])
-    return float(low), float(high)
+    return [(float(a), float(b)) for a, b in np.quantile(means, [tail, 1 - tail], axis=0).T]
 
 
 def sign_flip_test(
@@ -75,22 +85,34 @@ def sign_flip_test(
     signs are tried up to ``EXACT_UP_TO`` pairs (so n pairs cannot give less than 2 / 2^n); above,
     ``draws`` of them, with one added to both counts (Phipson and Smyth 2010).
     """
-    return _p_value(differences, _signs(sum(map(len, differences)), generator, draws))
+    return _p_values([each[None] for each in differences], generator, draws)[0]
 
 
-def _signs(pairs: int, generator: np.random.Generator, draws: int) -> NDArray[np.float64]:
-    """Return all patterns of signs, [patterns, pairs], or ``draws`` of them if they are many."""
+def _signs(
+    pairs: int, generator: np.random.Generator, draws: int
+) -> Iterator[NDArray[np.floating[Any]]]:
+    """Yield all patterns of signs, [patterns, pairs], or ``draws`` of them if they are many."""
     if pairs <= EXACT_UP_TO:
-        return np.array(list(product((-1.0, 1.0), repeat=pairs)))
-    return generator.choice((-1.0, 1.0), size=(draws, pairs))
+        yield np.array(list(product((-1.0, 1.0), repeat=pairs)))
+        return
+    for done in range(0, draws, AT_ONCE):
+        yield 2.0 * generator.integers(2, size=(min(AT_ONCE, draws - done), pairs)) - 1.0
 
 
-def _p_value(differences: Differences, signs: NDArray[np.float64]) -> float:
-    weights = np.concatenate([each / (len(each) * len(differences)) for each in differences])
-    observed = abs(weights.sum()) * (1 - 1e-12)  # rounding must not hide the observed pattern
-    hits = int(np.sum(np.abs(signs @ weights) >= observed))
-    drawn = len(weights) > EXACT_UP_TO
-    return (hits + drawn) / (len(signs) + drawn)
+def _p_values(
+    stacked: Sequence[NDArray[np.float64]], generator: np.random.Generator, draws: int
+) -> list[float]:
+    """Return the p-value of each rival; all of them see the same signs. See ``_intervals``."""
+    weights = np.concatenate([each / (each.shape[1] * len(stacked)) for each in stacked], axis=1)
+    rivals, pairs = weights.shape
+    # Rounding must not hide the observed pattern, nor part a sum of 0 from another.
+    observed = np.abs(weights.sum(axis=1)) - 1e-12 * np.abs(weights).sum(axis=1)
+    hits, patterns = np.zeros(rivals, int), 0
+    for signs in _signs(pairs, generator, draws):
+        hits += (np.abs(signs @ weights.T) >= observed).sum(axis=0)
+        patterns += len(signs)
+    drawn = pairs > EXACT_UP_TO
+    return [(int(n) + drawn) / (patterns + drawn) for n in hits]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -194,20 +216,24 @@ def compare(rivals: dict[str, Differences], seed: int = 0) -> list[Comparison]:
         rivals: per name, the differences.
         seed: of the generator; the same for every rival, so that no row depends on the others.
     """
-    sizes = {name: tuple(map(len, each)) for name, each in rivals.items()}
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for name, each in rivals.items():
+        alike.setdefault(tuple(map(len, each)), []).append(name)
+    raw: dict[str, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
     # Drawn once for all rivals with as many pairs: the draws are most of the time.
-    signs = {n: _signs(n, np.random.default_rng([seed, 1]), DRAWS)
-             for n in {sum(each) for each in sizes.values()}}  # fmt: skip
-    picks = {each: _picks(each, np.random.default_rng([seed, 2]), DRAWS)
-             for each in set(sizes.values())}  # fmt: skip
-    raw = [_p_value(each, signs[sum(sizes[name])]) for name, each in rivals.items()]
-    found = []
-    for (name, each), p, adjusted in zip(rivals.items(), raw, holm(raw), strict=True):
-        low, high = _interval(each, picks[sizes[name]], 0.95)
-        found.append(
-            Comparison(
-                name, stratified_mean(each), low, high, p, adjusted, effect_size(each),
-                wins_ties_losses(each), sum(map(len, each)),
-            )
-        )  # fmt: skip
-    return found
+    for names in alike.values():
+        stacked = [np.stack(part) for part in zip(*(rivals[n] for n in names), strict=True)]
+        p_values = _p_values(stacked, np.random.default_rng([seed, 1]), DRAWS)
+        found = _intervals(stacked, np.random.default_rng([seed, 2]), DRAWS, 0.95)
+        raw |= dict(zip(names, p_values, strict=True))
+        intervals |= dict(zip(names, found, strict=True))
+    adjusted = dict(zip(rivals, holm([raw[name] for name in rivals]), strict=True))
+    return [
+        Comparison(
+            name=name, mean=stratified_mean(each), low=intervals[name][0], high=intervals[name][1],
+            p=raw[name], adjusted=adjusted[name], effect=effect_size(each),
+            record=wins_ties_losses(each), pairs=sum(map(len, each)),
+        )
+        for name, each in rivals.items()
+    ]  # fmt: skip
