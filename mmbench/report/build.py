@@ -18,6 +18,7 @@ from mmbench.report.frame import absent_as_zero, tasks_of, to_frame
 from mmbench.report.index import load_frame
 from mmbench.report.overall import Pool, overall_tables, pools
 from mmbench.report.published import Number, load_published, published_tables
+from mmbench.report.published_cost import published_costs
 from mmbench.report.reached import reached_tables
 from mmbench.report.rows import Group, concerns, groups, members
 from mmbench.report.scores import score_table
@@ -69,7 +70,7 @@ def report(
         loaded = replace(loaded, frame=absent_as_zero(loaded.frame))
     built = Built({}, [], loaded.left_out, loaded.unreadable)
     kept: dict[str, dict[str, list[Table]]] = {}  # the page alone needs them all at once
-    for study in _wanted(studies, loaded.frame):
+    for study in _wanted(studies, loaded):
         formed = list(groups(study, loaded.frame, loaded.tasks))
         pooled = pools(study, formed)
         for kind, tables in kinds_of(study, formed, pooled, loaded):
@@ -156,11 +157,27 @@ def kinds_of(
             "": lambda: [score_table(study, group, loaded.reference) for group in formed],
             "imbalance": lambda: reached_tables(study, loaded.frame, formed, loaded.reference),
             "statistics": lambda: overall_tables(pooled),
-            "published": lambda: published_tables(study, formed, loaded.published),
         }
+    cited = published_costs if study.cost else published_tables
+    # Of a study that was not run they are all there is.
+    made["published" if formed else ""] = lambda: cited(study, formed, loaded.published)
     for kind, make in made.items():
         if tables := make():
-            yield kind, tables
+            yield kind, _distinct(tables)
+
+
+def _distinct(tables: Sequence[Table]) -> list[Table]:
+    """Return the tables with a number behind a name that an earlier one has.
+
+    Recipes and devices make no part of a name, and seldom is there more than one of either.
+    """
+    times: dict[str, int] = {}
+    named = []
+    for table in tables:
+        times[table.name] = times.get(table.name, 0) + 1
+        again = f"-{times[table.name]}" if times[table.name] > 1 else ""
+        named.append(replace(table, name=table.name + again))
+    return named
 
 
 def tables_of(name: str, kind: str, loaded: Loaded) -> list[Table]:
@@ -183,12 +200,14 @@ def _draw(
     return drawn + write_strength(study, plain, loaded.files, folder)
 
 
-def _wanted(names: Sequence[str], frame: pd.DataFrame) -> list[Study]:
+def _wanted(names: Sequence[str], loaded: Loaded) -> list[Study]:
     """Return the studies asked for; if none is, those that the records are about.
 
     A study of options is shown once one of its options was run, and a study of what was found only
-    if the others leave something out.
+    if the others leave something out. With the committed records stand all published numbers.
     """
+    frame = loaded.frame
+    published = {number.study for number in loaded.published if loaded.reference}
     if names:
         return [load_study(name) for name in names]
     shown, seen = [], np.zeros(len(frame), bool)
@@ -199,7 +218,7 @@ def _wanted(names: Sequence[str], frame: pd.DataFrame) -> list[Study]:
         about = concerns(study, frame)
         masks = [mask & about for mask in members(study.rows, frame)]
         special = [mask for row, mask in zip(study.rows, masks, strict=True) if row.special]
-        if any(mask.any() for mask in special or masks):
+        if study.name in published or any(mask.any() for mask in special or masks):
             shown.append(study)
             seen |= np.logical_or.reduce(masks)
     return shown + [study for study in every if study.rows == "found" and not seen.all()]

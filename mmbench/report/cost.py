@@ -1,6 +1,6 @@
 """What training costs: time, memory and parameters, of runs on one device only."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from mmbench.report.rows import Columns, Group, Positions, Shown
 from mmbench.report.scores import TITLES, caption
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
-from mmbench.report.table import Entry, Source, Table
+from mmbench.report.table import Entry, Sources, Table
 
 MIB = 2**20
 NOTES = (
@@ -63,18 +63,18 @@ def cost_tables(study: Study, groups: Iterable[Group], reference: bool) -> list[
 
 def _table(study: Study, group: Group, reference: bool) -> Table:
     primary = str(group.task["primary"])
-    base = _base(study, group)
+    base = base_row(study, group)
     rows = [
         (
             row.name,
             (
-                _number(row.stored("seconds"), "{:.3f}", spread=True),
-                _number(row.stored("deviation"), "{:.3f}"),
-                _ratio(row, base),
-                _number(row.stored("throughput"), "{:.0f}"),
-                _number(row.stored("memory"), "{:.0f}", MIB),
-                _number(row.stored("parameters"), "{:,.0f}"),
-                _number(row.sources("fused", primary), "{:.2f}", 0.01, spread=True),
+                mean_entry(row.stored("seconds"), "{:.3f}", spread=True),
+                mean_entry(row.stored("deviation"), "{:.3f}"),
+                ratio_entry(row, base),
+                mean_entry(row.stored("throughput"), "{:.0f}"),
+                mean_entry(row.stored("memory"), "{:.0f}", MIB),
+                mean_entry(row.stored("parameters"), "{:,.0f}"),
+                mean_entry(row.sources("fused", primary), "{:.2f}", 0.01, spread=True),
             ),
         )
         for row in group.rows
@@ -82,7 +82,7 @@ def _table(study: Study, group: Group, reference: bool) -> Table:
     threads = int(group.first("threads"))
     name = base.name if base else "the first baseline, which was not run here"
     return Table(
-        name=f"{study.name}-{group.dataset}",
+        name=f"{study.name}-{group.slug}",
         heading=f"{study.title}: {group.title}",
         columns=("Method", "s/epoch", "within", "Ratio", "samples/s", "Peak MiB", "Parameters",
                  TITLES.get(primary, primary)),
@@ -96,39 +96,36 @@ def _table(study: Study, group: Group, reference: bool) -> Table:
     )  # fmt: skip
 
 
-def _base(study: Study, group: Group) -> Shown | None:
+def base_row(study: Study, group: Group) -> Shown | None:
+    """Return the row that ratios are taken to, the first baseline, if it was run here."""
     rows = [r for r in group.rows if r.method in study.baselines[:1] and r.stored("seconds")]
     return rows[0] if rows else None
 
 
-def _number(
-    sources: Sequence[Source], form: str, unit: float = 1.0, *, spread: bool = False
-) -> Entry:
+def mean_entry(sources: Sources, form: str, unit: float = 1.0, *, spread: bool = False) -> Entry:
     """Return a mean in ``unit``; how far single runs lie from it only where asked."""
     if not sources:
         return Entry("missing", "absent")
-    mean, std = mean_std([s.value for s in sources])
+    mean, std = mean_std(sources.values)
     text = form.format(mean / unit)
     if spread and std is not None:
         text += f" ± {form.format(std / unit)}"
-    return Entry(text, value=mean, spread=std, seeds=len(sources), sources=tuple(sources),
+    return Entry(text, value=mean, spread=std, seeds=len(sources), sources=sources,
                  scale=1 / unit)  # fmt: skip
 
 
-def _ratios(row: Shown, base: Shown | None) -> list[float]:
+def ratio_entry(row: Shown, base: Shown | None) -> Entry:
+    """Return the mean ratio of the row's seconds to the base's, paired by seed."""
     if base is None:
-        return []
-    own, other = ({s.seed: s.value for s in r.stored("seconds")} for r in (row, base))
-    return [own[seed] / other[seed] for seed in sorted(set(own) & set(other))]
-
-
-def _ratio(row: Shown, base: Shown | None) -> Entry:
-    found = _ratios(row, base)
-    if not found:
         return Entry("")
-    mean, std = mean_std(found)
+    both = row.stored("seconds"), base.stored("seconds")
+    own, against = both[0].of(both[1].seeds), both[1].of(both[0].seeds)
+    if not own:
+        return Entry("")
+    mean, std = mean_std([a / b for a, b in zip(own.values, against.values, strict=True)])
     text = f"{mean:.2f}" + ("" if std is None else f" ± {std:.2f}")
-    return Entry(text, value=mean, spread=std, seeds=len(found), scale=1.0)
+    return Entry(text, value=mean, spread=std, seeds=len(own), sources=own, against=against,
+                 pairing="ratio", scale=1.0)  # fmt: skip
 
 
 def overlapping(groups: Iterable[Group]) -> int:
@@ -160,13 +157,13 @@ def points(study: Study, groups: Iterable[Group]) -> Mapping[str, list[Point]]:
     """Return the rows that have both a ratio and a score, by data set and device."""
     found: dict[str, list[Point]] = {}
     for group in by_device(groups):
-        base = _base(study, group)
+        base = base_row(study, group)
         for row in group.rows:
             scores = list(row.values("fused", str(group.task["primary"])).values())
-            ratio = _ratios(row, base)
-            if scores and ratio:
+            ratio = ratio_entry(row, base).value
+            if scores and ratio is not None:
                 mean, std = mean_std(scores)
                 where = f"{group.title}\n{group.first('device')}"
-                point = Point(row.name, float(np.mean(ratio)), 100 * mean, 100 * (std or 0.0))
+                point = Point(row.name, ratio, 100 * mean, 100 * (std or 0.0))
                 found.setdefault(where, []).append(point)
     return found

@@ -123,7 +123,7 @@ def _table(pool: Pool) -> Table:
     bundle = "" if fidelity in ("corrected", "stated") else ", released fidelity"
     bundle += "" if preset in ("common", "stated") else ", authors' recipes"
     return Table(
-        name=f"{pool.study}-statistics",
+        name="-".join([f"{pool.study}-statistics", *_unusual(pool)]),
         heading=f"{pool.title}: over {', '.join(pool.datasets)}",
         columns=columns,
         rows=tuple(rows),
@@ -137,6 +137,12 @@ def _table(pool: Pool) -> Table:
         notes=_notes(pool, list(compared.values())),
         protocol=protocol,
     )
+
+
+def _unusual(pool: Pool) -> list[str]:
+    """Return what sets a pool apart from the plain one."""
+    return [word for word in pool.bundle
+            if word not in ("validated", "corrected", "common", "stated")]  # fmt: skip
 
 
 def _percent(value: float, sign: str = "") -> Entry:

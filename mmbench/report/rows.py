@@ -1,10 +1,10 @@
 """Which records fill which row of a study's table."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mmbench.cell import canonical
 from mmbench.report.frame import column
 from mmbench.report.study import Row, Study, load_study, study_names
-from mmbench.report.table import Source
+from mmbench.report.table import NONE, Sources
 
 
 def members(rows: Sequence[Row], frame: pd.DataFrame) -> list[NDArray[np.bool_]]:
@@ -34,15 +34,29 @@ def members(rows: Sequence[Row], frame: pd.DataFrame) -> list[NDArray[np.bool_]]
 def concerns(study: Study, frame: pd.DataFrame) -> NDArray[np.bool_]:
     """Say which records a study is about.
 
-    One that turns a data set's knob has only that set, and the others leave it to that study.
+    One that turns a data set's knob has only that set, one with settings only what was run with
+    them, and the others leave both to it.
     """
-    if study.vary:
-        return frame["dataset"].isin(study.datasets).to_numpy(bool)
     if study.rows == "found":
         return np.ones(len(frame), bool)
-    every = [load_study(name) for name in study_names()]
-    knobs = {name for other in every if other.vary for name in other.datasets}
-    return ~frame["dataset"].isin(knobs - set(study.datasets)).to_numpy(bool)
+    if study.vary:
+        return frame["dataset"].isin(study.datasets).to_numpy(bool)
+    if study.settings:
+        return _with(study.settings, frame)
+    about = np.ones(len(frame), bool)
+    for other in (load_study(name) for name in study_names()):
+        if other.vary and not {*other.datasets} <= {*study.datasets}:
+            about &= ~frame["dataset"].isin(other.datasets).to_numpy(bool)
+        if other.settings:
+            about &= ~_with(other.settings, frame)
+    return about
+
+
+def _with(settings: Mapping[str, object], frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Say which records were run with all of these settings, and maybe others."""
+    each = {text: json.loads(text) for text in frame["beside"].unique()}
+    held = [text for text, beside in each.items() if settings.items() <= beside.items()]
+    return frame["beside"].isin(held).to_numpy(bool)
 
 
 def found(frame: pd.DataFrame) -> tuple[Row, ...]:
@@ -78,21 +92,20 @@ class Shown:
         """Return one column of the row's records."""
         return _taken(self.columns, key, self.where)
 
-    def sources(self, prediction: str, metric: str, at: str = "selected") -> tuple[Source, ...]:
+    def sources(self, prediction: str, metric: str, at: str = "selected") -> Sources:
         """Return one score of every record that has it, in order of the seeds."""
         return self.stored(column(prediction, metric, at))
 
-    def stored(self, key: str) -> tuple[Source, ...]:
+    def stored(self, key: str) -> Sources:
         """Return one column of numbers of every record that has it, in order of the seeds."""
         if key not in self.columns:
-            return ()
+            return NONE
         where, seeds, records = self._by_seed
         values = self.columns[key][where].tolist()
-        rows = zip(seeds, records, values, repeat(key))
-        found = tuple(map(Source._make, (row for row in rows if row[2] == row[2])))  # not NaN
-        if len({source.seed for source in found}) == len(found):
-            return found
-        return tuple({source.seed: source for source in found}.values())
+        if all(v == v for v in values) and len({*seeds}) == len(seeds):
+            return Sources(key, seeds, records, values)
+        found = {s: (s, r, v) for s, r, v in zip(seeds, records, values, strict=True) if v == v}
+        return Sources(key, *map(list, zip(*found.values(), strict=True))) if found else NONE
 
     @cached_property
     def _by_seed(self) -> tuple[Positions, list[int], list[str]]:
@@ -102,7 +115,7 @@ class Shown:
 
     def values(self, prediction: str, metric: str, at: str = "selected") -> dict[int, float]:
         """Return one value by seed; none if there is no such score."""
-        return {s.seed: s.value for s in self.sources(prediction, metric, at)}
+        return self.sources(prediction, metric, at).by_seed
 
 
 def shown_rows(
@@ -179,8 +192,18 @@ class Group:
     @property
     def place(self) -> str:
         """The data set, and what was changed around the methods."""
-        around = str(self.first("around"))
-        return f"{self.dataset} ({around})" if around else self.dataset
+        return f"{self.dataset} ({self.around})" if self.around else self.dataset
+
+    @property
+    def around(self) -> str:
+        """What was changed around the methods, in words."""
+        return str(self.first("around"))
+
+    @property
+    def slug(self) -> str:
+        """The title for names of tables and files, and the protocol if it is not the usual."""
+        text = re.sub(r"[^\w.=]+", "-", self.title.replace("'", "")).strip("-")
+        return text if self.protocol == "validated" else f"{text}-{self.protocol}"
 
     def option(self, key: str) -> Any:  # Any: whatever the data set's config holds
         """Return one option of the data set."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from mmbench.report.rows import Group, Shown
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std, paired_difference, ranks
-from mmbench.report.table import Entry, Source, Style, Table
+from mmbench.report.table import Entry, Sources, Style, Table
 
 TITLES = {"accuracy": "Accuracy", "map": "MAP", "macro_f1": "Macro-F1"}
 WHAT = "Test metrics in percent, mean ± sample standard deviation"
@@ -37,7 +37,7 @@ def score_table(study: Study, group: Group, reference: bool) -> Table:
         own = [_entry(row, m, metrics[main]) for m in modalities]
         filled.append((row.name, (*entries[number], difference, *own)))
     return Table(
-        name=f"{study.name}-{group.dataset}",
+        name=f"{study.name}-{group.slug}",
         heading=f"{study.title}: {group.title}",
         columns=(
             "Method",
@@ -47,7 +47,7 @@ def score_table(study: Study, group: Group, reference: bool) -> Table:
         ),
         rows=tuple(filled),
         caption=caption(group, reference, WHAT) + _absent(group),
-        notes=_notes(rows, [_by_seed(line[main].sources) for line in entries], best, title),
+        notes=_notes(rows, [line[main].sources.by_seed for line in entries], best, title),
         breaks=_breaks(study, rows),
         bundle=group.bundle,
         dataset=group.dataset,
@@ -73,7 +73,7 @@ def _breaks(study: Study, rows: Sequence[Shown]) -> tuple[int, ...]:
 def _entry(row: Shown, prediction: str, metric: str) -> Entry:
     sources = row.sources(prediction, metric)
     if sources:
-        mean, std = mean_std([source.value for source in sources])
+        mean, std = mean_std(sources.values)
         text = f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if std is not None else "")
         return Entry(text, value=mean, spread=std, seeds=len(sources), sources=sources)
     status = row.column("status")
@@ -88,18 +88,14 @@ def _styled(entry: Entry, rank: int | None) -> Entry:
     return replace(entry, style=style)
 
 
-def _by_seed(sources: Sequence[Source]) -> dict[int, float]:
-    return {source.seed: source.value for source in sources}
-
-
-def _difference(own: Sequence[Source], to: Sequence[Source], itself: bool) -> Entry:
-    one, two = _by_seed(own), _by_seed(to)
+def _difference(own: Sources, to: Sources, itself: bool) -> Entry:
+    one, two = own.by_seed, to.by_seed
     mean, half, shared = paired_difference(one, two)
     if itself or not shared:
         return Entry("baseline" if itself else "")
     text = f"{100 * mean:+.2f}" + (f" ± {100 * half:.2f}" if half is not None else "")
-    paired = [tuple(s for s in each if s.seed in {*one} & {*two}) for each in (own, to)]
-    return Entry(text, value=mean, spread=half, seeds=shared, sources=paired[0], against=paired[1])
+    return Entry(text, value=mean, spread=half, seeds=shared, sources=own.of(two),
+                 against=to.of(one))  # fmt: skip
 
 
 def caption(group: Group, reference: bool, what: str) -> str:

@@ -6,9 +6,9 @@ mean over seeds, so that a data set with more seeds does not count for more.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Differences = Sequence[NDArray[np.float64]]
-EXACT_UP_TO = 14  # pairs: 2^14 sign patterns take milliseconds; above it they are drawn
-AT_ONCE = 1000  # sign patterns held in memory
+Stacked = Sequence[NDArray[np.float64]]  # per data set, [rivals, seeds]
+EXACT_UP_TO = 16  # pairs: 2^16 sign patterns take milliseconds; above it they are drawn
+AT_ONCE = 1000  # draws that are made floats
 DRAWS = 10_000  # of resamples, and of sign patterns
 FEW_DATASETS = 5  # below it the Friedman and Nemenyi approximations are poor (Demsar, JMLR 2006)
 
@@ -48,32 +49,41 @@ def bootstrap_interval(
     """
     if not differences or any(len(each) == 0 for each in differences):
         raise ValueError("a bootstrap needs at least one difference in every data set")
-    return _intervals([each[None] for each in differences], generator, resamples, level)[0]
+    counts = _counts([len(each) for each in differences], generator, resamples)
+    return _intervals([each[None] for each in differences], counts, level)[0]
+
+
+def _counts(
+    sizes: Sequence[int], generator: np.random.Generator, resamples: int
+) -> NDArray[np.integer[Any]]:
+    """Draw how often each resample takes each seed, [resamples, pairs], data set by data set."""
+    counts = np.empty((resamples, sum(sizes)), np.min_scalar_type(max(sizes)))
+    for end, size in zip(np.cumsum(sizes), sizes, strict=True):
+        picks = generator.integers(size, size=(resamples, size))
+        picks += size * np.arange(resamples)[:, None]
+        times = np.bincount(picks.ravel(), minlength=resamples * size)
+        counts[:, end - size : end] = times.reshape(resamples, size)
+    return counts
 
 
 def _intervals(
-    stacked: Sequence[NDArray[np.float64]],
-    generator: np.random.Generator,
-    resamples: int,
-    level: float,
+    stacked: Stacked, counts: NDArray[np.integer[Any]], level: float
 ) -> list[tuple[float, float]]:
-    """Return the interval of each rival; all of them see the same resamples.
-
-    Args:
-        stacked: per data set, [rivals, seeds].
-        generator: the source of randomness.
-        resamples: how many.
-        level: coverage aimed at.
-    """
-    means = np.zeros((resamples, len(stacked[0])))
-    for each in stacked:  # one at a time: all draws of many data sets would fill the memory
-        size = each.shape[1]
-        picks = generator.integers(size, size=(resamples, size))
-        picks += size * np.arange(resamples)[:, None]
-        times = np.bincount(picks.ravel(), minlength=resamples * size).reshape(resamples, size)
-        means += times @ (each.T / (size * len(stacked)))
+    """Return the interval of each rival; all of them see the same resamples."""
+    means = _summed(counts, _weights(stacked))
     tail = (1 - level) / 2
     return [(float(a), float(b)) for a, b in np.quantile(means, [tail, 1 - tail], axis=0).T]
+
+
+def _weights(stacked: Stacked) -> NDArray[np.float64]:
+    """Return what each pair adds to the stratified mean, [rivals, pairs]."""
+    return np.concatenate([each / (each.shape[1] * len(stacked)) for each in stacked], axis=1)
+
+
+def _summed(factors: NDArray[np.integer[Any]], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return factors @ weights.T, some rows at a time: as floats all would fill the memory."""
+    parts = range(0, len(factors), AT_ONCE)
+    return np.concatenate([factors[at : at + AT_ONCE].astype(float) @ weights.T for at in parts])
 
 
 def sign_flip_test(
@@ -85,34 +95,28 @@ def sign_flip_test(
     signs are tried up to ``EXACT_UP_TO`` pairs (so n pairs cannot give less than 2 / 2^n); above,
     ``draws`` of them, with one added to both counts (Phipson and Smyth 2010).
     """
-    return _p_values([each[None] for each in differences], generator, draws)[0]
+    signs = _signs(sum(map(len, differences)), generator, draws)
+    return _p_values([each[None] for each in differences], signs)[0]
 
 
-def _signs(
-    pairs: int, generator: np.random.Generator, draws: int
-) -> Iterator[NDArray[np.floating[Any]]]:
-    """Yield all patterns of signs, [patterns, pairs], or ``draws`` of them if they are many."""
+def _signs(pairs: int, generator: np.random.Generator, draws: int) -> NDArray[np.integer[Any]]:
+    """Return all patterns of signs, [patterns, pairs], or ``draws`` of them if they are many."""
     if pairs <= EXACT_UP_TO:
-        yield np.array(list(product((-1.0, 1.0), repeat=pairs)))
-        return
-    for done in range(0, draws, AT_ONCE):
-        yield 2.0 * generator.integers(2, size=(min(AT_ONCE, draws - done), pairs)) - 1.0
+        places = np.arange(2**pairs)[:, None] >> np.arange(pairs)
+        return (2 * (places & 1) - 1).astype(np.int8)
+    bits = generator.bytes(-(-draws * pairs // 8))
+    drawn = np.unpackbits(np.frombuffer(bits, np.uint8), count=draws * pairs)
+    return 2 * drawn.view(np.int8).reshape(draws, pairs) - 1
 
 
-def _p_values(
-    stacked: Sequence[NDArray[np.float64]], generator: np.random.Generator, draws: int
-) -> list[float]:
-    """Return the p-value of each rival; all of them see the same signs. See ``_intervals``."""
-    weights = np.concatenate([each / (each.shape[1] * len(stacked)) for each in stacked], axis=1)
-    rivals, pairs = weights.shape
+def _p_values(stacked: Stacked, signs: NDArray[np.integer[Any]]) -> list[float]:
+    """Return the p-value of each rival; all of them see the same signs."""
+    weights = _weights(stacked)
     # Rounding must not hide the observed pattern, nor part a sum of 0 from another.
     observed = np.abs(weights.sum(axis=1)) - 1e-12 * np.abs(weights).sum(axis=1)
-    hits, patterns = np.zeros(rivals, int), 0
-    for signs in _signs(pairs, generator, draws):
-        hits += (np.abs(signs @ weights.T) >= observed).sum(axis=0)
-        patterns += len(signs)
-    drawn = pairs > EXACT_UP_TO
-    return [(int(n) + drawn) / (patterns + drawn) for n in hits]
+    hits = (np.abs(_summed(signs, weights)) >= observed).sum(axis=0)
+    drawn = weights.shape[1] > EXACT_UP_TO
+    return [(int(n) + drawn) / (len(signs) + drawn) for n in hits]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -209,6 +213,17 @@ class Comparison:
     pairs: int
 
 
+@lru_cache(maxsize=2)  # the draws are most of the time, and one study draws as the next does
+def _drawn(
+    sizes: tuple[int, ...], seed: int
+) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
+    """Return the signs and the counts that all rivals with these pairs see."""
+    return (
+        _signs(sum(sizes), np.random.default_rng([seed, 1]), DRAWS),
+        _counts(sizes, np.random.default_rng([seed, 2]), DRAWS),
+    )
+
+
 def compare(rivals: dict[str, Differences], seed: int = 0) -> list[Comparison]:
     """Compare every rival with the reference its differences were taken to.
 
@@ -221,11 +236,11 @@ def compare(rivals: dict[str, Differences], seed: int = 0) -> list[Comparison]:
         alike.setdefault(tuple(map(len, each)), []).append(name)
     raw: dict[str, float] = {}
     intervals: dict[str, tuple[float, float]] = {}
-    # Drawn once for all rivals with as many pairs: the draws are most of the time.
-    for names in alike.values():
+    for sizes, names in alike.items():
         stacked = [np.stack(part) for part in zip(*(rivals[n] for n in names), strict=True)]
-        p_values = _p_values(stacked, np.random.default_rng([seed, 1]), DRAWS)
-        found = _intervals(stacked, np.random.default_rng([seed, 2]), DRAWS, 0.95)
+        signs, counts = _drawn(sizes, seed)
+        p_values = _p_values(stacked, signs)
+        found = _intervals(stacked, counts, 0.95)
         raw |= dict(zip(names, p_values, strict=True))
         intervals |= dict(zip(names, found, strict=True))
     adjusted = dict(zip(rivals, holm([raw[name] for name in rivals]), strict=True))
