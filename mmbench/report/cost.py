@@ -7,7 +7,7 @@ from datetime import datetime
 import numpy as np
 
 from mmbench.report.rows import Columns, Group, Positions, Shown
-from mmbench.report.scores import TITLES, caption
+from mmbench.report.scores import TITLES, absence, caption, reasons
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
 from mmbench.report.table import Entry, Sources, Table
@@ -42,9 +42,16 @@ def by_device(groups: Iterable[Group]) -> list[Group]:
     for group in groups:
         done = group.where[group.columns["status"][group.where] == "done"]
         for place in sorted(set(_places(group.columns, done))):
-            here = tuple(replace(r, where=_only(r.columns, r.where, place)) for r in group.rows)
+            here = tuple(_row_on(row, place) for row in group.rows)
             parts.append(replace(group, rows=here, where=_only(group.columns, done, place)))
     return parts
+
+
+def _row_on(row: Shown, place: tuple[str, float]) -> Shown:
+    """Return the row on one device; one that was never trained keeps what tells why."""
+    if "done" not in row.column("status"):
+        return row
+    return replace(row, where=_only(row.columns, row.where, place))
 
 
 def _places(columns: Columns, where: Positions) -> list[tuple[str, float]]:
@@ -68,7 +75,7 @@ def _table(study: Study, group: Group, reference: bool) -> Table:
         (
             row.name,
             (
-                mean_entry(row.stored("seconds"), "{:.3f}", spread=True),
+                mean_entry(row.stored("seconds"), "{:.3f}", spread=True, absent=absence(row)),
                 mean_entry(row.stored("deviation"), "{:.3f}"),
                 ratio_entry(row, base),
                 mean_entry(row.stored("throughput"), "{:.0f}"),
@@ -89,7 +96,10 @@ def _table(study: Study, group: Group, reference: bool) -> Table:
         rows=tuple(rows),
         caption=caption(group, reference, f"Cost on one device, {threads} threads, and test "
                         f"{TITLES.get(primary, primary)} in percent,"),
-        notes=(*(n.format(reference=name) for n in NOTES), *_warning(study, group)),
+        notes=(
+            *(n.format(reference=name) for n in NOTES), *reasons(group.rows),
+            *_warning(study, group),
+        ),
         bundle=group.bundle,
         dataset=group.dataset,
         protocol=group.protocol,
@@ -102,10 +112,12 @@ def base_row(study: Study, group: Group) -> Shown | None:
     return rows[0] if rows else None
 
 
-def mean_entry(sources: Sources, form: str, unit: float = 1.0, *, spread: bool = False) -> Entry:
-    """Return a mean in ``unit``; how far single runs lie from it only where asked."""
+def mean_entry(
+    sources: Sources, form: str, unit: float = 1.0, *, spread: bool = False, absent: str = ""
+) -> Entry:
+    """Return a mean in ``unit``; how far single runs lie from it, or ``absent``, where asked."""
     if not sources:
-        return Entry("missing", "absent")
+        return Entry(absent, "absent")
     mean, std = mean_std(sources.values)
     text = form.format(mean / unit)
     if spread and std is not None:

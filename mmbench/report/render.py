@@ -28,9 +28,11 @@ LATEX = {
     "absent": r"\emph{{{}}}",
     "cited": r"\textit{{{}}}",
 }
+MINUS = re.compile(r"(?<![\w-])-(?=\d)")  # a hyphen before a number is a sign
 TEX = str.maketrans({
     **{c: f"\\{c}" for c in "%&_#${}"},
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "\u200b": "{}",
     "±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$", "†": r"$\dagger$", "“": "``", "”": "''",
 })  # fmt: skip
 RICH = {"best": "bold", "second": "underline", "absent": "dim", "cited": "italic", "plain": ""}
@@ -54,7 +56,7 @@ def markdown(tables: Sequence[Table]) -> str:
 
 
 def _escape(text: str) -> str:
-    return text.translate(TEX)
+    return MINUS.sub("−", text.replace("--", "-\u200b-")).translate(TEX)
 
 
 def _latex_entry(entry: Entry) -> str:
@@ -62,35 +64,51 @@ def _latex_entry(entry: Entry) -> str:
 
 
 def latex(tables: Sequence[Table]) -> str:
-    r"""Return one ``table*`` environment each; needs ``\usepackage{booktabs}``."""
-    parts = [f"% {GENERATED}; needs \\usepackage{{booktabs}}"]
-    for table in tables:
-        rows = [
-            (r"\midrule" + "\n" if number in table.breaks else "")
-            + " & ".join([_escape(name), *[_latex_entry(e) for e in entries]])
-            + r" \\"
-            for number, (name, entries) in enumerate(table.rows)
+    r"""Return one ``table*`` environment each; needs the packages booktabs and graphicx.
+
+    A table wider than the page is made smaller; the statements on it stand below it.
+    """
+    needs = r"\usepackage{booktabs,graphicx}"
+    return "\n\n".join([f"% {GENERATED}; needs {needs}", *map(_latex_table, tables)]) + "\n"
+
+
+def _latex_table(table: Table) -> str:
+    rows = [
+        (r"\midrule" + "\n" if number in table.breaks else "")
+        + " & ".join([_escape(name), *[_latex_entry(e) for e in entries]])
+        + r" \\"
+        for number, (name, entries) in enumerate(table.rows)
+    ]
+    return "\n".join(
+        [
+            r"\begin{table*}",
+            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+            rf"\caption{{{_escape(table.heading)}.}}\smallskip",
+            rf"\label{{tab:{table.name}}}",
+            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(_latex_heading, table.columns)) + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            rf"\par\smallskip\parbox{{\textwidth}}{{\scriptsize {_escape(table.caption)}",
+            *(rf"\par {_escape(note)}" for note in table.notes),
+            r"}",
+            r"\end{table*}",
         ]
-        caption = _escape(" ".join([f"{table.heading}.", table.caption, *table.notes]))
-        parts.append(
-            "\n".join(
-                [
-                    r"\begin{table*}",
-                    r"\centering\small",
-                    rf"\caption{{{caption}}}",
-                    rf"\label{{tab:{table.name}}}",
-                    rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
-                    r"\toprule",
-                    " & ".join(_escape(c) for c in table.columns) + r" \\",
-                    r"\midrule",
-                    *rows,
-                    r"\bottomrule",
-                    r"\end{tabular}",
-                    r"\end{table*}",
-                ]
-            )
-        )
-    return "\n\n".join(parts) + "\n"
+    )
+
+
+def _latex_heading(text: str) -> str:
+    """Return a heading, one of several words in two lines: they are wider than the numbers."""
+    first, comma, second = text.partition(", ")
+    if not comma:
+        first, _, second = text.rpartition(" ")
+    if not (first and second):
+        return _escape(text)
+    return rf"\shortstack[r]{{{_escape(first)}{comma.strip()}\\{_escape(second)}}}"
 
 
 def csv_text(tables: Sequence[Table]) -> str:

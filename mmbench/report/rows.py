@@ -236,16 +236,18 @@ def groups(
     columns = {str(name): frame[name].to_numpy() for name in frame}
     about = about & np.logical_or.reduce(masks)
     stated = any(row.fidelity or row.preset for row in rows)
-    keys = ["dataset", "protocol", "place"]
+    special = [mask for row, mask in zip(rows, masks, strict=True) if row.set]
+    asked = np.logical_or.reduce(special) if special and study.rows != "found" else about
+    keys = ["dataset", "protocol", "around", "place"]
     bundles = [] if stated else ["fidelity", "preset", "recipe"]
     both = (columns["fidelity"] == "corrected") & (columns["preset"] == "common")
     plain = dict(_places(frame, about & both, keys))
     for key, where in _places(frame, about, [*keys, *bundles]):
         task = tasks.get(str(key[0]))
-        if task is None:
-            continue
+        if task is None or not asked[where].any():
+            continue  # never trained, or nothing of what the study is about
         if not stated:
-            beside = _unaffected(columns, plain.get(key[:3], where[:0]), key[3:5])
+            beside = _unaffected(columns, plain.get(key[:4], where[:0]), key[4:6])
             where = np.concatenate([where, beside])
         shown = shown_rows(rows, masks, columns, where, task)
         yield Group(tuple(shown), columns, where, task, stated)

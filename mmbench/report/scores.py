@@ -76,10 +76,22 @@ def _entry(row: Shown, prediction: str, metric: str) -> Entry:
         mean, std = mean_std(sources.values)
         text = f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if std is not None else "")
         return Entry(text, value=mean, spread=std, seeds=len(sources), sources=sources)
+    return Entry(text, "absent") if (text := absence(row)) else Entry("")
+
+
+def absence(row: Shown) -> str:
+    """Return why a row has no number: refused, failed or missing; nothing if it was trained."""
     status = row.column("status")
-    if "done" in status:
-        return Entry("")
-    return Entry(status[0] if status else "missing", "absent")
+    return "" if "done" in status else str(status[0]) if status else "missing"
+
+
+def reasons(rows: Sequence[Shown]) -> list[str]:
+    """Return what each refused or failed record of the rows says."""
+    notes = []
+    for row in rows:
+        told = zip(row.column("status"), row.column("reason"), strict=True)
+        notes += [f"{row.name}: {s}: {why}." for s, why in dict.fromkeys(told) if s != "done"]
+    return notes
 
 
 def _styled(entry: Entry, rank: int | None) -> Entry:
@@ -131,9 +143,7 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = ["Δ: paired difference to the best baseline, ± half of the 95 % t-interval."]
     notes += [f"“... alone”: {title} of the trained model's prediction from that modality only."]
-    for row in rows:
-        told = zip(row.column("status"), row.column("reason"), strict=True)
-        notes += [f"{row.name}: {s}: {why}." for s, why in dict.fromkeys(told) if s != "done"]
+    notes += reasons(rows)
     remarks = dict.fromkeys(each for row in rows for each in row.column("remark"))
     notes += [f"† {remark}." for remark in remarks if isinstance(remark, str)]
     rivals = [i for i in range(len(rows)) if scores[i] and i != best]

@@ -95,3 +95,12 @@ def test_published_seconds_without_ours_stand_alone():
         "50.00 ± 0.50", "missing", "1.00", "missing", "", "", "missing", ""
     ]  # fmt: skip
     assert "nothing was run on this data set" in table.caption
+
+
+def test_a_method_that_was_refused_says_why_beside_those_that_were_timed(timed):
+    refused = timed("iprm", 0, 2.0, 1).model_copy(update={
+        "status": "refused", "reason": "needs two", "timing": None, "memory": None, "final": {},
+    })  # fmt: skip
+    (table,) = tables([timed("concat", 0, 1.0, 0), refused])
+    assert dict(table.rows)["iprm"][0].text == "refused"
+    assert "iprm: refused: needs two." in table.notes

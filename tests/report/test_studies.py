@@ -225,3 +225,14 @@ def test_a_study_that_was_published_and_not_run_shows_ours_missing(template, mak
     built = report(tmp_path, [], "records", figures=False)
     assert built.tables["pretrained"] == 1
     assert "| CLIP | *83.11* | *missing* |" in (tmp_path / "tables" / "pretrained.md").read_text()
+
+
+def test_a_study_of_options_has_no_table_where_none_was_run(template, make):
+    records = [
+        make(template, "concat", 0, 0.5), make(template, "iprm", 0, 0.7),
+        make(template, "iprm", 0, 0.6, changed={"method.ema": "off"}),
+        make(template, "concat", 0, 0.5, fidelity="released"),
+        make(template, "iprm", 0, 0.8, fidelity="released"),
+    ]  # fmt: skip
+    (table,) = build_study(STUDY, records, False)
+    assert table.bundle == ""

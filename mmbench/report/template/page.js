@@ -167,6 +167,4 @@ function chart(records) {
   place.append(svg, read);
 }
 
-/* Paper has no folds. */
-addEventListener("beforeprint", () => all("details.part").forEach((part) => { part.open = true; }));
 filter();
