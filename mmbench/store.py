@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from mmbench.cell import Cell
 from mmbench.errors import UserError
@@ -94,7 +95,8 @@ def read_record(file: Path, curve: bool = True) -> Record:
     """
     try:
         data = file.read_bytes()
-        raw = json.loads(gzip.decompress(data) if file.suffix == ".gz" else data)
+        # Three times as fast as json, and a report of many records does little else.
+        raw = from_json(gzip.decompress(data) if file.suffix == ".gz" else data)
         version = raw.get("schema_version", 0)
         if version > SCHEMA:
             raise UserError(

@@ -29,6 +29,12 @@ def explain(target: str, source: str, as_json: bool) -> int:
     if as_json:
         print(json.dumps([_as_json(number) for number in found], indent=1))
     else:
+        several = list(dict.fromkeys(number.name for number in found))
+        if len(several) > 1:
+            print(
+                f"{len(several)} tables hold this row; to ask for one, say its name in place of "
+                f"the data set: {', '.join(several)}\n"
+            )
         for number in found:
             _print(number)
     return int(any(number.agrees is False for number in found))
@@ -36,7 +42,8 @@ def explain(target: str, source: str, as_json: bool) -> int:
 
 def _as_json(number: "Explained") -> dict[str, Any]:  # Any: JSON values
     return {
-        "table": number.table, "row": number.row, "column": number.column, "shown": number.shown,
+        "name": number.name, "table": number.table, "row": number.row,
+        "column": number.column, "shown": number.shown,
         "value": number.value, "written": number.written, "agrees": number.agrees,
         "records": [_origin(number, s) for s in number.own],
         "against": [_origin(number, s) for s in number.against],
@@ -59,7 +66,7 @@ def _origin(number: "Explained", source: "Source") -> dict[str, Any]:  # Any: as
 def _print(number: "Explained") -> None:
     print(f"{number.table}\n{number.row}, {number.column}: {number.shown}")
     seeds = len(number.own)
-    what = "mean over seeds of the difference to the baseline" if number.against else "mean"
+    what = f"mean over seeds of the {number.pairing} to the baseline" if number.against else "mean"
     said = {
         True: "the file says the same",
         False: f"THE FILE SAYS {number.scale * (number.written or 0.0):.4f}; make the tables again",

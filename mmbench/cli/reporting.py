@@ -6,11 +6,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmbench.errors import UserError
 from mmbench.store import read_record, record_files, write_atomic
 
+if TYPE_CHECKING:
+    from mmbench.report.table import Table
+
 SOURCES = ("auto", "runs", "records")
+PRINTED = 60  # tables; a terminal full of them helps nobody, and prints for longer than it takes
 ABSENT = ("left-out", "zero")
 
 
@@ -33,21 +38,38 @@ def report(
         raise UserError(f"--source is one of {', '.join(SOURCES)}; found {source!r}")
     if absent_class not in ABSENT:
         raise UserError(f"--absent-class is one of {', '.join(ABSENT)}; found {absent_class!r}")
+    room = render.markers(readme) if readme else set()
+    kept: dict[str, list[Table]] = {}
+    printed = silent = 0
+
+    def show(name: str, tables: list["Table"]) -> None:
+        nonlocal printed, silent
+        if name in room:
+            kept[name] = tables
+        if as_json:
+            return
+        if not studies and printed + len(tables) > PRINTED:
+            silent += len(tables)
+            return
+        printed += len(tables)
+        for table in tables:
+            render.print_table(table, console())
+
     built = build.report(
-        results, list(studies), source, figures=figures, html=html, absent_class=absent_class
-    )
+        results, list(studies), source, figures=figures, html=html, absent_class=absent_class,
+        show=show,
+    )  # fmt: skip
     if as_json:
         print(json.dumps([str(path) for path in built.files], indent=1))
         return _complain(built.unreadable)
-    for tables in built.tables.values():
-        for table in tables:
-            render.print_table(table, console())
+    if silent:
+        print(f"{silent} more tables are in the files below; --study NAME prints its own")
     for line in built.left_out:
         print(line)
     for path in built.files:
         print(f"wrote {path}")
     if readme is not None:
-        render.update_readme(readme, built.tables)
+        render.update_readme(readme, kept)
         print(f"updated {readme}")
     return _complain(built.unreadable)
 

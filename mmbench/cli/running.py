@@ -172,7 +172,7 @@ def expand_study(request: "Request", study: "Study", cache: Path) -> list[Cell]:
                 request,
                 methods=[row.method],
                 settings=own,
-                shared={**turn, **request.shared, **request.settings},
+                shared={**study.settings, **turn, **request.shared, **request.settings},
                 fidelity=row.fidelity or request.fidelity,
                 preset=row.preset or request.preset,
             )

@@ -1,11 +1,12 @@
 """From records to the tables of a study."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mmbench.errors import UserError
@@ -15,10 +16,11 @@ from mmbench.report.cost import cost_tables
 from mmbench.report.current import current
 from mmbench.report.frame import absent_as_zero, tasks_of, to_frame
 from mmbench.report.index import load_frame
-from mmbench.report.overall import overall_tables, pools
+from mmbench.report.overall import Pool, overall_tables, pools
 from mmbench.report.published import Number, load_published, published_tables
+from mmbench.report.published_cost import published_costs
 from mmbench.report.reached import reached_tables
-from mmbench.report.rows import groups, is_row, varied
+from mmbench.report.rows import Group, concerns, groups, members
 from mmbench.report.scores import score_table
 from mmbench.report.study import Study, load_study, study_names
 from mmbench.report.table import Table
@@ -29,13 +31,12 @@ KINDS = ("", "imbalance", "statistics", "published")  # of a study's tables
 
 @dataclass(frozen=True)
 class Built:
-    """What a report wrote: tables by study, files, what it left out, and what it could not read."""
+    """What a report wrote: number of tables by study, files, what it left out or could not read."""
 
-    tables: dict[str, list[Table]]
+    tables: dict[str, int]
     files: list[Path]
     left_out: list[str]
     unreadable: list[str]
-    kinds: dict[str, dict[str, list[Table]]] = field(default_factory=dict)
 
 
 def report(
@@ -46,6 +47,7 @@ def report(
     figures: bool = True,
     html: bool = False,
     absent_class: str = "left-out",
+    show: Callable[[str, list[Table]], None] | None = None,
 ) -> Built:
     """Write the tables and figures of ``studies`` to ``<results>/tables`` and ``figures``.
 
@@ -57,6 +59,8 @@ def report(
         figures: whether to draw them as well.
         html: whether to write ``<results>/report.html`` as well.
         absent_class: ``left-out`` or ``zero``: what MAP does with a class without a test sample.
+        show: gets the name and the main tables of each study in turn; none are kept, so that
+            memory does not grow with their number.
 
     Raises:
         UserError: if there is no record, or the tables cannot be written.
@@ -65,20 +69,24 @@ def report(
     if absent_class == "zero":
         loaded = replace(loaded, frame=absent_as_zero(loaded.frame))
     built = Built({}, [], loaded.left_out, loaded.unreadable)
-    for study in _wanted(studies, loaded.frame):
-        kinds = build_kinds(study.name, loaded)
-        built.kinds[study.name] = kinds
-        built.tables[study.name] = kinds.get("", [])
-        for suffix, part in kinds.items():
-            name = "-".join(filter(None, [study.name, suffix]))
-            built.files.extend(_write(name, part, results / "tables"))
+    kept: dict[str, dict[str, list[Table]]] = {}  # the page alone needs them all at once
+    for study in _wanted(studies, loaded):
+        formed = list(groups(study, loaded.frame, loaded.tasks))
+        pooled = pools(study, formed)
+        for kind, tables in kinds_of(study, formed, pooled, loaded):
+            name = "-".join(filter(None, [study.name, kind]))
+            built.files.extend(_write(name, tables, results / "tables"))
+            built.tables[study.name] = built.tables.get(study.name, 0) + len(tables)
+            if show is not None and kind == "":
+                show(study.name, tables)
+            if html:
+                kept.setdefault(study.name, {})[kind] = tables
         if figures:
-            built.files.extend(_draw(study, loaded, results / "figures"))
+            built.files.extend(_draw(study, formed, pooled, loaded, results / "figures"))
     if html:
         from mmbench.report.page import write_page
 
-        page = results / "report.html"
-        built.files.append(write_page(page, built.kinds, built.files, loaded.files))
+        built.files.append(write_page(results / "report.html", kept, built.files, loaded.files))
     return built
 
 
@@ -136,54 +144,83 @@ def load_results(results: Path, source: str) -> Loaded:
     return Loaded(frame, folder, load_published(results / "published"), left_out, unreadable)
 
 
-def build_kinds(name: str, loaded: Loaded) -> dict[str, list[Table]]:
-    """Return the tables of a study by kind, which is also what is added to the name of the file."""
+def kinds_of(
+    study: Study, formed: Sequence[Group], pooled: Sequence[Pool], loaded: Loaded
+) -> Iterator[tuple[str, list[Table]]]:
+    """Yield the tables of a study by kind, which is also what is added to the name of the file."""
+    if study.cost:
+        made: dict[str, Callable[[], list[Table]]] = {
+            "": lambda: cost_tables(study, formed, loaded.reference)
+        }
+    else:
+        made = {
+            "": lambda: [score_table(study, group, loaded.reference) for group in formed],
+            "imbalance": lambda: reached_tables(study, loaded.frame, formed, loaded.reference),
+            "statistics": lambda: overall_tables(pooled),
+        }
+    cited = published_costs if study.cost else published_tables
+    # Of a study that was not run they are all there is.
+    made["published" if formed else ""] = lambda: cited(study, formed, loaded.published)
+    for kind, make in made.items():
+        if tables := make():
+            yield kind, _distinct(tables)
+
+
+def _distinct(tables: Sequence[Table]) -> list[Table]:
+    """Return the tables with a number behind a name that an earlier one has.
+
+    Recipes and devices make no part of a name, and seldom is there more than one of either.
+    """
+    times: dict[str, int] = {}
+    named = []
+    for table in tables:
+        times[table.name] = times.get(table.name, 0) + 1
+        again = f"-{times[table.name]}" if times[table.name] > 1 else ""
+        named.append(replace(table, name=table.name + again))
+    return named
+
+
+def tables_of(name: str, kind: str, loaded: Loaded) -> list[Table]:
+    """Return the tables of one study and kind."""
     study = load_study(name)
     formed = list(groups(study, loaded.frame, loaded.tasks))
-    if study.cost:
-        tables = cost_tables(study, formed, loaded.reference)
-        return {"": tables} if tables else {}
-    made = {
-        "": [score_table(study, group, loaded.reference) for group in formed],
-        "imbalance": reached_tables(study, loaded.frame, formed, loaded.reference),
-        "statistics": overall_tables(pools(study, formed)),
-        "published": published_tables(study, formed, loaded.published),
-    }
-    return {kind: tables for kind, tables in made.items() if tables}
+    return dict(kinds_of(study, formed, pools(study, formed), loaded)).get(kind, [])
 
 
-def _draw(study: Study, loaded: Loaded, folder: Path) -> list[Path]:
+def _draw(
+    study: Study, formed: Sequence[Group], pooled: Sequence[Pool], loaded: Loaded, folder: Path
+) -> list[Path]:
     # Here, because matplotlib takes a second to import.
     from mmbench.report.figures import write_cost, write_figures, write_strength
 
-    formed = list(groups(study, loaded.frame, loaded.tasks))
     if study.cost:
         return write_cost(study, formed, folder)
     plain = [group for group in formed if not group.bundle]
-    drawn = write_figures(pools(study, formed), folder)
+    drawn = write_figures(pooled, folder)
     return drawn + write_strength(study, plain, loaded.files, folder)
 
 
-def _wanted(names: Sequence[str], frame: pd.DataFrame) -> list[Study]:
+def _wanted(names: Sequence[str], loaded: Loaded) -> list[Study]:
     """Return the studies asked for; if none is, those that the records are about.
 
     A study of options is shown once one of its options was run, and a study of what was found only
-    if the others leave something out.
+    if the others leave something out. With the committed records stand all published numbers.
     """
+    frame = loaded.frame
+    published = {number.study for number in loaded.published if loaded.reference}
     if names:
         return [load_study(name) for name in names]
-    shown, seen = [], pd.Series(data=False, index=frame.index)
+    shown, seen = [], np.zeros(len(frame), bool)
     every = [load_study(name) for name in study_names()]
     for study in every:
         if study.rows == "found":
             continue
-        special = [row for row in study.rows if row.special]
-        asked = special or study.rows
-        own = varied(study, frame)
-        if any(is_row(own, row).any() for row in asked):
+        about = concerns(study, frame)
+        masks = [mask & about for mask in members(study.rows, frame)]
+        special = [mask for row, mask in zip(study.rows, masks, strict=True) if row.special]
+        if study.name in published or any(mask.any() for mask in special or masks):
             shown.append(study)
-            for row in study.rows:
-                seen[own.index] |= is_row(own, row)
+            seen |= np.logical_or.reduce(masks)
     return shown + [study for study in every if study.rows == "found" and not seen.all()]
 
 

@@ -1,16 +1,16 @@
 """What training costs: time, memory and parameters, of runs on one device only."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
 
-from mmbench.report.rows import Group, Shown
-from mmbench.report.scores import TITLES, caption
+from mmbench.report.rows import Columns, Group, Positions, Shown
+from mmbench.report.scores import TITLES, absence, caption, reasons
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
-from mmbench.report.table import Entry, Source, Table
+from mmbench.report.table import Entry, Sources, Table
 
 MIB = 2**20
 NOTES = (
@@ -40,20 +40,27 @@ def by_device(groups: Iterable[Group]) -> list[Group]:
     """Return the groups with the records of every device and number of threads apart."""
     parts = []
     for group in groups:
-        done = group.records[group.records["status"] == "done"]
-        places = done[["device", "threads"]].drop_duplicates().sort_values(["device", "threads"])
-        for device, threads in places.itertuples(index=False):
-            here = [_only(row, str(device), float(threads)) for row in group.rows]
-            records = done[(done["device"] == device) & (done["threads"] == threads)]
-            parts.append(replace(group, rows=tuple(here), records=records))
+        done = group.where[group.columns["status"][group.where] == "done"]
+        for place in sorted(set(_places(group.columns, done))):
+            here = tuple(_row_on(row, place) for row in group.rows)
+            parts.append(replace(group, rows=here, where=_only(group.columns, done, place)))
     return parts
 
 
-def _only(row: Shown, device: str, threads: float) -> Shown:
-    same = (row.columns["device"][row.where] == device) & (
-        row.columns["threads"][row.where] == threads
-    )
-    return replace(row, where=row.where[same])
+def _row_on(row: Shown, place: tuple[str, float]) -> Shown:
+    """Return the row on one device; one that was never trained keeps what tells why."""
+    if "done" not in row.column("status"):
+        return row
+    return replace(row, where=_only(row.columns, row.where, place))
+
+
+def _places(columns: Columns, where: Positions) -> list[tuple[str, float]]:
+    return list(zip(*(columns[key][where].tolist() for key in ("device", "threads")), strict=True))
+
+
+def _only(columns: Columns, where: Positions, place: tuple[str, float]) -> Positions:
+    kept: Positions = where[np.array([each == place for each in _places(columns, where)], bool)]
+    return kept
 
 
 def cost_tables(study: Study, groups: Iterable[Group], reference: bool) -> list[Table]:
@@ -63,72 +70,74 @@ def cost_tables(study: Study, groups: Iterable[Group], reference: bool) -> list[
 
 def _table(study: Study, group: Group, reference: bool) -> Table:
     primary = str(group.task["primary"])
-    base = _base(study, group)
+    base = base_row(study, group)
     rows = [
         (
             row.name,
             (
-                _number(row.stored("seconds"), "{:.3f}", spread=True),
-                _number(row.stored("deviation"), "{:.3f}"),
-                _ratio(row, base),
-                _number(row.stored("throughput"), "{:.0f}"),
-                _number(row.stored("memory"), "{:.0f}", MIB),
-                _number(row.stored("parameters"), "{:,.0f}"),
-                _number(row.sources("fused", primary), "{:.2f}", 0.01, spread=True),
+                mean_entry(row.stored("seconds"), "{:.3f}", spread=True, absent=absence(row)),
+                mean_entry(row.stored("deviation"), "{:.3f}"),
+                ratio_entry(row, base),
+                mean_entry(row.stored("throughput"), "{:.0f}"),
+                mean_entry(row.stored("memory"), "{:.0f}", MIB),
+                mean_entry(row.stored("parameters"), "{:,.0f}"),
+                mean_entry(row.sources("fused", primary), "{:.2f}", 0.01, spread=True),
             ),
         )
         for row in group.rows
     ]
-    threads = int(group.records["threads"].iloc[0])
+    threads = int(group.first("threads"))
     name = base.name if base else "the first baseline, which was not run here"
     return Table(
-        name=f"{study.name}-{group.dataset}",
+        name=f"{study.name}-{group.slug}",
         heading=f"{study.title}: {group.title}",
         columns=("Method", "s/epoch", "within", "Ratio", "samples/s", "Peak MiB", "Parameters",
                  TITLES.get(primary, primary)),
         rows=tuple(rows),
         caption=caption(group, reference, f"Cost on one device, {threads} threads, and test "
                         f"{TITLES.get(primary, primary)} in percent,"),
-        notes=(*(n.format(reference=name) for n in NOTES), *_warning(study, group)),
+        notes=(
+            *(n.format(reference=name) for n in NOTES), *reasons(group.rows),
+            *_warning(study, group),
+        ),
         bundle=group.bundle,
         dataset=group.dataset,
         protocol=group.protocol,
     )  # fmt: skip
 
 
-def _base(study: Study, group: Group) -> Shown | None:
+def base_row(study: Study, group: Group) -> Shown | None:
+    """Return the row that ratios are taken to, the first baseline, if it was run here."""
     rows = [r for r in group.rows if r.method in study.baselines[:1] and r.stored("seconds")]
     return rows[0] if rows else None
 
 
-def _number(
-    sources: Sequence[Source], form: str, unit: float = 1.0, *, spread: bool = False
+def mean_entry(
+    sources: Sources, form: str, unit: float = 1.0, *, spread: bool = False, absent: str = ""
 ) -> Entry:
-    """Return a mean in ``unit``; how far single runs lie from it only where asked."""
+    """Return a mean in ``unit``; how far single runs lie from it, or ``absent``, where asked."""
     if not sources:
-        return Entry("missing", "absent")
-    mean, std = mean_std([s.value for s in sources])
+        return Entry(absent, "absent")
+    mean, std = mean_std(sources.values)
     text = form.format(mean / unit)
     if spread and std is not None:
         text += f" ± {form.format(std / unit)}"
-    return Entry(text, value=mean, spread=std, seeds=len(sources), sources=tuple(sources),
+    return Entry(text, value=mean, spread=std, seeds=len(sources), sources=sources,
                  scale=1 / unit)  # fmt: skip
 
 
-def _ratios(row: Shown, base: Shown | None) -> list[float]:
+def ratio_entry(row: Shown, base: Shown | None) -> Entry:
+    """Return the mean ratio of the row's seconds to the base's, paired by seed."""
     if base is None:
-        return []
-    own, other = ({s.seed: s.value for s in r.stored("seconds")} for r in (row, base))
-    return [own[seed] / other[seed] for seed in sorted(set(own) & set(other))]
-
-
-def _ratio(row: Shown, base: Shown | None) -> Entry:
-    found = _ratios(row, base)
-    if not found:
         return Entry("")
-    mean, std = mean_std(found)
+    both = row.stored("seconds"), base.stored("seconds")
+    own, against = both[0].of(both[1].seeds), both[1].of(both[0].seeds)
+    if not own:
+        return Entry("")
+    mean, std = mean_std([a / b for a, b in zip(own.values, against.values, strict=True)])
     text = f"{mean:.2f}" + ("" if std is None else f" ± {std:.2f}")
-    return Entry(text, value=mean, spread=std, seeds=len(found), scale=1.0)
+    return Entry(text, value=mean, spread=std, seeds=len(own), sources=own, against=against,
+                 pairing="ratio", scale=1.0)  # fmt: skip
 
 
 def overlapping(groups: Iterable[Group]) -> int:
@@ -139,7 +148,7 @@ def overlapping(groups: Iterable[Group]) -> int:
 def _overlapping(group: Group) -> int:
     times = sorted(
         (datetime.fromisoformat(a), datetime.fromisoformat(b))
-        for a, b in group.records[["started", "finished"]].itertuples(index=False)
+        for a, b in zip(group.column("started"), group.column("finished"), strict=True)
     )
     shared, latest = set(), 0
     for i, (begun, finished) in enumerate(times):
@@ -152,7 +161,7 @@ def _overlapping(group: Group) -> int:
 
 def _warning(study: Study, group: Group) -> tuple[str, ...]:
     n = _overlapping(group)
-    said = OVERLAP.format(n=n, all=len(group.records), study=study.name)
+    said = OVERLAP.format(n=n, all=len(group.where), study=study.name)
     return (said,) if n else ()
 
 
@@ -160,13 +169,13 @@ def points(study: Study, groups: Iterable[Group]) -> Mapping[str, list[Point]]:
     """Return the rows that have both a ratio and a score, by data set and device."""
     found: dict[str, list[Point]] = {}
     for group in by_device(groups):
-        base = _base(study, group)
+        base = base_row(study, group)
         for row in group.rows:
             scores = list(row.values("fused", str(group.task["primary"])).values())
-            ratio = _ratios(row, base)
-            if scores and ratio:
+            ratio = ratio_entry(row, base).value
+            if scores and ratio is not None:
                 mean, std = mean_std(scores)
-                where = f"{group.title}\n{group.records['device'].iloc[0]}"
-                point = Point(row.name, float(np.mean(ratio)), 100 * mean, 100 * (std or 0.0))
+                where = f"{group.title}\n{group.first('device')}"
+                point = Point(row.name, ratio, 100 * mean, 100 * (std or 0.0))
                 found.setdefault(where, []).append(point)
     return found

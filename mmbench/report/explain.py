@@ -2,15 +2,15 @@
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmbench.errors import UserError, nearest
-from mmbench.report.build import KINDS, build_kinds, load_results
+from mmbench.report.build import KINDS, load_results, tables_of
 from mmbench.report.frame import row_of
 from mmbench.report.study import study_names
-from mmbench.report.table import Entry, Source, Table
+from mmbench.report.table import Entry, Source, Sources, Table
 from mmbench.store import read_record
 
 TOLERANCE = 1e-9  # a table's CSV has all digits; what differs by more is another number
@@ -21,27 +21,31 @@ class Explained:
     """One number of a table.
 
     Attributes:
-        table: heading of the table it stands in.
+        name: name of the table it stands in, which no other has.
+        table: its heading.
         row: name of its row.
         column: heading of its column.
         shown: as the table shows it.
         value: computed again from the records read now, as a fraction.
         written: the value in the table's CSV file; None if it has none.
         own: the records it is the mean of.
-        against: the records that were taken away, paired by seed.
+        against: the records that each was set against, paired by seed.
         files: the file of every record.
+        pairing: how: taken away, or divided by.
         scale: what the value is shown times.
     """
 
+    name: str
     table: str
     row: str
     column: str
     shown: str
     value: float
     written: float | None
-    own: tuple[Source, ...]
-    against: tuple[Source, ...]
+    own: Sources
+    against: Sources
     files: Mapping[str, Path]
+    pairing: str = "difference"
     scale: float = 100.0
 
     @property
@@ -57,33 +61,45 @@ def explain(target: str, source: str) -> list[Explained]:
 
     Args:
         target: ``FILE:ROW:DATASET``, e.g. ``results/tables/STUDY.md:ROW:DATASET``; with another
-            ``:COLUMN`` that column alone.
+            ``:COLUMN`` that column alone. A data set with several tables (protocols, bundles,
+            devices) gives the numbers of each; the name of a table, as its CSV file has it, or the
+            words behind the colon of its heading say one of them.
         source: where the records are: ``auto``, ``runs`` or ``records``, as the table was made.
 
     Raises:
         UserError: if the target names no table, row, data set or column, or no number.
     """
-    file, row, dataset, column = _parts(target)
+    file, row, place, column = _parts(target)
     study, kind = _study_of(file)
-    results = file.parent.parent
-    loaded = load_results(results, source)
-    tables = build_kinds(study, loaded).get(kind, [])
-    found = [t for t in tables if t.dataset == dataset]
+    loaded = load_results(file.parent.parent, source)
+    tables = tables_of(study, kind, loaded)
+    found = [t for t in tables if place in (t.dataset, t.name, _title(t))]
     if not found:
-        known = sorted({t.dataset for t in tables})
+        known = sorted({t.dataset for t in tables if t.dataset} | {t.name for t in tables})
         raise UserError(
-            f"{file.name} has no data set {dataset!r}{nearest(dataset, known)} "
-            f"(there are {', '.join(known) or 'none'})"
+            f"{file.name} has no data set or table {place!r}{nearest(place, known)} "
+            f"(there are {', '.join(known) or 'none'}){_hint(tables, place)}"
         )
-    numbers = [n for t in found for n in _row(t, row, column, _written(file), loaded.files)]
+    written = _written(file)
+    numbers = [n for t in found for n in _row(t, row, column, written, loaded.files)]
     if not numbers:
         names = list(dict.fromkeys(name for t in found for name, _ in t.rows))
         raise UserError(
             f"no number made from records stands in row {row!r}{nearest(row, names)}"
-            f"{f' and column {column!r}' if column else ''} of {file.name} for {dataset} "
+            f"{f' and column {column!r}' if column else ''} of {file.name} for {place} "
             f"(rows: {', '.join(names)}; columns: {', '.join(found[0].columns[1:])})"
         )
     return numbers
+
+
+def _title(table: Table) -> str:
+    return table.heading.partition(": ")[2]
+
+
+def _hint(tables: Sequence[Table], place: str) -> str:
+    """Return what to say to someone who left out the data set and named a column."""
+    columns = {column for t in tables for column in t.columns[1:]}
+    return f"; {place!r} is a column: say FILE:ROW:DATASET:{place}" if place in columns else ""
 
 
 def _parts(target: str) -> tuple[Path, str, str, str]:
@@ -112,7 +128,7 @@ def _row(
     table: Table,
     row: str,
     column: str,
-    written: Mapping[tuple[str, str, str], list[float]],
+    written: Mapping[tuple[str, str, str], float],
     files: Mapping[str, Path],
 ) -> list[Explained]:
     found = []
@@ -121,11 +137,10 @@ def _row(
             asked = name.removesuffix(" †") == row.removesuffix(" †") and column in ("", title)
             if asked and entry.sources:
                 value = _again(entry, files)
-                rivals = written.get((table.name, name, title), [])
-                nearest_one = min(rivals, key=lambda v, to=value: abs(v - to), default=None)  # type: ignore[misc]  # bound
                 found.append(
-                    Explained(table.heading, name, title, entry.text, value, nearest_one,
-                              entry.sources, entry.against, files, entry.scale)
+                    Explained(table.name, table.heading, name, title, entry.text, value,
+                              written.get((table.name, name, title)), entry.sources,
+                              entry.against, files, entry.pairing, entry.scale)
                 )  # fmt: skip
     return found
 
@@ -133,23 +148,25 @@ def _row(
 def _again(entry: Entry, files: Mapping[str, Path]) -> float:
     """Compute a number from the records' own files, not from the index."""
     own = [_value(source, files) for source in entry.sources]
-    against = [_value(source, files) for source in entry.against] or [0.0] * len(own)
-    return math.fsum(a - b for a, b in zip(own, against, strict=True)) / len(own)
+    against = [_value(source, files) for source in entry.against]
+    if not against:
+        return math.fsum(own) / len(own)
+    pairs = zip(own, against, strict=True)
+    return math.fsum(a / b if entry.pairing == "ratio" else a - b for a, b in pairs) / len(own)
 
 
 def _value(source: Source, files: Mapping[str, Path]) -> float:
     return float(row_of(read_record(files[source.record], curve=False))[source.key])
 
 
-def _written(file: Path) -> dict[tuple[str, str, str], list[float]]:
-    """Return the values in the table's CSV; a table of several protocols has several of a kind."""
-    values: dict[tuple[str, str, str], list[float]] = {}
+def _written(file: Path) -> dict[tuple[str, str, str], float]:
+    """Return the values in the table's CSV by name of the table, row and column."""
+    values: dict[tuple[str, str, str], float] = {}
     try:
         with file.with_suffix(".csv").open(encoding="utf-8", newline="") as handle:
             for line in csv.DictReader(handle):
                 if line["value"]:
-                    key = (line["table"], line["row"], line["column"])
-                    values.setdefault(key, []).append(float(line["value"]))
+                    values[line["table"], line["row"], line["column"]] = float(line["value"])
     except FileNotFoundError:
         return {}
     except (OSError, KeyError, ValueError) as err:

@@ -96,7 +96,7 @@ def _subtitle(pool: Pool) -> str:
 
 def forest(pool: Pool) -> Figure | None:
     """Draw each row's difference to the reference with its 95 % bootstrap interval."""
-    compared = pool.comparisons()
+    compared = pool.comparisons
     if not compared:
         return None
     figure = new_figure(5.0, 1.0 + 0.24 * len(compared))

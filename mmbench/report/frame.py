@@ -9,16 +9,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mmbench.cell import Cell, canonical, digest
 from mmbench.record import Record
 
 COLUMNS = (
     "record", "cell", "dataset", "method", "label", "options", "seed", "protocol", "fidelity",
-    "preset", "unaffected", "place", "around", "data", "single", "recipe", "status", "reason",
-    "remark", "device", "commit", "clean", "date", "started", "finished", "apart", "task", "file",
-    "absent", "absent_class",
+    "preset", "unaffected", "place", "around", "beside", "data", "single", "recipe", "status",
+    "reason", "remark", "device", "commit", "clean", "date", "started", "finished", "apart", "task",
+    "file", "absent", "absent_class",
 )  # fmt: skip
 COST = ("seconds", "deviation", "throughput", "memory", "memory_kind", "parameters", "threads",
         "resumed")  # fmt: skip
@@ -40,17 +42,15 @@ def options_of(changed: Mapping[str, Any]) -> str:
     )
 
 
-def _around(cell: Cell) -> str:
-    """Return the changed settings that are not the method's, in words."""
-    changed = {k: v for k, v in sorted(cell.changed.items()) if not k.startswith("method.")}
-    return ", ".join(f"{k.removeprefix('dataset.')}={v}" for k, v in changed.items())
+def _beside(cell: Cell) -> dict[str, Any]:  # Any: as in row_of
+    """Return the changed settings that are not the method's."""
+    return {k: v for k, v in sorted(cell.changed.items()) if not k.startswith("method.")}
 
 
 def _place(cell: Cell) -> str:
     """Return what two cells must share to stand in one table, the recipe apart."""
-    around = {k: v for k, v in cell.changed.items() if not k.startswith("method.")}
     data = [cell.dataset_version, cell.dataset_config, cell.split_hash, cell.encoders]
-    return digest([*data, around])
+    return digest([*data, _beside(cell)])
 
 
 def _single(record: Record) -> str | None:
@@ -90,6 +90,7 @@ def _cost(record: Record) -> dict[str, Any]:  # Any: numbers, a word, or nothing
 def row_of(record: Record) -> dict[str, Any]:  # Any: text, numbers, or nothing
     """Return the frame's row of one record; a refused or failed one has no score."""
     cell, where = record.cell, record.environment
+    beside = _beside(cell)
     return {
         "record": cell.folder,
         "cell": record.cell_id,
@@ -103,7 +104,8 @@ def row_of(record: Record) -> dict[str, Any]:  # Any: text, numbers, or nothing
         "preset": cell.preset,
         "unaffected": ",".join(cell.unaffected),
         "place": _place(cell),
-        "around": _around(cell),
+        "around": ", ".join(f"{k.removeprefix('dataset.')}={v}" for k, v in beside.items()),
+        "beside": canonical(beside),
         "data": canonical(cell.dataset_config),
         "single": _single(record),
         "recipe": digest(cell.trainer.model_dump()) if cell.preset == "common" else "authors",
@@ -138,7 +140,14 @@ def as_frame(
 def plain(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame with its text as objects: taking rows of it is several times as fast."""
     text = [name for name in frame if pd.api.types.is_string_dtype(frame[name].dtype)]
-    return frame.astype(dict.fromkeys(text, object)).copy()  # a copy lies in one piece by type
+    return frame.assign(**{str(n): _shared(frame[n]) for n in text}).copy()  # by type in one piece
+
+
+def _shared(text: pd.Series) -> NDArray[np.object_]:
+    """Return a column of text in which equal texts are one object, None where there is none."""
+    codes, distinct = pd.factorize(text)
+    found: NDArray[np.object_] = np.array([*distinct, None], object)[codes]
+    return found
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from mmbench.report.frame import as_frame, plain, row_of
 from mmbench.store import read_record, record_files
 
 WORTH = 200  # files; fewer are read faster than an index is
+AT_ONCE = 2000  # records read before they are put into columns
 STAMP = "_stamp"  # the state of the file that a row was read from
 FILE = "file"
 
@@ -39,24 +40,25 @@ def load_frame(folder: Path, unreadable: list[str]) -> pd.DataFrame:
         folder: where the records lie.
         unreadable: gets the message of every file that is not a record, or a newer version's.
     """
-    files = [(path, _stamp(state)) for path, state in record_files(folder)]
+    start = len(str(folder)) + 1  # names below the folder, as text: paths cost more than the look
+    files = [(str(path)[start:], _stamp(state)) for path, state in record_files(folder)]
     file = folder.parent / ".index" / f"{folder.name}.parquet"
     known = _read(file) if len(files) >= WORTH else None
     state = pd.DataFrame(
-        {FILE: [str(path.relative_to(folder)) for path, _ in files], STAMP: [s for _, s in files]}
+        {FILE: [name for name, _ in files], STAMP: [stamp for _, stamp in files]}, dtype=object
     )
     if known is None:
-        rows = list(_rows(folder, state, unreadable))
-        whole = _with_state(rows)
+        whole = _read_all(folder, state, unreadable)
         changed = len(files) >= WORTH
     else:
         merged = state.merge(known, on=[FILE, STAMP], how="left", indicator="_from")
         missing = merged["_from"] == "left_only"
-        rows = list(_rows(folder, merged.loc[missing, [FILE, STAMP]], unreadable))
-        kept = merged.loc[~missing].drop(columns="_from")
-        whole = pd.concat([kept, _with_state(rows)], ignore_index=True) if rows else kept
+        new = _read_all(folder, merged.loc[missing, [FILE, STAMP]], unreadable)
+        whole = merged.loc[~missing].drop(columns="_from")
+        if len(new):
+            whole = pd.concat([whole, new], ignore_index=True)
         whole = whole.sort_values(FILE, ignore_index=True)
-        changed = bool(rows) or len(whole) != len(known)
+        changed = len(new) > 0 or len(whole) != len(known)
     if changed:
         _write(whole, file)
     return plain(whole.drop(columns=STAMP))
@@ -72,8 +74,11 @@ def _rows(
             unreadable.append(str(err))
 
 
-def _with_state(rows: list[dict[str, Any]]) -> pd.DataFrame:  # Any: as in row_of
-    return as_frame(rows, extra=(STAMP,))
+def _read_all(folder: Path, state: pd.DataFrame, unreadable: list[str]) -> pd.DataFrame:
+    """Return the frame of these files, some at a time: as columns they are far smaller."""
+    parts = (state.iloc[at : at + AT_ONCE] for at in range(0, max(1, len(state)), AT_ONCE))
+    frames = [as_frame(list(_rows(folder, part, unreadable)), extra=(STAMP,)) for part in parts]
+    return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
 
 
 def _version() -> bytes:

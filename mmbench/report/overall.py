@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,7 @@ class Pool:
         found = [np.array([a[s] - b[s] for s in sorted(set(a) & set(b))]) for a, b in pairs]
         return found if all(len(each) for each in found) else None
 
+    @cached_property
     def comparisons(self) -> list[statistics.Comparison]:
         """Compare every row with the reference."""
         if self.reference is None:
@@ -72,9 +74,9 @@ def pools(study: Study, groups: Iterable[Group]) -> list[Pool]:
     by_bundle: dict[tuple[str, str, str], list[Group]] = {}
     stated = any(row.fidelity or row.preset for row in study.rows if not isinstance(row, str))
     for group in groups:
-        first = group.records.iloc[0]
-        bundle = ("stated", "stated") if stated else (first["fidelity"], first["preset"])
-        by_bundle.setdefault((first["protocol"], *bundle), []).append(group)
+        own = (str(group.first("fidelity")), str(group.first("preset")))
+        bundle = ("stated", "stated") if stated else own
+        by_bundle.setdefault((group.protocol, *bundle), []).append(group)
     return [_pool(study, bundle, found) for bundle, found in by_bundle.items()]
 
 
@@ -109,7 +111,7 @@ def overall_tables(found: Iterable[Pool]) -> list[Table]:
 
 
 def _table(pool: Pool) -> Table:
-    compared = {c.name: c for c in pool.comparisons()}
+    compared = {c.name: c for c in pool.comparisons}
     ranks = dict(zip(pool.scores, pool.ranks(), strict=True))
     rows = []
     for row in pool.scores:
@@ -121,7 +123,7 @@ def _table(pool: Pool) -> Table:
     bundle = "" if fidelity in ("corrected", "stated") else ", released fidelity"
     bundle += "" if preset in ("common", "stated") else ", authors' recipes"
     return Table(
-        name=f"{pool.study}-statistics",
+        name="-".join([f"{pool.study}-statistics", *_unusual(pool)]),
         heading=f"{pool.title}: over {', '.join(pool.datasets)}",
         columns=columns,
         rows=tuple(rows),
@@ -135,6 +137,12 @@ def _table(pool: Pool) -> Table:
         notes=_notes(pool, list(compared.values())),
         protocol=protocol,
     )
+
+
+def _unusual(pool: Pool) -> list[str]:
+    """Return what sets a pool apart from the plain one."""
+    return [word for word in pool.bundle
+            if word not in ("validated", "corrected", "common", "stated")]  # fmt: skip
 
 
 def _percent(value: float, sign: str = "") -> Entry:

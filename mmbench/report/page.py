@@ -14,7 +14,7 @@ from mmbench.errors import UserError
 from mmbench.record import Record
 from mmbench.report.scores import TITLES
 from mmbench.report.study import load_study
-from mmbench.report.table import Entry, Source, Table
+from mmbench.report.table import Entry, Sources, Table
 from mmbench.store import read_record, write_atomic
 
 CURVES = 2000  # records; the curves of more would make a page of tens of megabytes
@@ -42,7 +42,7 @@ class Numbers:
 
     Attributes:
         records: name of every record, and its place in the list.
-        numbers: per number its records those it was compared with, and its scale.
+        numbers: per number its records, those it was compared with, its scale, and how.
     """
 
     records: dict[str, int] = field(default_factory=dict)
@@ -53,10 +53,10 @@ class Numbers:
         if not entry.sources:
             return None
         both = [self._listed(entry.sources), self._listed(entry.against)]
-        self.numbers.append([*both, entry.scale])
+        self.numbers.append([*both, entry.scale, entry.pairing])
         return len(self.numbers) - 1
 
-    def _listed(self, sources: Sequence[Source]) -> list[list[float]]:
+    def _listed(self, sources: Sources) -> list[list[float]]:
         return [
             [self.records.setdefault(s.record, len(self.records)), s.seed, round(s.value, 6)]
             for s in sources

@@ -13,12 +13,13 @@ from mmbench.report.rows import Group
 from mmbench.report.scores import RULES, TITLES
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
-from mmbench.report.table import Entry, Source, Table
+from mmbench.report.table import NONE, Entry, Sources, Table
 
 HEADER = ["table", "dataset", "method", "metric", "value", "std", "note"]
 WIDEST = 2  # scores side by side; more would not fit a page, and get a row each
 WORDS = ("published", "ours", "ours − published")
-SCORE = re.compile(r"(?P<metric>accuracy|map|macro_f1)(\[(?P<prediction>\w+)\])?")
+SECONDS = "seconds_per_epoch"
+SCORE = re.compile(r"(?P<metric>accuracy|map|macro_f1|seconds_per_epoch)(\[(?P<prediction>\w+)\])?")
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class Number:
         method: name of the row.
         prediction: ``fused`` or a modality.
         metric: name of the metric.
-        value: in percent, as printed.
+        value: in percent or seconds, as printed.
         source: the file it was read from, without its ending.
+        std: its standard deviation, where one is printed.
     """
 
     study: str
@@ -42,10 +44,11 @@ class Number:
     metric: str
     value: float
     source: str
+    std: float | None = None
 
 
 def load_published(folder: Path) -> list[Number]:
-    """Read all published scores; seconds, and values that a note calls unprinted, are left out.
+    """Read all published scores and seconds; what a note calls unprinted is left out.
 
     Raises:
         UserError: if a file has other columns, or a value that is not a percentage.
@@ -62,25 +65,30 @@ def load_published(folder: Path) -> list[Number]:
                 score = SCORE.fullmatch(row["metric"])
                 if score and (row["value"] or not row["note"]):  # a note says why not
                     where = f"{file}, line {reader.line_num}"
-                    numbers.append(_number(row, score, _percentage(row["value"], where), file.stem))
+                    numbers.append(_number(row, score, where, file.stem))
     return numbers
 
 
-def _percentage(text: str, where: str) -> float:
+def _within(text: str, most: float, where: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value <= 100:  # NaN fails as well
-        raise UserError(f"{where}: {text!r} is not a percentage; write a number from 0 to 100")
+    if not 0 <= value <= most:  # NaN fails as well
+        what = "a percentage; write a number from 0 to 100" if most < math.inf else (
+            "a time; write a number of seconds")  # fmt: skip
+        raise UserError(f"{where}: {text!r} is not {what}")
     return value
 
 
-def _number(row: Mapping[str, str], score: re.Match[str], value: float, source: str) -> Number:
+def _number(row: Mapping[str, str], score: re.Match[str], where: str, source: str) -> Number:
     prediction = score["prediction"] or "multi"
+    most = math.inf if score["metric"] == SECONDS else 100.0
     return Number(
         row["table"].replace("_", "-"), row["dataset"], row["method"].replace("_", "-"),
-        "fused" if prediction == "multi" else prediction, score["metric"], value, source,
+        "fused" if prediction == "multi" else prediction, score["metric"],
+        _within(row["value"], most, where), source,
+        _within(row["std"], most, where) if row["std"] else None,
     )  # fmt: skip
 
 
@@ -93,7 +101,7 @@ def published_tables(
     """
     found = list(groups)
     tables: list[Table] = []
-    mine = [n for n in numbers if n.study == study.name]
+    mine = [n for n in numbers if n.study == study.name and n.metric != SECONDS]
     for dataset in dict.fromkeys(n.dataset for n in mine):
         cited = [n for n in mine if n.dataset == dataset]
         ours: list[Group | None] = [group for group in found if group.dataset == dataset]
@@ -106,11 +114,7 @@ def _table(study: Study, cited: Sequence[Number], group: Group | None) -> Table:
     titles = [_title(prediction, metric) for prediction, metric in asked]
     wide = len(asked) <= WIDEST
     named = {} if group is None else {r.name.removesuffix(" †"): r for r in group.rows}
-    shown = {
-        row.published: row.name or row.method
-        for row in study.rows
-        if not isinstance(row, str) and row.published
-    }
+    shown = shown_names(study)
     rows = []
     for method in dict.fromkeys(n.method for n in cited):
         name = shown.get(method, method)
@@ -118,15 +122,16 @@ def _table(study: Study, cited: Sequence[Number], group: Group | None) -> Table:
         for prediction, metric in asked:
             key = (method, prediction, metric)
             printed = [n.value for n in cited if (n.method, n.prediction, n.metric) == key]
-            own = named[name].sources(prediction, metric) if name in named else ()
-            triples.append(_triple(printed[0] if printed else None, own))
+            own = named[name].sources(prediction, metric) if name in named else NONE
+            triples.append(score_triple(printed[0] if printed else None, own))
         if wide:
             rows.append((name, tuple(chain.from_iterable(triples))))
         else:
             rows += [(f"{name}: {t}", tuple(e)) for t, e in zip(titles, triples, strict=True)]
     return Table(
-        name=f"{study.name}-published-{cited[0].dataset}",
-        heading=f"{study.title}: {cited[0].dataset}, published beside measured",
+        name=f"{study.name}-published-{group.slug if group else cited[0].dataset}",
+        heading=f"{study.title}: {group.title if group else cited[0].dataset}, "
+        "published beside measured",
         columns=("Method", *([f"{t}, {w}" for t in titles for w in WORDS] if wide else WORDS)),
         rows=tuple(rows),
         caption=_caption(cited, group),
@@ -140,13 +145,23 @@ def _title(prediction: str, metric: str) -> str:
     return title if prediction == "fused" else f"{title} of {prediction}"
 
 
-def _triple(printed: float | None, own: Sequence[Source]) -> list[Entry]:
+def shown_names(study: Study) -> dict[str, str]:
+    """Return what the study calls its rows that have another name among the published ones."""
+    return {
+        row.published: row.name or row.method
+        for row in study.rows
+        if not isinstance(row, str) and row.published
+    }
+
+
+def score_triple(printed: float | None, own: Sources) -> list[Entry]:
+    """Return the published score, in percent, ours, and the difference."""
     cited = Entry("") if printed is None else Entry(f"{printed:.2f}", "cited", printed / 100)
     if not own:
         return [cited, Entry("missing", "absent"), Entry("")]
-    mean, std = mean_std([source.value for source in own])
+    mean, std = mean_std(own.values)
     text = f"{100 * mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
-    ours = Entry(text, value=mean, spread=std, seeds=len(own), sources=tuple(own))
+    ours = Entry(text, value=mean, spread=std, seeds=len(own), sources=own)
     if printed is None:
         return [cited, ours, Entry("")]
     return [cited, ours, Entry(f"{100 * mean - printed:+.2f}", value=mean - printed / 100)]
@@ -160,9 +175,8 @@ def _caption(cited: Sequence[Number], group: Group | None) -> str:
     )
     if group is None:
         return words + "Ours: nothing was run on this data set."
-    first = group.records.iloc[0]
     return words + (
         "Columns “ours”: mean ± sample standard deviation over seeds, protocol "
-        f"{first['protocol']}: {RULES[str(first['protocol'])]}, {first['fidelity']} fidelity, "
-        f"{first['preset']} preset."
+        f"{group.protocol}: {RULES[group.protocol]}, {group.first('fidelity')} fidelity, "
+        f"{group.first('preset')} preset{f', with {group.around}' if group.around else ''}."
     )

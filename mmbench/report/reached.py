@@ -1,6 +1,6 @@
 """How unevenly the modalities count in the trained models of a study."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pandas as pd
@@ -10,7 +10,7 @@ from mmbench.report.rows import Group
 from mmbench.report.scores import caption
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
-from mmbench.report.table import Entry, Source, Table
+from mmbench.report.table import Entry, Sources, Table
 
 SETTING = ["dataset", "protocol", "place", "recipe"]  # what the two must share
 Alone = dict[tuple[str, ...], dict[int, float]]
@@ -32,8 +32,7 @@ def reached_tables(
 
 
 def _table(study: Study, group: Group, known: Alone, reference: bool) -> Table:
-    first = group.records.iloc[0]
-    setting = tuple(first[key] for key in SETTING)
+    setting = tuple(group.first(key) for key in SETTING)
     alone = {m: known.get((*setting, m), {}) for m in group.modalities}
     rows = []
     for row in group.rows:
@@ -41,7 +40,7 @@ def _table(study: Study, group: Group, known: Alone, reference: bool) -> Table:
         probes = [_probe(row.sources(m, "probe", "end"), alone[m]) for m in group.modalities]
         rows.append((row.name, (*shares, *probes)))
     return Table(
-        name=f"{study.name}-imbalance-{group.dataset}",
+        name=f"{study.name}-imbalance-{group.slug}",
         heading=f"{study.title}, imbalance reached: {group.title}",
         columns=(
             "Method",
@@ -70,17 +69,17 @@ def _alone(frame: pd.DataFrame) -> Alone:
     return found
 
 
-def _entry(sources: Sequence[Source], form: str) -> Entry:
+def _entry(sources: Sources, form: str) -> Entry:
     if not sources:
         return Entry("")
-    mean, std = mean_std([s.value for s in sources])
+    mean, std = mean_std(sources.values)
     text = form.format(100 * mean)
-    return Entry(text, value=mean, spread=std, seeds=len(sources), sources=tuple(sources))
+    return Entry(text, value=mean, spread=std, seeds=len(sources), sources=sources)
 
 
-def _probe(sources: Sequence[Source], alone: dict[int, float]) -> Entry:
+def _probe(sources: Sources, alone: dict[int, float]) -> Entry:
     entry = _entry(sources, "{:.1f}")
-    gaps = [s.value - alone[s.seed] for s in sources if s.seed in alone]
+    gaps = [value - alone[seed] for seed, value in sources.by_seed.items() if seed in alone]
     if not gaps:
         return entry
     return replace(entry, text=f"{entry.text} ({100 * mean_std(gaps)[0]:+.1f})")

@@ -28,6 +28,13 @@ LATEX = {
     "absent": r"\emph{{{}}}",
     "cited": r"\textit{{{}}}",
 }
+MINUS = re.compile(r"(?<![\w-])-(?=\d)")  # a hyphen before a number is a sign
+TEX = str.maketrans({
+    **{c: f"\\{c}" for c in "%&_#${}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "\u200b": "{}",
+    "±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$", "†": r"$\dagger$", "“": "``", "”": "''",
+})  # fmt: skip
 RICH = {"best": "bold", "second": "underline", "absent": "dim", "cited": "italic", "plain": ""}
 
 
@@ -49,18 +56,7 @@ def markdown(tables: Sequence[Table]) -> str:
 
 
 def _escape(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    escaped = "".join(special.get(c, f"\\{c}" if c in "%&_#${}" else c) for c in text)
-    for plain, tex in (
-        ("±", r"$\pm$"),
-        ("−", "$-$"),
-        ("Δ", r"$\Delta$"),
-        ("†", r"$\dagger$"),
-        ("“", "``"),
-        ("”", "''"),
-    ):
-        escaped = escaped.replace(plain, tex)
-    return escaped
+    return MINUS.sub("−", text.replace("--", "-\u200b-")).translate(TEX)
 
 
 def _latex_entry(entry: Entry) -> str:
@@ -68,35 +64,51 @@ def _latex_entry(entry: Entry) -> str:
 
 
 def latex(tables: Sequence[Table]) -> str:
-    r"""Return one ``table*`` environment each; needs ``\usepackage{booktabs}``."""
-    parts = [f"% {GENERATED}; needs \\usepackage{{booktabs}}"]
-    for table in tables:
-        rows = [
-            (r"\midrule" + "\n" if number in table.breaks else "")
-            + " & ".join([_escape(name), *[_latex_entry(e) for e in entries]])
-            + r" \\"
-            for number, (name, entries) in enumerate(table.rows)
+    r"""Return one ``table*`` environment each; needs the packages booktabs and graphicx.
+
+    A table wider than the page is made smaller; the statements on it stand below it.
+    """
+    needs = r"\usepackage{booktabs,graphicx}"
+    return "\n\n".join([f"% {GENERATED}; needs {needs}", *map(_latex_table, tables)]) + "\n"
+
+
+def _latex_table(table: Table) -> str:
+    rows = [
+        (r"\midrule" + "\n" if number in table.breaks else "")
+        + " & ".join([_escape(name), *[_latex_entry(e) for e in entries]])
+        + r" \\"
+        for number, (name, entries) in enumerate(table.rows)
+    ]
+    return "\n".join(
+        [
+            r"\begin{table*}",
+            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+            rf"\caption{{{_escape(table.heading)}.}}\smallskip",
+            rf"\label{{tab:{table.name}}}",
+            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(_latex_heading, table.columns)) + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            rf"\par\smallskip\parbox{{\textwidth}}{{\scriptsize {_escape(table.caption)}",
+            *(rf"\par {_escape(note)}" for note in table.notes),
+            r"}",
+            r"\end{table*}",
         ]
-        caption = _escape(" ".join([f"{table.heading}.", table.caption, *table.notes]))
-        parts.append(
-            "\n".join(
-                [
-                    r"\begin{table*}",
-                    r"\centering\small",
-                    rf"\caption{{{caption}}}",
-                    rf"\label{{tab:{table.name}}}",
-                    rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
-                    r"\toprule",
-                    " & ".join(_escape(c) for c in table.columns) + r" \\",
-                    r"\midrule",
-                    *rows,
-                    r"\bottomrule",
-                    r"\end{tabular}",
-                    r"\end{table*}",
-                ]
-            )
-        )
-    return "\n\n".join(parts) + "\n"
+    )
+
+
+def _latex_heading(text: str) -> str:
+    """Return a heading, one of several words in two lines: they are wider than the numbers."""
+    first, comma, second = text.partition(", ")
+    if not comma:
+        first, _, second = text.rpartition(" ")
+    if not (first and second):
+        return _escape(text)
+    return rf"\shortstack[r]{{{_escape(first)}{comma.strip()}\\{_escape(second)}}}"
 
 
 def csv_text(tables: Sequence[Table]) -> str:
@@ -130,6 +142,11 @@ def print_table(table: Table, console: Console) -> None:
     console.print()
 
 
+def markers(file: Path) -> set[str]:
+    """Return the studies whose tables a file has room for."""
+    return set(re.findall(r"<!-- table:(\S+) -->\n", file.read_text(encoding="utf-8")))
+
+
 def update_readme(file: Path, tables: dict[str, list[Table]]) -> None:
     """Put plain tables between ``<!-- table:NAME -->`` and ``<!-- /table:NAME -->``.
 
@@ -138,12 +155,12 @@ def update_readme(file: Path, tables: dict[str, list[Table]]) -> None:
     Raises:
         UserError: if the file has no such markers.
     """
-    filled = [
-        fill(file, f"table:{name}", markdown([table for table in built if not table.bundle]))
-        for name, built in tables.items()
-    ]
-    if not any(filled):
+    found = markers(file) & set(tables)
+    if not found:
         raise UserError(f"{file} has no markers such as <!-- table:{next(iter(tables), 'x')} -->")
+    for name in found:
+        plain = [table for table in tables[name] if not table.bundle]
+        fill(file, f"table:{name}", markdown(plain))
 
 
 def fill(file: Path, name: str, text: str) -> bool:

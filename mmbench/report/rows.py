@@ -1,8 +1,10 @@
 """Which records fill which row of a study's table."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,31 +14,49 @@ from numpy.typing import NDArray
 from mmbench.cell import canonical
 from mmbench.report.frame import column
 from mmbench.report.study import Row, Study, load_study, study_names
-from mmbench.report.table import Source
+from mmbench.report.table import NONE, Sources
 
 
-def is_row(frame: pd.DataFrame, row: Row) -> pd.Series:
-    """Say which records belong to ``row``: the method with these options changed and no others."""
-    mask = (frame["method"] == row.method) & (frame["options"] == canonical(row.set))
-    if row.fidelity:
-        mask &= frame["fidelity"] == row.fidelity
-    if row.preset:
-        mask &= frame["preset"] == row.preset
-    return mask
+def members(rows: Sequence[Row], frame: pd.DataFrame) -> list[NDArray[np.bool_]]:
+    """Say per row which records belong to it: its method with its options changed and no others."""
+    same = frame.groupby(["method", "options"]).indices
+    masks = []
+    for row in rows:
+        mask = np.zeros(len(frame), bool)
+        mask[same.get((row.method, canonical(row.set)), [])] = True
+        for key, wanted in (("fidelity", row.fidelity), ("preset", row.preset)):
+            if wanted:
+                mask &= (frame[key] == wanted).to_numpy(bool)
+        masks.append(mask)
+    return masks
 
 
-def varied(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the records a study is about.
+def concerns(study: Study, frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Say which records a study is about.
 
-    One that turns a data set's knob has only that set, and the others leave it to that study.
+    One that turns a data set's knob has only that set, one with settings only what was run with
+    them, and the others leave both to it.
     """
-    if study.vary:
-        return frame[frame["dataset"].isin(study.datasets)]
     if study.rows == "found":
-        return frame
-    every = [load_study(name) for name in study_names()]
-    knobs = {name for other in every if other.vary for name in other.datasets}
-    return frame[~frame["dataset"].isin(knobs - set(study.datasets))]
+        return np.ones(len(frame), bool)
+    if study.vary:
+        return frame["dataset"].isin(study.datasets).to_numpy(bool)
+    if study.settings:
+        return _with(study.settings, frame)
+    about = np.ones(len(frame), bool)
+    for other in (load_study(name) for name in study_names()):
+        if other.vary and not {*other.datasets} <= {*study.datasets}:
+            about &= ~frame["dataset"].isin(other.datasets).to_numpy(bool)
+        if other.settings:
+            about &= ~_with(other.settings, frame)
+    return about
+
+
+def _with(settings: Mapping[str, object], frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Say which records were run with all of these settings, and maybe others."""
+    each = {text: json.loads(text) for text in frame["beside"].unique()}
+    held = [text for text, beside in each.items() if settings.items() <= beside.items()]
+    return frame["beside"].isin(held).to_numpy(bool)
 
 
 def found(frame: pd.DataFrame) -> tuple[Row, ...]:
@@ -54,6 +74,11 @@ Columns = Mapping[str, NDArray[Any]]  # of a frame, by name; far quicker to take
 Positions = NDArray[np.intp]
 
 
+def _taken(columns: Columns, key: str, where: Positions) -> list[Any]:  # Any: text or numbers
+    found: list[Any] = columns[key][where].tolist()
+    return found
+
+
 @dataclass(frozen=True)
 class Shown:
     """A row to fill: its name, where its records stand in the columns, and its method."""
@@ -65,24 +90,32 @@ class Shown:
 
     def column(self, key: str) -> list[Any]:  # Any: text or numbers
         """Return one column of the row's records."""
-        found: list[Any] = self.columns[key][self.where].tolist()
-        return found
+        return _taken(self.columns, key, self.where)
 
-    def sources(self, prediction: str, metric: str, at: str = "selected") -> tuple[Source, ...]:
+    def sources(self, prediction: str, metric: str, at: str = "selected") -> Sources:
         """Return one score of every record that has it, in order of the seeds."""
         return self.stored(column(prediction, metric, at))
 
-    def stored(self, key: str) -> tuple[Source, ...]:
+    def stored(self, key: str) -> Sources:
         """Return one column of numbers of every record that has it, in order of the seeds."""
         if key not in self.columns:
-            return ()
-        rows = zip(*map(self.column, ("seed", "record", key)), strict=True)
-        found = {s: Source(s, r, v, key) for s, r, v in rows if v == v}  # not NaN
-        return tuple(found[seed] for seed in sorted(found))
+            return NONE
+        where, seeds, records = self._by_seed
+        values = self.columns[key][where].tolist()
+        if all(v == v for v in values) and len({*seeds}) == len(seeds):
+            return Sources(key, seeds, records, values)
+        found = {s: (s, r, v) for s, r, v in zip(seeds, records, values, strict=True) if v == v}
+        return Sources(key, *map(list, zip(*found.values(), strict=True))) if found else NONE
+
+    @cached_property
+    def _by_seed(self) -> tuple[Positions, list[int], list[str]]:
+        """The row's records in order of the seeds: where they stand, seeds and names."""
+        where = self.where[np.argsort(self.columns["seed"][self.where], kind="stable")]
+        return where, _taken(self.columns, "seed", where), _taken(self.columns, "record", where)
 
     def values(self, prediction: str, metric: str, at: str = "selected") -> dict[int, float]:
         """Return one value by seed; none if there is no such score."""
-        return {s.seed: s.value for s in self.sources(prediction, metric, at)}
+        return self.sources(prediction, metric, at).by_seed
 
 
 def shown_rows(
@@ -121,25 +154,35 @@ class Group:
 
     Attributes:
         rows: to be filled, in order.
-        records: all of them.
+        columns: all records.
+        where: those of this table, at least one.
         task: modalities and metrics of the data set.
         stated: whether each row says its own fidelity and recipe.
     """
 
     rows: tuple[Shown, ...]
-    records: pd.DataFrame
+    columns: Columns
+    where: Positions
     task: Mapping[str, object]
     stated: bool = False
+
+    def column(self, key: str) -> list[Any]:  # Any: text or numbers
+        """Return one column of the table's records."""
+        return _taken(self.columns, key, self.where)
+
+    def first(self, key: str) -> Any:  # Any: as above
+        """Return what the first record has, for a column in which all are alike."""
+        return self.columns[key][self.where[0]]
 
     @property
     def dataset(self) -> str:
         """Name of the data set."""
-        return str(self.records["dataset"].iloc[0])
+        return str(self.first("dataset"))
 
     @property
     def protocol(self) -> str:
         """How the epoch was selected."""
-        return str(self.records["protocol"].iloc[0])
+        return str(self.first("protocol"))
 
     @property
     def title(self) -> str:
@@ -149,22 +192,31 @@ class Group:
     @property
     def place(self) -> str:
         """The data set, and what was changed around the methods."""
-        around = str(self.records["around"].iloc[0])
-        return f"{self.dataset} ({around})" if around else self.dataset
+        return f"{self.dataset} ({self.around})" if self.around else self.dataset
+
+    @property
+    def around(self) -> str:
+        """What was changed around the methods, in words."""
+        return str(self.first("around"))
+
+    @property
+    def slug(self) -> str:
+        """The title for names of tables and files, and the protocol if it is not the usual."""
+        text = re.sub(r"[^\w.=]+", "-", self.title.replace("'", "")).strip("-")
+        return text if self.protocol == "validated" else f"{text}-{self.protocol}"
 
     def option(self, key: str) -> Any:  # Any: whatever the data set's config holds
         """Return one option of the data set."""
-        return json.loads(str(self.records["data"].iloc[0])).get(key)
+        return json.loads(str(self.first("data"))).get(key)
 
     @property
     def bundle(self) -> str:
         """What all rows share beyond the plain method and recipe, in words."""
         if self.stated:
             return ""
-        first = self.records.iloc[0]
         words = [
-            *(["released fidelity"] if first["fidelity"] == "released" else []),
-            *(["authors' recipes"] if first["preset"] == "authors" else []),
+            *(["released fidelity"] if self.first("fidelity") == "released" else []),
+            *(["authors' recipes"] if self.first("preset") == "authors" else []),
         ]
         return ", ".join(words)
 
@@ -178,37 +230,36 @@ def groups(
     study: Study, frame: pd.DataFrame, tasks: Mapping[str, dict[str, object]]
 ) -> Iterator[Group]:
     """Yield one group per data set, protocol, bundle and setting; nothing is mixed."""
-    frame = varied(study, frame)
-    rows = found(frame) if study.rows == "found" else study.rows
-    frame = frame[pd.concat([is_row(frame, row) for row in rows], axis=1).any(axis=1)]
-    masks = [is_row(frame, row).to_numpy(bool) for row in rows]
+    about = concerns(study, frame)
+    rows = found(frame[about]) if study.rows == "found" else study.rows
+    masks = members(rows, frame)
     columns = {str(name): frame[name].to_numpy() for name in frame}
+    about = about & np.logical_or.reduce(masks)
     stated = any(row.fidelity or row.preset for row in rows)
-    keys = ["dataset", "protocol", "place"]
+    special = [mask for row, mask in zip(rows, masks, strict=True) if row.set]
+    asked = np.logical_or.reduce(special) if special and study.rows != "found" else about
+    keys = ["dataset", "protocol", "around", "place"]
     bundles = [] if stated else ["fidelity", "preset", "recipe"]
-    plain = _plain(frame, keys)
-    for key, where in _places(frame, [*keys, *bundles]):
+    both = (columns["fidelity"] == "corrected") & (columns["preset"] == "common")
+    plain = dict(_places(frame, about & both, keys))
+    for key, where in _places(frame, about, [*keys, *bundles]):
         task = tasks.get(str(key[0]))
-        if task is None:
-            continue
+        if task is None or not asked[where].any():
+            continue  # never trained, or nothing of what the study is about
         if not stated:
-            beside = _unaffected(columns, plain.get(key[:3], where[:0]), key[3:5])
+            beside = _unaffected(columns, plain.get(key[:4], where[:0]), key[4:6])
             where = np.concatenate([where, beside])
         shown = shown_rows(rows, masks, columns, where, task)
-        yield Group(tuple(shown), frame.iloc[where], task, stated)
+        yield Group(tuple(shown), columns, where, task, stated)
 
 
-def _places(frame: pd.DataFrame, keys: list[str]) -> list[tuple[tuple[str, ...], Positions]]:
+def _places(
+    frame: pd.DataFrame, among: NDArray[np.bool_], keys: list[str]
+) -> list[tuple[tuple[str, ...], Positions]]:
     """Return where the records stand that share these columns, sorted by them."""
-    found: dict[Any, Any] = dict(frame.groupby(keys).indices)  # Any: its stubs say Hashable
-    return sorted(found.items())
-
-
-def _plain(frame: pd.DataFrame, keys: list[str]) -> dict[tuple[str, ...], Positions]:
-    """Return where the records without a bundle stand, by what a table must share."""
-    both = (frame["fidelity"] == "corrected") & (frame["preset"] == "common")
-    positions = np.flatnonzero(both.to_numpy(bool))
-    return {key: positions[where] for key, where in _places(frame.iloc[positions], keys)}
+    positions = np.flatnonzero(among)
+    alike: dict[Any, Any] = frame[keys].iloc[positions].groupby(keys).indices  # Any: stubs say so
+    return [(key, positions[where]) for key, where in sorted(alike.items())]
 
 
 def _unaffected(columns: Columns, plain: Positions, bundle: tuple[str, ...]) -> Positions:

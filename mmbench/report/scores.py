@@ -1,14 +1,12 @@
 """The comparison of a study: metrics, best and second, and the difference to the best baseline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-
-import pandas as pd
 
 from mmbench.report.rows import Group, Shown
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std, paired_difference, ranks
-from mmbench.report.table import Entry, Source, Style, Table
+from mmbench.report.table import Entry, Sources, Style, Table
 
 TITLES = {"accuracy": "Accuracy", "map": "MAP", "macro_f1": "Macro-F1"}
 WHAT = "Test metrics in percent, mean ± sample standard deviation"
@@ -20,11 +18,10 @@ RULES = {
 
 def score_table(study: Study, group: Group, reference: bool) -> Table:
     """Return the comparison: every metric, the difference, and each modality alone."""
-    rows, part, task = group.rows, group.records, group.task
+    rows, task = group.rows, group.task
     metrics, modalities = list(task["metrics"]), list(task["modalities"])  # type: ignore[call-overload]  # lists of text
     main = metrics.index(str(task["primary"]))
     title = TITLES.get(metrics[main], metrics[main])
-    grid = [[row.values("fused", m) for m in metrics] for row in rows]
     entries = [[_entry(row, "fused", m) for m in metrics] for row in rows]
     for i in range(len(metrics)):
         placed = ranks([line[i].value for line in entries])
@@ -39,9 +36,8 @@ def score_table(study: Study, group: Group, reference: bool) -> Table:
             difference = _difference(*pair, number == best)
         own = [_entry(row, m, metrics[main]) for m in modalities]
         filled.append((row.name, (*entries[number], difference, *own)))
-    dataset = str(part["dataset"].iloc[0])
     return Table(
-        name=f"{study.name}-{dataset}",
+        name=f"{study.name}-{group.slug}",
         heading=f"{study.title}: {group.title}",
         columns=(
             "Method",
@@ -50,8 +46,8 @@ def score_table(study: Study, group: Group, reference: bool) -> Table:
             *(f"{m} alone" for m in modalities),
         ),
         rows=tuple(filled),
-        caption=caption(group, reference, WHAT) + _absent(part, task),
-        notes=_notes(rows, [columns[main] for columns in grid], best, title),
+        caption=caption(group, reference, WHAT) + _absent(group),
+        notes=_notes(rows, [line[main].sources.by_seed for line in entries], best, title),
         breaks=_breaks(study, rows),
         bundle=group.bundle,
         dataset=group.dataset,
@@ -77,13 +73,25 @@ def _breaks(study: Study, rows: Sequence[Shown]) -> tuple[int, ...]:
 def _entry(row: Shown, prediction: str, metric: str) -> Entry:
     sources = row.sources(prediction, metric)
     if sources:
-        mean, std = mean_std([source.value for source in sources])
+        mean, std = mean_std(sources.values)
         text = f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if std is not None else "")
         return Entry(text, value=mean, spread=std, seeds=len(sources), sources=sources)
+    return Entry(text, "absent") if (text := absence(row)) else Entry("")
+
+
+def absence(row: Shown) -> str:
+    """Return why a row has no number: refused, failed or missing; nothing if it was trained."""
     status = row.column("status")
-    if "done" in status:
-        return Entry("")
-    return Entry(status[0] if status else "missing", "absent")
+    return "" if "done" in status else str(status[0]) if status else "missing"
+
+
+def reasons(rows: Sequence[Shown]) -> list[str]:
+    """Return what each refused or failed record of the rows says."""
+    notes = []
+    for row in rows:
+        told = zip(row.column("status"), row.column("reason"), strict=True)
+        notes += [f"{row.name}: {s}: {why}." for s, why in dict.fromkeys(told) if s != "done"]
+    return notes
 
 
 def _styled(entry: Entry, rank: int | None) -> Entry:
@@ -92,45 +100,42 @@ def _styled(entry: Entry, rank: int | None) -> Entry:
     return replace(entry, style=style)
 
 
-def _difference(own: Sequence[Source], to: Sequence[Source], itself: bool) -> Entry:
-    one, two = ({s.seed: s.value for s in each} for each in (own, to))
+def _difference(own: Sources, to: Sources, itself: bool) -> Entry:
+    one, two = own.by_seed, to.by_seed
     mean, half, shared = paired_difference(one, two)
     if itself or not shared:
         return Entry("baseline" if itself else "")
     text = f"{100 * mean:+.2f}" + (f" ± {100 * half:.2f}" if half is not None else "")
-    paired = [tuple(s for s in each if s.seed in {*one} & {*two}) for each in (own, to)]
-    return Entry(text, value=mean, spread=half, seeds=shared, sources=paired[0], against=paired[1])
+    return Entry(text, value=mean, spread=half, seeds=shared, sources=own.of(two),
+                 against=to.of(one))  # fmt: skip
 
 
 def caption(group: Group, reference: bool, what: str) -> str:
     """Return what the numbers are, and the protocol, seeds, device, date and commit behind them."""
-    part = group.records
-    first = part.iloc[0]
-    dates = sorted(part["date"].unique())
+    dates = sorted(set(group.column("date")))
     commits = sorted(
         f"{str(c)[:10]}{'' if clean is True else ' with uncommitted changes'}"
-        for c, clean in set(zip(part["commit"], part["clean"], strict=True))
+        for c, clean in set(zip(group.column("commit"), group.column("clean"), strict=True))
     )
-    seeds = part["seed"].nunique()
+    seeds = len(set(group.column("seed")))
     return (
-        f"{what} over {seeds} seed{'s' if seeds > 1 else ''}. Protocol {first['protocol']}: "
-        f"{RULES[str(first['protocol'])]}{f', {group.bundle}' if group.bundle else ''}. "
-        f"Device: {', '.join(sorted(part['device'].unique()))}. "
+        f"{what} over {seeds} seed{'s' if seeds > 1 else ''}. Protocol {group.protocol}: "
+        f"{RULES[group.protocol]}{f', {group.bundle}' if group.bundle else ''}. "
+        f"Device: {', '.join(sorted(set(group.column('device'))))}. "
         f"Records of {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}, "
         f"commit {', '.join(commits)}{'; reference records' if reference else ''}."
     )
 
 
-def _absent(part: pd.DataFrame, task: Mapping[str, object]) -> str:
+def _absent(group: Group) -> str:
     """Return what MAP does with the classes that have no test sample, if there are any."""
-    most = part["absent"].max()
-    if "map" not in task["metrics"] or not most > 0:  # type: ignore[operator]  # a list of text
+    most = max((n for n in group.column("absent") if n == n and n is not None), default=0)
+    if "map" not in group.task["metrics"] or not most:  # type: ignore[operator]  # a list of text
         return ""
-    zero = part["absent_class"].iloc[0] == "zero"
-    return (
-        f" MAP {'counts' if zero else 'leaves out'} {int(most)} of {task['classes']} classes, "
-        f"which have no test sample{', as 0' if zero else ''}."
-    )
+    zero = group.first("absent_class") == "zero"
+    does, beside = ("counts", ", as 0") if zero else ("leaves out", "")
+    which = f"{int(most)} of {group.task['classes']} classes, which have no test sample"
+    return f" MAP {does} {which}{beside}."
 
 
 def _notes(
@@ -138,9 +143,7 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = ["Δ: paired difference to the best baseline, ± half of the 95 % t-interval."]
     notes += [f"“... alone”: {title} of the trained model's prediction from that modality only."]
-    for row in rows:
-        told = zip(row.column("status"), row.column("reason"), strict=True)
-        notes += [f"{row.name}: {s}: {why}." for s, why in dict.fromkeys(told) if s != "done"]
+    notes += reasons(rows)
     remarks = dict.fromkeys(each for row in rows for each in row.column("remark"))
     notes += [f"† {remark}." for remark in remarks if isinstance(remark, str)]
     rivals = [i for i in range(len(rows)) if scores[i] and i != best]

@@ -8,14 +8,17 @@ mean over seeds, so that a data set with more seeds does not count for more.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 Differences = Sequence[NDArray[np.float64]]
-EXACT_UP_TO = 14  # pairs: 2^14 sign patterns take milliseconds; above it they are drawn
+Stacked = Sequence[NDArray[np.float64]]  # per data set, [rivals, seeds]
+EXACT_UP_TO = 16  # pairs: 2^16 sign patterns take milliseconds; above it they are drawn
+AT_ONCE = 1000  # draws that are made floats
 DRAWS = 10_000  # of resamples, and of sign patterns
 FEW_DATASETS = 5  # below it the Friedman and Nemenyi approximations are poor (Demsar, JMLR 2006)
 
@@ -46,24 +49,41 @@ def bootstrap_interval(
     """
     if not differences or any(len(each) == 0 for each in differences):
         raise ValueError("a bootstrap needs at least one difference in every data set")
-    picks = _picks([len(each) for each in differences], generator, resamples)
-    return _interval(differences, picks, level)
+    counts = _counts([len(each) for each in differences], generator, resamples)
+    return _intervals([each[None] for each in differences], counts, level)[0]
 
 
-def _picks(
+def _counts(
     sizes: Sequence[int], generator: np.random.Generator, resamples: int
-) -> list[NDArray[np.int64]]:
-    """Draw which seeds each resample takes: per data set, [resamples, seeds]."""
-    return [generator.integers(size, size=(resamples, size)) for size in sizes]
+) -> NDArray[np.integer[Any]]:
+    """Draw how often each resample takes each seed, [resamples, pairs], data set by data set."""
+    counts = np.empty((resamples, sum(sizes)), np.min_scalar_type(max(sizes)))
+    for end, size in zip(np.cumsum(sizes), sizes, strict=True):
+        picks = generator.integers(size, size=(resamples, size))
+        picks += size * np.arange(resamples)[:, None]
+        times = np.bincount(picks.ravel(), minlength=resamples * size)
+        counts[:, end - size : end] = times.reshape(resamples, size)
+    return counts
 
 
-def _interval(
-    differences: Differences, picks: Sequence[NDArray[np.int64]], level: float
-) -> tuple[float, float]:
-    means = [each[pick].mean(axis=1) for each, pick in zip(differences, picks, strict=True)]
+def _intervals(
+    stacked: Stacked, counts: NDArray[np.integer[Any]], level: float
+) -> list[tuple[float, float]]:
+    """Return the interval of each rival; all of them see the same resamples."""
+    means = _summed(counts, _weights(stacked))
     tail = (1 - level) / 2
-    low, high = np.quantile(np.mean(means, axis=0), [tail, 1 - tail])
-    return float(low), float(high)
+    return [(float(a), float(b)) for a, b in np.quantile(means, [tail, 1 - tail], axis=0).T]
+
+
+def _weights(stacked: Stacked) -> NDArray[np.float64]:
+    """Return what each pair adds to the stratified mean, [rivals, pairs]."""
+    return np.concatenate([each / (each.shape[1] * len(stacked)) for each in stacked], axis=1)
+
+
+def _summed(factors: NDArray[np.integer[Any]], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return factors @ weights.T, some rows at a time: as floats all would fill the memory."""
+    parts = range(0, len(factors), AT_ONCE)
+    return np.concatenate([factors[at : at + AT_ONCE].astype(float) @ weights.T for at in parts])
 
 
 def sign_flip_test(
@@ -75,22 +95,28 @@ def sign_flip_test(
     signs are tried up to ``EXACT_UP_TO`` pairs (so n pairs cannot give less than 2 / 2^n); above,
     ``draws`` of them, with one added to both counts (Phipson and Smyth 2010).
     """
-    return _p_value(differences, _signs(sum(map(len, differences)), generator, draws))
+    signs = _signs(sum(map(len, differences)), generator, draws)
+    return _p_values([each[None] for each in differences], signs)[0]
 
 
-def _signs(pairs: int, generator: np.random.Generator, draws: int) -> NDArray[np.float64]:
+def _signs(pairs: int, generator: np.random.Generator, draws: int) -> NDArray[np.integer[Any]]:
     """Return all patterns of signs, [patterns, pairs], or ``draws`` of them if they are many."""
     if pairs <= EXACT_UP_TO:
-        return np.array(list(product((-1.0, 1.0), repeat=pairs)))
-    return generator.choice((-1.0, 1.0), size=(draws, pairs))
+        places = np.arange(2**pairs)[:, None] >> np.arange(pairs)
+        return (2 * (places & 1) - 1).astype(np.int8)
+    bits = generator.bytes(-(-draws * pairs // 8))
+    drawn = np.unpackbits(np.frombuffer(bits, np.uint8), count=draws * pairs)
+    return 2 * drawn.view(np.int8).reshape(draws, pairs) - 1
 
 
-def _p_value(differences: Differences, signs: NDArray[np.float64]) -> float:
-    weights = np.concatenate([each / (len(each) * len(differences)) for each in differences])
-    observed = abs(weights.sum()) * (1 - 1e-12)  # rounding must not hide the observed pattern
-    hits = int(np.sum(np.abs(signs @ weights) >= observed))
-    drawn = len(weights) > EXACT_UP_TO
-    return (hits + drawn) / (len(signs) + drawn)
+def _p_values(stacked: Stacked, signs: NDArray[np.integer[Any]]) -> list[float]:
+    """Return the p-value of each rival; all of them see the same signs."""
+    weights = _weights(stacked)
+    # Rounding must not hide the observed pattern, nor part a sum of 0 from another.
+    observed = np.abs(weights.sum(axis=1)) - 1e-12 * np.abs(weights).sum(axis=1)
+    hits = (np.abs(_summed(signs, weights)) >= observed).sum(axis=0)
+    drawn = weights.shape[1] > EXACT_UP_TO
+    return [(int(n) + drawn) / (len(signs) + drawn) for n in hits]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -187,6 +213,17 @@ class Comparison:
     pairs: int
 
 
+@lru_cache(maxsize=2)  # the draws are most of the time, and one study draws as the next does
+def _drawn(
+    sizes: tuple[int, ...], seed: int
+) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
+    """Return the signs and the counts that all rivals with these pairs see."""
+    return (
+        _signs(sum(sizes), np.random.default_rng([seed, 1]), DRAWS),
+        _counts(sizes, np.random.default_rng([seed, 2]), DRAWS),
+    )
+
+
 def compare(rivals: dict[str, Differences], seed: int = 0) -> list[Comparison]:
     """Compare every rival with the reference its differences were taken to.
 
@@ -194,20 +231,24 @@ def compare(rivals: dict[str, Differences], seed: int = 0) -> list[Comparison]:
         rivals: per name, the differences.
         seed: of the generator; the same for every rival, so that no row depends on the others.
     """
-    sizes = {name: tuple(map(len, each)) for name, each in rivals.items()}
-    # Drawn once for all rivals with as many pairs: the draws are most of the time.
-    signs = {n: _signs(n, np.random.default_rng([seed, 1]), DRAWS)
-             for n in {sum(each) for each in sizes.values()}}  # fmt: skip
-    picks = {each: _picks(each, np.random.default_rng([seed, 2]), DRAWS)
-             for each in set(sizes.values())}  # fmt: skip
-    raw = [_p_value(each, signs[sum(sizes[name])]) for name, each in rivals.items()]
-    found = []
-    for (name, each), p, adjusted in zip(rivals.items(), raw, holm(raw), strict=True):
-        low, high = _interval(each, picks[sizes[name]], 0.95)
-        found.append(
-            Comparison(
-                name, stratified_mean(each), low, high, p, adjusted, effect_size(each),
-                wins_ties_losses(each), sum(map(len, each)),
-            )
-        )  # fmt: skip
-    return found
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for name, each in rivals.items():
+        alike.setdefault(tuple(map(len, each)), []).append(name)
+    raw: dict[str, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    for sizes, names in alike.items():
+        stacked = [np.stack(part) for part in zip(*(rivals[n] for n in names), strict=True)]
+        signs, counts = _drawn(sizes, seed)
+        p_values = _p_values(stacked, signs)
+        found = _intervals(stacked, counts, 0.95)
+        raw |= dict(zip(names, p_values, strict=True))
+        intervals |= dict(zip(names, found, strict=True))
+    adjusted = dict(zip(rivals, holm([raw[name] for name in rivals]), strict=True))
+    return [
+        Comparison(
+            name=name, mean=stratified_mean(each), low=intervals[name][0], high=intervals[name][1],
+            p=raw[name], adjusted=adjusted[name], effect=effect_size(each),
+            record=wins_ties_losses(each), pairs=sum(map(len, each)),
+        )
+        for name, each in rivals.items()
+    ]  # fmt: skip

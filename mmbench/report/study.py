@@ -46,6 +46,8 @@ class Study(Settings):
         baselines: methods among which the best is what differences are taken to.
         datasets: what ``run --study`` runs on unless told; empty: the embedded ones.
         vary: one setting by dotted key, and the values it takes in turn, e.g. a knob of a data set.
+        settings: what else differs from the defaults, by dotted key, e.g. the encoders. Records
+            with all of them belong to this study alone.
         seeds: how many seeds ``run --study`` takes unless told.
         cost: whether it is about time and memory: the rows then run in turns, one at a time.
         strength: rows whose modalities are drawn over training.
@@ -58,6 +60,7 @@ class Study(Settings):
     baselines: tuple[str, ...]
     datasets: tuple[str, ...] = ()
     vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict, max_length=1)
+    settings: dict[str, Any] = Field(default_factory=dict)
     seeds: int = Field(3, ge=1)
     cost: bool = False
     strength: tuple[str, ...] = ()

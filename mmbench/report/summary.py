@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 
-import numpy as np
-from scipy import stats
+from scipy import special
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
     """Return mean and sample standard deviation (n - 1); None for a single value."""
-    array = np.asarray(values, dtype=float)
-    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
+    mean = math.fsum(values) / len(values)  # tables take this of a handful, tens of thousands of
+    if len(values) < 2:  # times: an array would cost more than the sum
+        return mean, None
+    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
 
 
 def ranks(values: Sequence[float | None]) -> list[int | None]:
@@ -31,9 +33,13 @@ def paired_difference(
     shared = sorted(set(one) & set(two))
     if not shared:
         return math.nan, None, 0
-    differences = np.array([one[s] - two[s] for s in shared])
-    mean, std = mean_std(differences.tolist())
+    mean, std = mean_std([one[s] - two[s] for s in shared])
     if std is None:
         return mean, None, 1
-    half = stats.t.ppf(0.975, len(shared) - 1) * std / math.sqrt(len(shared))
-    return mean, float(half), len(shared)
+    return mean, _t_quantile(len(shared) - 1) * std / math.sqrt(len(shared)), len(shared)
+
+
+@cache
+def _t_quantile(degrees: int) -> float:
+    """Return the 97.5 % quantile of Student's t."""
+    return float(special.stdtrit(degrees, 0.975))

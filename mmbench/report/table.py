@@ -1,7 +1,8 @@
 """A table before it is rendered: text, and which entries are best and second."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Style = Literal["plain", "best", "second", "absent", "cited"]
 
@@ -16,6 +17,49 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Sources(Sequence[Source]):
+    """The values behind a number, one per seed, in columns: a table has thousands of numbers.
+
+    Attributes:
+        key: their column in the frame.
+        seeds: of each value.
+        records: name of the record that holds it.
+        values: the values.
+    """
+
+    key: str = ""
+    seeds: Sequence[int] = ()
+    records: Sequence[str] = ()
+    values: Sequence[float] = ()
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.values)
+
+    def __getitem__(self, at: Any) -> Any:  # Any: overloaded in Sequence; slices are not needed
+        """Return one value with its seed and record."""
+        return Source(self.seeds[at], self.records[at], self.values[at], self.key)
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """The values by seed."""
+        return dict(zip(self.seeds, self.values, strict=True))
+
+    def of(self, seeds: Collection[int]) -> "Sources":
+        """Return those of some seeds."""
+        kept = [i for i, seed in enumerate(self.seeds) if seed in seeds]
+        return Sources(
+            self.key,
+            [self.seeds[i] for i in kept],
+            [self.records[i] for i in kept],
+            [self.values[i] for i in kept],
+        )
+
+
+NONE = Sources()
+
+
+@dataclass(frozen=True)
 class Entry:
     """One entry.
 
@@ -26,7 +70,8 @@ class Entry:
         spread: its sample standard deviation.
         seeds: how many seeds it is the mean of.
         sources: the records it is the mean of.
-        against: the records whose values were taken away first, paired by seed.
+        against: the records whose values each was set against first, paired by seed.
+        pairing: how: taken away, or divided by.
         scale: what ``value`` is shown times: a share in percent.
     """
 
@@ -35,8 +80,9 @@ class Entry:
     value: float | None = None
     spread: float | None = None
     seeds: int = 0
-    sources: tuple[Source, ...] = ()
-    against: tuple[Source, ...] = ()
+    sources: Sources = NONE
+    against: Sources = NONE
+    pairing: Literal["difference", "ratio"] = "difference"
     scale: float = 100.0
 
 

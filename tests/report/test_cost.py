@@ -5,6 +5,8 @@ import pytest
 from mmbench.cli.running import in_turns
 from mmbench.report.cost import cost_tables
 from mmbench.report.frame import tasks_of, to_frame
+from mmbench.report.published import SECONDS, Number
+from mmbench.report.published_cost import published_costs
 from mmbench.report.rows import groups
 from mmbench.report.study import Study
 
@@ -38,6 +40,9 @@ def test_ratio_is_paired_by_seed(timed):
     row = dict(table.rows)["iprm"]
     assert row[0].value == pytest.approx(5.5)
     assert row[2].value == pytest.approx((2 + 3) / 2)
+    assert [(s.seed, s.value) for s in row[2].sources] == [(0, 2.0), (1, 9.0)]
+    assert [(s.seed, s.value) for s in row[2].against] == [(0, 1.0), (1, 3.0)]
+    assert row[2].pairing == "ratio"
     assert not any("NOT COMPARABLE" in note for note in table.notes)
 
 
@@ -62,3 +67,40 @@ def test_methods_take_turns_and_begin_each_seed_with_another(template):
     assert [(c.seed, c.method) for c in in_turns(cells)] == [
         (0, "a"), (0, "b"), (0, "c"), (1, "b"), (1, "c"), (1, "a")
     ]  # fmt: skip
+
+
+CITED = [Number("s", "toy", m, "fused", SECONDS, v, "a-paper", 0.5)
+         for m, v in (("concat", 50.0), ("iprm", 60.0))]  # fmt: skip
+CITED.append(Number("s", "toy", "iprm", "fused", "accuracy", 84.0, "a-paper"))
+
+
+def test_published_seconds_stand_beside_ours_and_compare_as_ratios(timed):
+    frame = to_frame([timed("concat", 0, 1.0, 0), timed("iprm", 0, 2.0, 1)])
+    (table,) = published_costs(STUDY, groups(STUDY, frame, tasks_of(frame)), CITED)
+    row = dict(zip(table.columns[1:], dict(table.rows)["iprm"], strict=True))
+    assert {name: e.text for name, e in row.items()} == {
+        "s/epoch, published": "60.00 ± 0.50", "s/epoch, ours": "2.000",
+        "Ratio, published": "1.20", "Ratio, ours": "2.00", "Ratio, ours − published": "+0.80",
+        "Accuracy, published": "84.00", "Accuracy, ours": "50.00",
+        "Accuracy, ours − published": "-34.00",
+    }  # fmt: skip
+    assert {name for name, e in row.items() if e.style == "cited"} == {
+        "s/epoch, published", "Ratio, published", "Accuracy, published"
+    }  # fmt: skip
+
+
+def test_published_seconds_without_ours_stand_alone():
+    (table,) = published_costs(STUDY, [], CITED)
+    assert [e.text for e in dict(table.rows)["concat"]] == [
+        "50.00 ± 0.50", "missing", "1.00", "missing", "", "", "missing", ""
+    ]  # fmt: skip
+    assert "nothing was run on this data set" in table.caption
+
+
+def test_a_method_that_was_refused_says_why_beside_those_that_were_timed(timed):
+    refused = timed("iprm", 0, 2.0, 1).model_copy(update={
+        "status": "refused", "reason": "needs two", "timing": None, "memory": None, "final": {},
+    })  # fmt: skip
+    (table,) = tables([timed("concat", 0, 1.0, 0), refused])
+    assert dict(table.rows)["iprm"][0].text == "refused"
+    assert "iprm: refused: needs two." in table.notes

@@ -61,6 +61,52 @@ def test_an_edited_record_is_caught(tables):
     assert found.agrees is False
 
 
+@pytest.fixture
+def several(template, make, tmp_path):
+    """Return the tables of one data set: plain, released fidelity, and selected on test."""
+    kinds = ({}, {"fidelity": "released"}, {"protocol": "published"})
+    for number, kind in enumerate(kinds):
+        for method, value in (("concat", 0.5), ("iprm", 0.6 + number / 10)):
+            folder = tmp_path / "runs" / f"{method}-{number}"
+            folder.mkdir(parents=True)
+            record = make(template, method, 0, value, **kind)
+            (folder / "record.json").write_text(record.model_dump_json(exclude_none=True))
+    report(tmp_path, ["naive", "cost"], "runs", figures=False)
+    return tmp_path / "tables"
+
+
+def test_a_row_of_several_tables_is_explained_in_each(several):
+    found = explain(f"{several}/naive.md:iprm:toy:Accuracy", "runs")
+    assert {n.name: n.value for n in found} == pytest.approx({
+        "naive-toy": 0.6, "naive-toy-released-fidelity": 0.7, "naive-toy-published": 0.8,
+    })  # fmt: skip
+    assert all(n.agrees for n in found)
+
+
+@pytest.mark.parametrize("place", ["naive-toy-released-fidelity", "toy, released fidelity"])
+def test_one_of_several_tables_is_asked_for_by_name_or_heading(several, place):
+    (found,) = explain(f"{several}/naive.md:iprm:{place}:Accuracy", "runs")
+    assert found.value == pytest.approx(0.7)
+
+
+def test_a_wrong_number_is_caught_though_another_table_holds_the_right_one(several):
+    file = several / "naive.csv"
+    text = file.read_text()
+    line = next(x for x in text.splitlines() if x.startswith("naive-toy,iprm,Accuracy,"))
+    words = line.split(",")
+    file.write_text(text.replace(line, ",".join([*words[:3], "0.7", *words[4:]])))
+    found = explain(f"{several}/naive.md:iprm:toy:Accuracy", "runs")
+    assert [n.name for n in found if n.agrees is False] == ["naive-toy"]
+
+
+def test_a_ratio_is_computed_again_from_both_records(several):
+    (found,) = explain(f"{several}/cost.md:iprm:cost-toy:Ratio", "runs")
+    assert found.pairing == "ratio"
+    assert found.value == pytest.approx(1.0)
+    assert found.agrees
+    assert len(found.against) == 1
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [
@@ -69,6 +115,7 @@ def test_an_edited_record_is_caught(tables):
         ("naive.md:iprm:toi", "did you mean 'toy'"),
         ("naive.md:ipr:toy", "did you mean 'iprm'"),
         ("naive.md:iprm:toy:MAB", "columns: Accuracy, MAP"),
+        ("naive.md:iprm:MAP", "'MAP' is a column: say FILE:ROW:DATASET:MAP"),
     ],
 )
 def test_a_target_that_is_not_there_is_told(tables, target, said):

@@ -16,7 +16,7 @@ from mmbench.report.study import Study
 STUDY = Study(name="s", title="A & B", rows=("concat", "iprm"), baselines=("concat",))
 PAGE = (
     r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage[utf8]{inputenc}"
-    r"\usepackage{booktabs}\usepackage[landscape,margin=1cm]{geometry}"
+    r"\usepackage{booktabs,graphicx}"
     "\n\\begin{document}\n%s\n\\end{document}\n"
 )
 

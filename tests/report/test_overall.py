@@ -35,7 +35,7 @@ TWO = {
 def test_differences_are_paired_by_seed_and_averaged_over_data_sets(build):
     (pool,) = build(TWO)
     assert pool.reference == "concat"
-    iprm = next(c for c in pool.comparisons() if c.name == "iprm")
+    iprm = next(c for c in pool.comparisons if c.name == "iprm")
     assert iprm.mean == pytest.approx((0.15 + 0.1) / 2)
     assert iprm.record == (4, 0, 0)
     assert iprm.p == pytest.approx(2 / 16)

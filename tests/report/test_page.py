@@ -150,3 +150,14 @@ def test_everything_to_press_or_fill_has_a_name(page):
     assert page.evaluate("document.documentElement.lang") == "en"
     assert page.locator("img:not([alt])").count() == 0
     assert page.locator("h1").count() == 1
+
+
+def test_paper_gets_what_the_screen_shows(page):
+    page.emulate_media(media="print")
+    folded = page.locator("details.part")
+    assert folded.count() > 0
+    assert page.locator("details.part:visible").count() == 0
+    assert page.locator("#filters:visible").count() == 0
+    before = page.locator(".sheet:visible").count()
+    folded.first.evaluate("part => { part.open = true; }")
+    assert page.locator(".sheet:visible").count() > before > 0

@@ -22,7 +22,7 @@ STUDY = Study(
 def numbers(tmp_path):
     lines = [",".join(HEADER), "s,toy,sum,accuracy,,,not printed",
              "s,toy,concat,accuracy,55.00,,", "s,toy,iprm_x,accuracy,70.50,,",
-             "s,toy,concat,seconds_per_epoch,9.0,,",
+             "s,toy,concat,seconds_per_epoch,190.0,0.25,",
              "s,far,concat,accuracy[audio],40.00,,"]  # fmt: skip
     (tmp_path / "source.csv").write_text("\n".join(lines))
     return load_published(tmp_path)
@@ -63,6 +63,11 @@ def test_what_was_not_run_is_missing(tables):
     assert "nothing was run on this data set" in far.caption
 
 
+def test_seconds_are_read_with_their_spread(numbers):
+    (seconds,) = (n for n in numbers if n.metric == "seconds_per_epoch")
+    assert (seconds.value, seconds.std) == (190.0, 0.25)
+
+
 @pytest.mark.parametrize("value", ["", "n/a", "nan", "101", "-1"])
 def test_a_value_that_is_no_percentage_is_refused(value, tmp_path):
     (tmp_path / "x.csv").write_text(f"{','.join(HEADER)}\ns,d,m,accuracy,{value},,\n")
@@ -76,7 +81,9 @@ def test_other_columns_are_refused(tmp_path):
         load_published(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["naive", "rebalanced", "ablation", "trimodal-mixup"])
+@pytest.mark.parametrize(
+    "name", ["naive", "rebalanced", "ablation", "trimodal-mixup", "pretrained", "cost"]
+)
 def test_every_published_row_of_a_study_is_one_of_its_rows(name):
     study = load_study(name)
     known = {row.published or row.name or row.method for row in study.listed} | {"iprm"}

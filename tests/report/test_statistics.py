@@ -118,3 +118,19 @@ def test_no_row_depends_on_the_others():
     alone, both = s.compare({"a": one})[0], s.compare({"b": two, "a": one})[1]
     assert (alone.low, alone.high, alone.p) == (both.low, both.high, both.p)
     assert both.adjusted >= alone.adjusted
+
+
+def test_differences_that_sum_to_nothing_show_nothing():
+    values = np.array([0.1, 0.2, -0.3] * 5)  # drawn signs; the sum is 0 but for rounding
+    assert s.sign_flip_test([values], rng()) == 1.0
+
+
+def test_rivals_compared_together_get_what_they_get_alone():
+    rivals = {"a": [rng(1).normal(size=9), rng(2).normal(size=8)],
+              "b": [rng(3).normal(size=9), rng(4).normal(size=8)],
+              "c": [rng(5).normal(size=3)]}  # fmt: skip
+    together = {c.name: c for c in s.compare(rivals)}
+    for name, each in rivals.items():
+        (alone,) = s.compare({name: each})
+        assert together[name].p == alone.p
+        assert (together[name].low, together[name].high) == pytest.approx((alone.low, alone.high))

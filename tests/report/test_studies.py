@@ -127,7 +127,7 @@ def options(**changed):
 def test_every_study_expands_to_cells_and_finds_its_own_rows():
     for name in study_names():
         study = load_study(name)
-        if study.rows == "found":
+        if study.rows == "found" or study.settings:
             continue
         asked = {"datasets": "synthetic" if study.vary else "mfeat3", "seeds": "1"}
         cells = make_cells(options(study=name, given=asked))
@@ -180,3 +180,59 @@ def test_study_of_a_knob_is_run_once_for_each_value():
     cells = make_cells(options(study="imbalance", given={"methods": "concat", "seeds": "1"}))
     values = sorted(cell.dataset_config["imbalance"] for cell in cells)
     assert values == sorted(study.vary["dataset.imbalance"])
+
+
+CLIP = {"encoder.image": "clip", "encoder.text": "clip",
+        "dataset.tokenizer": "openai/clip-vit-base-patch32"}  # fmt: skip
+
+
+def test_the_settings_of_a_study_are_those_of_its_cells(monkeypatch):
+    from mmbench.report import study as module
+
+    settings = {"encoder.fou": "conv", "trainer.epochs": 2}
+    toy = Study(name="toy", title="T", rows=("concat", "mla"), baselines=("concat",),
+                settings=settings, datasets=("mfeat3",))  # fmt: skip
+    monkeypatch.setattr(module, "load_study", lambda name: toy)
+    cells = make_cells(options(study="toy", given={"seeds": "1"}, set=["encoder.fou=mlp"]))
+    assert {c.method for c in cells} == {"concat", "mla"}
+    assert {c.trainer.epochs for c in cells} == {2}
+    assert {c.encoders["fou"] for c in cells} == {"mlp"}  # what is typed wins
+
+
+def test_records_with_the_settings_of_a_study_are_its_own(template, make):
+    longer = CLIP | {"dataset.length": 77}
+    records = [
+        make(template, "concat", 0, 0.5, dataset="sarcasm"),
+        make(template, "mla", 0, 0.6, dataset="sarcasm", changed=longer),
+        make(template, "mla", 0, 0.7, dataset="sarcasm", changed={"encoder.image": "clip"}),
+    ]
+    (own,) = build_study(load_study("pretrained"), records, False)
+    assert dict(own.rows)["CLIP+MLA"][0].value == pytest.approx(0.6)
+    assert dict(own.rows)["CLIP"][0].text == "missing"
+    others = build_study(load_study("rebalanced"), records, False)
+    values = [e[0].value for t in others for _, e in t.rows if e[0].value is not None]
+    assert sorted(values) == pytest.approx([0.5, 0.7])
+
+
+def test_a_study_that_was_published_and_not_run_shows_ours_missing(template, make, tmp_path):
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "a-paper.csv").write_text(
+        "table,dataset,method,metric,value,std,note\npretrained,sarcasm,clip,accuracy,83.11,,\n"
+    )
+    (tmp_path / "records").mkdir()
+    record = make(template, "concat", 0, 0.5)
+    (tmp_path / "records" / "a.json").write_text(record.model_dump_json(exclude_none=True))
+    built = report(tmp_path, [], "records", figures=False)
+    assert built.tables["pretrained"] == 1
+    assert "| CLIP | *83.11* | *missing* |" in (tmp_path / "tables" / "pretrained.md").read_text()
+
+
+def test_a_study_of_options_has_no_table_where_none_was_run(template, make):
+    records = [
+        make(template, "concat", 0, 0.5), make(template, "iprm", 0, 0.7),
+        make(template, "iprm", 0, 0.6, changed={"method.ema": "off"}),
+        make(template, "concat", 0, 0.5, fidelity="released"),
+        make(template, "iprm", 0, 0.8, fidelity="released"),
+    ]  # fmt: skip
+    (table,) = build_study(STUDY, records, False)
+    assert table.bundle == ""

@@ -80,6 +80,16 @@ def test_latex_is_escaped_and_balanced(template, make):
     assert "Δ" not in text
 
 
+def test_signs_and_options_survive_latex(template, make):
+    records = [make(template, "concat", 0, 0.5), make(template, "sum", 0, 0.4)]
+    refused = make(template, "iprm", 0, 0.0).model_copy(
+        update={"status": "refused", "reason": "set --seeds, not 10-1", "final": {}}
+    )
+    text = latex(build_study(STUDY, [*records, refused], False))
+    assert " $-$10.00 " in text
+    assert "-{}-seeds, not 10-1" in text
+
+
 def test_csv_holds_the_raw_numbers(template, make):
     lines = csv_text(build_study(STUDY, grid(template, make), False)).splitlines()
     row = next(line for line in lines if line.startswith("s-toy,concat,Accuracy,"))

@@ -67,14 +67,14 @@ for (const button of all(".sort")) button.addEventListener("click", () => sort(b
 /* What stands behind a number. */
 const percent = (value, scale = 100) => (scale * value).toFixed(scale === 1 ? 3 : 2);
 function show(button) {
-  const [own, against, scale] = data.numbers[Number(button.dataset.number)];
+  const [own, against, scale, pairing] = data.numbers[Number(button.dataset.number)];
   const cell = button.closest("td"), table = button.closest("table");
   const column = table.tHead.rows[0].cells[cell.cellIndex].textContent.trim();
   const row = cell.parentNode.cells[0].textContent.trim();
   field("records-title").textContent = `${row}, ${column}: ${button.textContent}`;
   const values = own.map(([, seed, value]) => `seed ${seed}: ${percent(value, scale)}`).join(", ");
   field("formula").textContent = against.length
-    ? `Mean over seeds of the difference. This row: ${values}. The baseline: `
+    ? `Mean over seeds of the ${pairing}. This row: ${values}. What it is set against: `
       + against.map(([, seed, value]) => `seed ${seed}: ${percent(value, scale)}`).join(", ") + "."
     : `Mean over seeds. ${values}.`;
   chart(own.map(([number]) => data.records[number]).filter((record) => record.curve));
@@ -167,6 +167,4 @@ function chart(records) {
   place.append(svg, read);
 }
 
-/* Paper has no folds. */
-addEventListener("beforeprint", () => all("details.part").forEach((part) => { part.open = true; }));
 filter();
