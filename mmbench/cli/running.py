@@ -232,12 +232,15 @@ def run(options: Options) -> int:
     if not todo:
         print("nothing to do; tables: mmbench report")
         return 0
+    for cell in todo:
+        store.directory(cell).uncancel()
     return _run_pool(todo, options, settings)
 
 
 def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> int:
     from mmbench.cli.progress import Progress
     from mmbench.launch.local import Pool, slots
+    from mmbench.launch.pools import announced
     from mmbench.launch.source import Listed
 
     places = slots(options.device, options.jobs, options.per_gpu, options.threads)
@@ -252,7 +255,8 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
             options.plugins,
             progress.see,
         )
-        outcome = pool.run(Listed(todo))
+        with announced(options.results, [cell.folder for cell in todo], pool.request_stop):
+            outcome = pool.run(Listed(todo))
     print(progress.summary())
     for word, reasons in (("refused", outcome.refused), ("failed", outcome.failed)):
         for cell in todo:
