@@ -54,7 +54,7 @@ def work(path: Path, per_gpu: int | None = None) -> int:
     worker = f"{socket.gethostname()}-{secrets.token_hex(4)}"
     owner = Owner.this_process(worker, facts.lease, slurm_job())
     _stop_on_signals(pool)
-    print(f"{worker} takes cells of {sweep.path}: {len(places)} at once", flush=True)
+    _print(f"{worker} takes cells of {sweep.path}: {len(places)} at once")
     with Claims(sweep, owner, pool.request_stop) as claims:
         outcome = pool.run(claims)
         return _sum_up(sweep, claims, outcome.interrupted)
@@ -76,27 +76,33 @@ def _say(cell: Cell | None, message: dict[str, Any]) -> None:  # Any: JSON value
     """Print how cells begin and end."""
     kind = message["kind"]
     if cell is None:
-        print(f"{now()} {kind}: checkpoints are written at the next step", flush=True)
+        _print(f"{now()} {kind}: checkpoints are written at the next step")
     elif kind == "started" or kind in ENDS:
         reason = (message.get("reason") or "").strip().splitlines()
-        print(f"{now()} {kind} {cell.folder}{': ' + reason[-1] if reason else ''}", flush=True)
+        _print(f"{now()} {kind} {cell.folder}{': ' + reason[-1] if reason else ''}")
     elif "warning" in message:
-        print(f"{now()} warning: {cell.folder}: {message['warning']}", flush=True)
+        _print(f"{now()} warning: {cell.folder}: {message['warning']}")
+
+
+def _print(line: str) -> None:
+    """Print at once; a full disk or a closed pipe must not end the cells."""
+    with suppress(OSError):
+        print(line, flush=True)
 
 
 def _sum_up(sweep: SweepFolder, claims: Claims, stopped: bool) -> int:
     """Say how it ended; return the exit code."""
     for folder, reason in claims.given_up.items():
         last = reason.strip().splitlines()[-1:] or [""]
-        print(f"given up: {folder}: {last[0]}")
+        _print(f"given up: {folder}: {last[0]}")
     left = len(claims)
     if sweep.cancelled:
-        print("the sweep was cancelled")
+        _print("the sweep was cancelled")
         return DONE
     if left and (stopped or claims.no_room):
-        print(f"stopped; {left} cells are not finished")
+        _print(f"stopped; {left} cells are not finished")
         return LEFT
-    print(f"{left} cells are with other workers" if left else "no cell is left")
+    _print(f"{left} cells are with other workers" if left else "no cell is left")
     return GIVEN_UP if claims.given_up else DONE
 
 

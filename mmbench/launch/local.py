@@ -40,19 +40,21 @@ def slots(device: str, jobs: int | None, per_gpu: int, threads: int | None) -> l
     Raises:
         UserError: if the device is not there.
     """
-    import torch
+    kind = device
+    if device != "cpu":  # which needs no torch to be there
+        import torch
 
-    from mmbench.training.device import choose
+        from mmbench.training.device import choose
 
-    chosen = choose(device)
+        kind = choose(device).type
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
-    if chosen.type == "cuda":
+    if kind == "cuda":
         fixed = ":" in device
         names = [device] if fixed else [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         where = [name for name in names for _ in range(per_gpu)]
     else:
-        where = [chosen.type] * (jobs or (cores if chosen.type == "cpu" else 1))
+        where = [kind] * (jobs or (cores if kind == "cpu" else 1))
     share = threads or max(1, cores // len(where))
     return [Slot(name, share) for name in where]
 

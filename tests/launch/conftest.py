@@ -1,6 +1,5 @@
 """Real sweeps on the CPU: a folder, claimers as processes, and plug-ins that misbehave."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,9 @@ import pytest
 from mmbench.launch import sweepfolder
 from mmbench.launch.sweepfolder import Facts
 from mmbench.settings import RunSettings
+from mmbench.store import read_record
 from mmbench.sweep import Request, expand
+from mmbench.training.run_cell import run_cell
 
 
 @pytest.fixture(scope="session")
@@ -55,14 +56,24 @@ class Sweep:
             time.sleep(0.01)
         return found
 
+    def records(self):
+        """Return the finished records, in the order of the cells."""
+        return [read_record(directory / "record.json") for directory in self.directories()]
+
     def numbers(self):
-        """Return what training computed, by run directory: all but times."""
-        found = {}
-        for directory in self.directories():
-            record = json.loads((directory / "record.json").read_text())
-            rows = [{k: v for k, v in row.items() if k != "seconds"} for row in record["curve"]]
-            found[directory.name] = [rows, record["final"], record["selection"]]
-        return found
+        """Return what training computed, in the order of the cells: all but times."""
+        return [numbers(record) for record in self.records()]
+
+    def undisturbed(self, folder):
+        """Return the numbers of the same cells when nothing happens to them."""
+        cache, run = Path(self.folder.facts.cache), self.folder.facts.run
+        cells = [self.folder.cell(entry) for entry in self.folder.entries]
+        return [numbers(run_cell(c, results=folder, cache=cache, run=run)) for c in cells]
+
+
+def numbers(record):
+    rows = [row.model_dump(exclude={"seconds"}) for row in record.curve]
+    return [rows, record.final, record.selection]
 
 
 @pytest.fixture
@@ -70,7 +81,7 @@ def make(cache, tmp_path):
     """Return a function that makes a sweep; its processes end with the test."""
     processes = []
 
-    def sweep(seeds=1, methods=("concat",), epochs=2, lease=3.0, name="results", plugins=(),
+    def sweep(seeds=1, methods=("concat",), epochs=2, lease=60.0, name="results", plugins=(),
               checkpoint_seconds=0.0, per_gpu=1):  # fmt: skip
         for plugin in plugins:
             from mmbench.plugins import load_plugin

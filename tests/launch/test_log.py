@@ -41,12 +41,9 @@ def test_the_end_of_a_long_log_is_read_without_the_rest(tmp_path):
 
 def test_following_ends_at_the_mark_of_another_cell(tmp_path):
     file = write(tmp_path, "worker-a.log", "== a", "one")
+    lines = Section(file, 5, None).follow(file.stat().st_size, lambda: False)
     seen = []
-
-    def read():
-        seen.extend(Section(file, 5, None).follow(file.stat().st_size, lambda: False))
-
-    reader = threading.Thread(target=read)
+    reader = threading.Thread(target=lambda: seen.extend(lines), daemon=True)
     reader.start()
     with file.open("a") as handle:
         for text in ("tw", "o\nthree\n=", "= b\nfour\n"):
