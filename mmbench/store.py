@@ -1,8 +1,9 @@
 """Run directories and records: atomic writes, and a state that ``ls`` can show.
 
 ``<results>/runs/<cell folder>/`` holds ``cell.json``, ``progress.json`` while training,
-``checkpoint-*`` until done, ``record.json`` once done or refused, and ``failed-NNN.json`` for
-every failed attempt. ``<results>/records/`` holds committed reference records, compressed.
+``checkpoint-*`` until done, ``record.json`` once done or refused, ``failed-NNN.json`` for every
+failed attempt (``retried-NNN.json`` once it was forgiven), and ``cancelled`` if someone said so.
+``<results>/records/`` holds committed reference records, compressed.
 """
 
 import errno
@@ -30,7 +31,10 @@ from mmbench.launch.lease import NO_LINKS
 from mmbench.record import SCHEMA, Record
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, limit on a file's size
-State = Literal["done", "refused", "failed", "running", "interrupted", "waiting", "unreadable"]
+State = Literal[
+    "done", "refused", "failed", "running", "interrupted", "waiting", "cancelled", "unreadable"
+]
+CANCELLED = "cancelled"  # marks a cell that workers leave alone until someone asks for it again
 STATUS = re.compile(rb'"status": ?"(done|refused)", ?"started"')  # as a record is written
 HEAD = 16_384  # bytes of a record that hold its status, after the cell
 
@@ -65,6 +69,24 @@ def write_new(file: Path, data: bytes) -> None:
                 raise
             with file.open("xb") as handle:
                 handle.write(data)
+
+
+def move_new(file: Path, to: Path) -> None:
+    """Rename a file to a name that is not there yet.
+
+    Raises:
+        FileExistsError: if it is; both stay as they were.
+        FileNotFoundError: if another process was faster.
+    """
+    try:
+        os.link(file, to)
+        file.unlink(missing_ok=True)
+    except OSError as err:
+        if err.errno not in NO_LINKS:
+            raise
+        if to.exists():
+            raise FileExistsError(errno.EEXIST, "is there already", str(to)) from err
+        file.rename(to)
 
 
 @contextmanager
@@ -183,6 +205,42 @@ class RunDirectory:
         """Return the records of failed attempts, oldest first."""
         return sorted(self.path.glob("failed-*.json"))
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether someone cancelled this cell, and nobody asked for it again since."""
+        return (self.path / CANCELLED).exists()
+
+    def cancel(self) -> None:
+        """Ask whoever runs the cell to stop after a checkpoint, and all others to leave it alone.
+
+        Raises:
+            OSError: as the system says.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / CANCELLED).touch()
+
+    def retry(self) -> None:
+        """Make a failed or cancelled cell one that waits; its failures are kept, but count no more.
+
+        Raises:
+            OSError: as the system says.
+        """
+        numbers = itertools.count(len(list(self.path.glob("retried-*.json"))) + 1)
+        for file in self.failures():
+            for number in numbers:
+                try:
+                    move_new(file, self.path / f"retried-{number:03d}.json")
+                except FileExistsError:
+                    continue
+                except FileNotFoundError:  # another process did it
+                    pass
+                break
+        self.uncancel()
+
+    def uncancel(self) -> None:
+        """Let workers run the cell again."""
+        (self.path / CANCELLED).unlink(missing_ok=True)
+
     def state(self) -> State:
         """Return the state, from files alone; a record that is no record is ``unreadable``."""
         if self.record_file.exists():
@@ -203,6 +261,8 @@ class RunDirectory:
         """
         if leased or ("lock" in listed and in_use(self.path)):
             return "running"
+        if CANCELLED in listed:
+            return "cancelled"
         if any(name.startswith("failed-") for name in listed):
             return "failed"
         return "interrupted" if lease.step_of(listed) >= 0 else "waiting"

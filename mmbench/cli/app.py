@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from mmbench.cli import sweeps_app
+from mmbench.cli.options import RESULTS, Json, Results
 from mmbench.errors import UserError
 from mmbench.settings import set_weights
 
@@ -16,11 +18,9 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Results = Annotated[Path, typer.Option(help="Results folder.")]
 Cache = Annotated[
     Path | None, typer.Option(help="Prepared data; default $MMBENCH_CACHE or ~/.cache/mmbench.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Plugin = Annotated[
     list[str] | None, typer.Option(help="Your own classes: FILE.py or package.module. Repeatable.")
 ]
@@ -35,7 +35,6 @@ Weights = Annotated[
 AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Fetch weights that are not there.")
 ]
-RESULTS = Path("results")
 SLURM = "On a cluster"
 
 
@@ -206,12 +205,8 @@ def work(
     raise typer.Exit(claimer.work(sweep, per_gpu))
 
 
-@app.command()
-def status(results: Results = RESULTS, json: Json = False) -> None:
-    """Show what is done, running, failed. Example: mmbench status"""
-    from mmbench.cli import browse
-
-    raise typer.Exit(browse.status(results, json))
+for each in sweeps_app.COMMANDS:
+    app.command()(each)
 
 
 @app.command()

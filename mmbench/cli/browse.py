@@ -1,8 +1,7 @@
-"""``list``, ``show``, ``status`` and ``clean``."""
+"""``list``, ``show`` and ``clean``."""
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from mmbench.plugins import load_plugin
 from mmbench.registry import DATASETS, ENCODERS, METHODS, Registry
 from mmbench.settings import default_cache
 from mmbench.store import RunDirectory
+from mmbench.survey import survey
 
 KINDS: dict[str, Registry] = {"methods": METHODS, "datasets": DATASETS, "encoders": ENCODERS}
 
@@ -50,41 +50,17 @@ def _directories(results: Path) -> list[RunDirectory]:
 
 
 def _runs(results: Path) -> list[dict[str, Any]]:
-    rows = []
-    for directory in _directories(results):
-        cell, live = directory.facts("cell.json"), directory.facts("progress.json")
-        state = directory.state()
-        if not cell and state == "waiting":
-            state = "unreadable"
-        rows.append(
-            {
-                "run": directory.path.name,
-                "dataset": cell.get("dataset"),
-                "method": cell.get("label"),
-                "seed": cell.get("seed"),
-                "state": state,
-                "epoch": f"{live['epoch'] + 1}/{live['epochs']}" if "epochs" in live else None,
-            }
-        )
-    return rows
-
-
-def status(results: Path, as_json: bool) -> int:
-    """Print how many runs are in each state, and those not done; return 1 if one is damaged."""
-    rows = _runs(results)
-    code = int(any(row["state"] == "unreadable" for row in rows))
-    if as_json:
-        print(json.dumps(rows, indent=1))
-        return code
-    counts = Counter(row["state"] for row in rows)
-    summary = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
-    print(summary or f"no runs in {results}; start some with: mmbench run --help")
-    open_rows = [row for row in rows if row["state"] not in {"done", "refused"}]
-    if open_rows:
-        print_rows(open_rows, False, "")
-    if code:
-        print("unreadable: mmbench run sets the damaged record aside and runs the cell again")
-    return code
+    return [
+        {
+            "run": seen.name,
+            "dataset": seen.dataset,
+            "method": seen.label,
+            "seed": seen.seed,
+            "state": seen.state,
+            "epoch": f"{seen.epoch}/{seen.epochs}" if seen.epochs is not None else None,
+        }
+        for seen in survey(results).cells.values()
+    ]
 
 
 def show(name: str, results: Path, plugins: Sequence[str], as_json: bool) -> None:
@@ -171,10 +147,11 @@ def _show_class(registry: Registry, name: str, as_json: bool) -> None:
 
 
 def clean(results: Path, failed: bool, unfinished: bool, dry_run: bool) -> None:
-    """Remove failed attempts or interrupted runs."""
+    """Remove failed attempts, or interrupted and cancelled runs."""
     if not (failed or unfinished):
         raise UserError("say what to remove: --failed, --unfinished or both")
     doomed = {"failed": failed, "interrupted": unfinished, "waiting": unfinished}
+    doomed["cancelled"] = unfinished
     states = {d.path: d.state() for d in _directories(results)}
     gone = [path for path, state in states.items() if doomed.get(state)]
     for path, state in states.items():

@@ -45,3 +45,13 @@ def pairs(items: Sequence[str], option: str) -> dict[str, str]:
             raise UserError(f"{option} wants KEY=VALUE; found {item!r}")
         found[key] = value
     return found
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as ``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+        if minutes >= 60
+        else f"{minutes}:{rest:02d}"
+    )

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmbench.cell import Cell
+from mmbench.cli.output import clock
 
 
 class Progress:
@@ -66,7 +67,7 @@ class Progress:
     def summary(self) -> str:
         """Return one line: how many cells ended how, and how long it took."""
         words = ", ".join(f"{n} {kind}" for kind, n in sorted(self.counts.items())) or "none run"
-        return f"{words} of {self.total} cells in {_clock(time.monotonic() - self.begun)}"
+        return f"{words} of {self.total} cells in {clock(time.monotonic() - self.begun)}"
 
     def _line(self, cell: Cell, kind: str, message: dict[str, Any], last: dict[str, Any]) -> str:
         ended = sum(self.counts.values())
@@ -92,21 +93,12 @@ class Progress:
             epoch = live.get("epoch", -1) + 1
             left = live.get("seconds_per_epoch", 0.0) * (epochs - epoch)
             name = f"{cell.dataset} {cell.label} s{cell.seed}"
-            table.add_row(name, f"{epoch}/{epochs}", _scores(live.get("metrics", {})), _clock(left))
+            table.add_row(name, f"{epoch}/{epochs}", _scores(live.get("metrics", {})), clock(left))
         ended = sum(self.counts.values())
         elapsed = time.monotonic() - self.begun
-        left = _clock(elapsed / ended * (self.total - ended)) if ended else "?"
-        return Group(table, Text(f"{ended}/{self.total} cells, {_clock(elapsed)}, {left} left"))
+        left = clock(elapsed / ended * (self.total - ended)) if ended else "?"
+        return Group(table, Text(f"{ended}/{self.total} cells, {clock(elapsed)}, {left} left"))
 
 
 def _scores(metrics: dict[str, float]) -> str:
     return " ".join(f"{name} {100 * value:.1f}" for name, value in metrics.items())
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-        if minutes >= 60
-        else f"{minutes}:{rest:02d}"
-    )

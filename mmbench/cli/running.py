@@ -271,6 +271,8 @@ def run(options: Options) -> int:
     from mmbench.training.readiness import make_ready
 
     make_ready(todo, options.cache or default_cache(), settings)
+    for cell in todo:
+        store.directory(cell).uncancel()
     if profile is not None:
         return submitting.submit(todo, options, settings, profile)
     return _run_pool(todo, options, settings)
@@ -279,6 +281,7 @@ def run(options: Options) -> int:
 def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> int:
     from mmbench.cli.progress import Progress
     from mmbench.launch.local import Pool, slots
+    from mmbench.launch.pools import announced
     from mmbench.launch.source import Listed
 
     per_gpu = _per_gpu(todo, options, settings)
@@ -294,7 +297,8 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
             options.plugins,
             progress.see,
         )
-        outcome = pool.run(Listed(todo))
+        with announced(options.results, [cell.folder for cell in todo], pool.request_stop):
+            outcome = pool.run(Listed(todo))
     print(progress.summary())
     for word, reasons in (("refused", outcome.refused), ("failed", outcome.failed)):
         for cell in todo:

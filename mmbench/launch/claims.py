@@ -26,7 +26,7 @@ from mmbench.launch.source import Task
 from mmbench.launch.strikes import Past
 from mmbench.launch.sweepfolder import Entry, SweepFolder
 from mmbench.record import Failure
-from mmbench.store import FULL, RunDirectory
+from mmbench.store import CANCELLED, FULL, RunDirectory
 
 WATCH = 5.0  # seconds between two looks for the marker ``cancelled``
 FOR_ROOM = 3600.0  # seconds to wait for room on the disk
@@ -56,6 +56,7 @@ class Claims:
         self.settled = 0  # finished, or given up
         self.given_up: dict[str, str] = {}  # folder -> reason
         self.since = sweep.since()
+        self.retried = sweep.retried()
         self.running: dict[Lease, int] = {}
         self.lock = threading.Lock()  # of ``running``
         self.worked = time.monotonic()  # when a cell was last taken or ended here
@@ -196,6 +197,9 @@ class Claims:
             self.settled += 1
             leases.clear(folder, listed)
             return None
+        if CANCELLED in listed:
+            self._give_up(entry, "cancelled")
+            return None
         if not listed:
             folder.mkdir(parents=True, exist_ok=True)
         past = leases.history(folder, listed)
@@ -278,10 +282,10 @@ class Claims:
 
     def _forgive(self) -> None:
         """Look again at what was given up, if someone asked for that."""
-        since = self.sweep.since()
-        if since == self.since:
+        retried = self.sweep.retried()
+        if retried == self.retried:
             return
-        self.since = since
+        self.retried = retried
         for index, entry in enumerate(self.entries):
             if self.given_up.pop(entry.folder, None) is not None:
                 self.mine.append(index)

@@ -204,7 +204,8 @@ class Pool:
             self._ended(worker, message)
         elif kind != "ready":
             self.watch(worker.cell, message)
-        if kind == "ready" or (kind in ENDS and kind != "interrupted"):  # that one ends by itself
+        # Interrupted, it ends by itself, unless that cell alone was cancelled.
+        if kind == "ready" or (kind in ENDS - {"interrupted"}) or message.get("cancelled"):
             self._give(worker)
 
     def _ended(self, worker: _Worker, message: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from mmbench.cell import Cell
 from mmbench.launch.lease import Lease, step_of
+from mmbench.launch.log import MARK
 from mmbench.record import Failure, Record, now
 from mmbench.store import RunDirectory
 
@@ -135,5 +136,5 @@ def tail(log: str, folder: str) -> str:
             text = handle.read().decode(errors="replace")
     except OSError:
         return ""
-    _, marked, after = text.rpartition(f"== {folder}\n")
+    _, marked, after = text.rpartition(f"{MARK}{folder}\n")
     return "\n".join((after if marked else text).splitlines()[-TAIL:])

@@ -2,7 +2,7 @@
 
 ``<results>/sweeps/<id>/`` holds ``sweep.json`` (see ``Facts``), ``cells.jsonl`` (a cell a line, the
 longest first), ``logs/``, and, once someone asks for it, the marker files ``cancelled`` (workers
-stop at the next step boundary) and ``retry`` (failures before it are forgiven).
+stop at the next step boundary) and ``retry`` (they look again at cells that were given up).
 """
 
 import json
@@ -95,14 +95,22 @@ class SweepFolder:
 
     def since(self) -> float:
         """Return the file server's time from which on failures count against a cell."""
-        times = [(self.path / "sweep.json").stat().st_mtime]
-        if (self.path / "retry").exists():
-            times.append((self.path / "retry").stat().st_mtime)
-        return max(times)
+        return (self.path / "sweep.json").stat().st_mtime
 
-    def forgive(self) -> None:
-        """Forget the failures so far: cells that were given up can be claimed again."""
+    def cancel(self) -> None:
+        """Ask its workers to stop for good; what they have is kept in checkpoints."""
+        (self.path / "cancelled").touch()
+
+    def look_again(self) -> None:
+        """Ask its workers to look again at cells that were given up."""
         (self.path / "retry").touch()
+
+    def retried(self) -> float:
+        """Return when they were last asked to, in the file server's time; 0: never."""
+        try:
+            return (self.path / "retry").stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     @cached_property
     def entries(self) -> list[Entry]:

@@ -3,7 +3,7 @@
 Started by the local pool. It imports torch once and then runs cell after cell. It ends when its
 input closes (the pool is gone), after a checkpoint at the next step boundary; SIGTERM and SIGUSR1
 ask for the same. A cell that came with a lease is let go, without a checkpoint or a record, once
-another worker has taken it over.
+another worker has taken it over; one that was cancelled, after a checkpoint.
 
 Under torchrun it is one of several processes that run each cell together. The first speaks to the
 pool; the others hear of a cell from it.
@@ -14,11 +14,11 @@ import json
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,15 +26,18 @@ from typing import Any, TextIO
 from mmbench.cell import Cell
 from mmbench.errors import Busy, LeaseLost, StopRequested, UserError
 from mmbench.launch import lease as leases
+from mmbench.launch import log
 from mmbench.launch.lease import Lease
 from mmbench.launch.local import HELD_BACK
 from mmbench.own.dataset import discover
 from mmbench.plugins import load_plugin
 from mmbench.ranks.group import Ranks, join
-from mmbench.settings import RunSettings
+from mmbench.settings import RunSettings, slurm_job
 from mmbench.store import RunDirectory, Store
 from mmbench.training.run_cell import follow_cell, run_cell
 from mmbench.training.trainer import Hooks
+
+LOOK_EVERY = 2.0  # seconds between two looks for the marker of a cell that is cancelled
 
 
 class Messages:
@@ -106,18 +109,19 @@ def _work() -> None:
     work: queue.Queue[dict[str, Any] | None] = queue.Queue()
     threading.Thread(target=_listen, args=(stop, work), daemon=True).start()
     messages.send(kind="ready")
+    place = {"pid": os.getpid(), "host": socket.gethostname(), "job": slurm_job()}
     while (message := work.get()) is not None and not stop.is_set():
         cell = Cell.model_validate(message["cell"])
         directory = Store(Path(given.results)).directory(cell)
         held = Lease(directory.path, message["lease"]) if message["lease"] else None
         hooks = Hooks(
-            stop=_Stop(stop, held).asked,
-            progress=partial(_progress, directory, cell, messages),
+            stop=_Stop(stop, directory, held).asked,
+            progress=partial(_progress, directory, cell, messages, place),
             checkpoint_seconds=run.checkpoint_seconds,
             before_record=held.check if held else lambda: None,
         )
-        with suppress(OSError):  # a full disk
-            print(f"== {cell.folder}", file=sys.stderr, flush=True)  # whose lines follow
+        log.mark(cell.folder)
+        log.say(f"begins on {place['host']}, process {place['pid']}, job {place['job'] or 'none'}")
         _run(cell, held, results, cache, run, messages, hooks, ranks)
     ranks.tell(None)
 
@@ -130,24 +134,29 @@ def _end_with(parent: int) -> None:
 
 
 class _Stop:
-    """Says at each step whether to stop, and looks at the lease now and then."""
+    """Says at each step whether to stop, and looks at the run directory now and then."""
 
-    def __init__(self, event: threading.Event, held: Lease | None) -> None:
-        self.event, self.held = event, held
+    def __init__(self, event: threading.Event, directory: RunDirectory, held: Lease | None) -> None:
+        self.event, self.directory, self.held = event, directory, held
         owner = held.owner if held else None
         self.every = (owner.seconds if owner else leases.SECONDS) / leases.BEATS
-        self.looked = time.monotonic()
+        self.checked = self.looked = time.monotonic()
+        self.cancelled = False
 
     def asked(self) -> bool:
-        """Say whether the pool asked to stop.
+        """Say whether the pool asked to stop, or the cell was cancelled.
 
         Raises:
             LeaseLost: if the cell is another worker's now.
         """
-        if self.held and time.monotonic() - self.looked >= self.every:
-            self.looked = time.monotonic()
+        now = time.monotonic()
+        if self.held and now - self.checked >= self.every:
+            self.checked = now
             self.held.check()
-        return self.event.is_set()
+        if now - self.looked >= LOOK_EVERY:
+            self.looked = now
+            self.cancelled = self.directory.cancelled
+        return self.cancelled or self.event.is_set()
 
 
 def _run(
@@ -160,16 +169,22 @@ def _run(
     hooks: Hooks,
     ranks: Ranks,
 ) -> None:
-    say = partial(messages.send, id=cell.id)
+    directory = Store(results).directory(cell)
+
+    def say(kind: str, **more: Any) -> None:  # Any: JSON values
+        reason = more.get("reason")
+        log.say(f"{kind}: {reason}" if reason else kind)
+        messages.send(id=cell.id, kind=kind, **more)
+
     try:
-        _leave_to_others(Store(results).directory(cell).path, held)
+        _leave_to_others(directory.path, held)
         record = run_cell(cell, results=results, cache=cache, run=run, hooks=hooks, ranks=ranks)
         failure = record.failure.message if record.failure else None
         say(kind=record.status, reason=record.reason or failure, recorded=True)
     except LeaseLost as err:
         say(kind="failed", reason=str(err), again="lost")
     except StopRequested:
-        say(kind="interrupted")
+        say(kind="interrupted", cancelled=directory.cancelled)
     except UserError as err:
         say(kind="failed", reason=str(err), again="busy" if isinstance(err, Busy) else None)
     except OSError as err:
@@ -199,10 +214,21 @@ def _leave_to_others(folder: Path, held: Lease | None) -> None:
 
 
 def _progress(
-    directory: RunDirectory, cell: Cell, messages: Messages, values: dict[str, Any]
+    directory: RunDirectory,
+    cell: Cell,
+    messages: Messages,
+    place: dict[str, Any],
+    values: dict[str, Any],
 ) -> None:
     messages.send(kind="progress", id=cell.id, **values)
-    directory.write_progress(pid=os.getpid(), **values)
+    if "warning" in values:
+        log.say(f"warning: {values['warning']}")
+        return
+    directory.write_progress(**place, **values)
+    if "metrics" in values:
+        scores = " ".join(f"{name} {100 * v:.1f}" for name, v in values["metrics"].items())
+        seconds = f"{values['seconds_per_epoch']:.1f} s"
+        log.say(f"epoch {values['epoch'] + 1}/{values['epochs']}: {scores}, {seconds}")
 
 
 if __name__ == "__main__":

@@ -114,6 +114,7 @@ class Trainer:
             seed_everything(derive(self.seed, "fit"))
             self.optimizers.create("main", self.method.parameter_groups())
             self.method.on_fit_start()
+        self.hooks.progress({"epoch": self.epoch - 1, "epochs": self.epochs})
         while self.epoch < self.epochs:
             if self.step_in_epoch == 0:
                 self.meter.reset()
@@ -190,7 +191,7 @@ class Trainer:
         primary = self.method.task.primary
         self.hooks.progress(
             {
-                "epoch": self.epoch,
+                "epoch": self.epoch - 1,  # the one that has just ended
                 "epochs": self.epochs,
                 "seconds_per_epoch": self.epoch_seconds,
                 "metrics": {name: values[primary] for name, values in metrics.items()},

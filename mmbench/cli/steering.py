@@ -1,0 +1,146 @@
+"""``cancel`` and ``retry``: say to workers anywhere what to do, by marker files."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmbench.errors import UserError
+from mmbench.find import find_cell, matching
+from mmbench.launch import squeue
+from mmbench.launch.pools import LocalPool, at_work
+from mmbench.launch.sweepfolder import open_sweep, sweeps
+from mmbench.store import RunDirectory
+from mmbench.survey import Survey, survey
+
+SHOWN = 20
+
+
+def cancel(names: Sequence[str], everything: bool, at_once: bool, results: Path) -> int:
+    """Stop sweeps, local pools or single cells at their next step, after a checkpoint.
+
+    Args:
+        names: of sweeps, of pools or of cells, or unambiguous parts of them.
+        everything: all that is at work in the results folder.
+        at_once: also end SLURM jobs that run, instead of letting them stop by themselves.
+        results: the results folder.
+
+    Raises:
+        UserError: if nothing or something unknown is named, or a marker cannot be written.
+    """
+    seen = survey(results)
+    active = [each.id for each in (*seen.pools, *seen.sweeps) if each.open and not each.cancelled]
+    if everything == bool(names):
+        raise UserError(
+            "say what to cancel: names of sweeps or cells, or --all; "
+            f"at work now: {', '.join(active) or 'nothing'}"
+        )
+    groups = [each.id for each in (*seen.pools, *seen.sweeps)]
+    known_pools = {pool.id: pool for pool in at_work(results)}
+    cells: list[str] = []
+    chosen: list[str] = list(active)
+    if not everything:
+        chosen = []
+        for name in names:
+            found = matching(name, groups)
+            if len(found) > 1:
+                raise UserError(f"{name!r} is in the name of {', '.join(found)}; give more of it")
+            if found:
+                chosen += found
+            else:
+                cells.append(find_cell(name, list(seen.cells), results))
+    try:
+        for id_ in chosen:
+            _cancel_group(id_, known_pools.get(id_), seen, results, at_once)
+        for cell in cells:
+            _cancel_cell(cell, seen, results)
+    except OSError as err:
+        raise UserError(f"cannot write to {results}: {err.strerror or err}") from err
+    if everything and not active:
+        print(f"nothing is at work in {results}")
+    return 0
+
+
+def _cancel_group(
+    id_: str, pool: LocalPool | None, seen: Survey, results: Path, at_once: bool
+) -> None:
+    if pool is not None:
+        pool.cancel()
+        print(f"cancelled {id_}: it stops at the next step, after checkpoints")
+        return
+    state = next((sweep for sweep in seen.sweeps if sweep.id == id_), None)
+    if state is None:
+        print(f"{id_} has ended already")
+        return
+    open_sweep(results / "sweeps" / id_).cancel()
+    running = state.counts.get("running", 0)
+    print(f"cancelled {id_}: {running} running cells stop at the next step, after checkpoints")
+    if state.jobs:
+        try:
+            squeue.cancel(state.jobs, waiting_only=not at_once)
+            which = "all its jobs" if at_once else "its waiting jobs"
+            print(f"SLURM cancels {which} ({', '.join(state.jobs)})")
+        except squeue.NoAnswer as err:
+            print(f"{err}; its jobs end by themselves once they see the mark", file=sys.stderr)
+
+
+def _cancel_cell(name: str, seen: Survey, results: Path) -> None:
+    state = seen.cells[name].state
+    if state in ("done", "refused"):
+        print(f"{name} is {state} already")
+        return
+    RunDirectory(results / "runs" / name).cancel()
+    what = "stops at the next step, after a checkpoint" if state == "running" else "will not be run"
+    print(f"cancelled {name}: it {what}; mmbench retry {name} takes that back")
+
+
+def retry(names: Sequence[str], failed: bool, results: Path) -> int:
+    """Make failed and cancelled cells wait again; their failure records are kept, renamed.
+
+    Args:
+        names: of cells, or unambiguous parts of them.
+        failed: all failed ones (of ``names``, if there are any).
+        results: the results folder.
+
+    Raises:
+        UserError: if nothing is named, or a named cell is neither failed nor cancelled.
+    """
+    if not names and not failed:
+        raise UserError("say what to retry: --failed for all failed cells, or names of cells")
+    seen = survey(results)
+    known = list(seen.cells)
+    asked = [find_cell(name, known, results) for name in names] if names else known
+    wanted = ("failed",) if failed else ("failed", "cancelled")
+    chosen = [name for name in asked if seen.cells[name].state in wanted]
+    if names and not failed and (rest := [name for name in asked if name not in chosen]):
+        state = seen.cells[rest[0]].state
+        raise UserError(f"{rest[0]} is {state}; only failed and cancelled cells can be retried")
+    try:
+        for name in chosen:
+            RunDirectory(results / "runs" / name).retry()
+        helped = _tell_sweeps(set(chosen), results)
+    except OSError as err:
+        raise UserError(f"cannot write to {results}: {err.strerror or err}") from err
+    for name in chosen[:SHOWN]:
+        print(f"waiting again: {name}")
+    if len(chosen) > SHOWN:
+        print(f"and {len(chosen) - SHOWN} more")
+    if not chosen:
+        print(f"no cell of {results} is failed")
+        return 0
+    print(
+        f"{len(chosen)} cells wait; their failures are kept as retried-NNN.json. "
+        + (f"Workers of {', '.join(helped)} take them; " if helped else "")
+        + "without workers, type the run again, or mmbench work RESULTS/sweeps/ID"
+    )
+    return 0
+
+
+def _tell_sweeps(cells: set[str], results: Path) -> list[str]:
+    """Ask the workers of all sweeps that hold one of the cells to look again."""
+    told = []
+    for path in sweeps(results) if cells else []:
+        sweep = open_sweep(path)
+        if not sweep.cancelled and any(entry.folder in cells for entry in sweep.entries):
+            sweep.look_again()
+            told.append(path.name)
+    return told

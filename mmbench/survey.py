@@ -1,0 +1,214 @@
+"""Where a results folder stands: every cell's state, the sweeps, and who is at work.
+
+From files alone, with one look into each run directory; records are not read, but for a glance at
+their two ends. Cells of a sweep that nobody has begun have no run directory yet and wait.
+"""
+
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmbench.errors import UserError
+from mmbench.launch import lease as leases
+from mmbench.launch import pools
+from mmbench.launch.sweepfolder import SweepFolder, open_sweep, sweeps
+from mmbench.store import RunDirectory, State
+
+NAME = re.compile(r"(?P<dataset>[^.]+)\.(?P<label>.+)\.s(?P<seed>\d+)\.[0-9a-f]{12}")
+FINISHED = ("done", "refused")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one look at a cell told.
+
+    Attributes:
+        name: of its run directory.
+        dataset, label, seed: as in its name.
+        state: as ``RunDirectory.state`` says.
+        host, pid, job: where it runs; None: not known, or it does not run.
+        epoch: epochs that have ended.
+        epochs: how many there are; None: not known yet.
+        left: seconds of training left, if it runs and an epoch has ended.
+        failures: how many attempts failed.
+    """
+
+    name: str
+    dataset: str | None
+    label: str | None
+    seed: int | None
+    state: State
+    host: str | None = None
+    pid: int | None = None
+    job: str | None = None
+    epoch: int | None = None
+    epochs: int | None = None
+    left: float | None = None
+    failures: int = 0
+
+    @property
+    def where(self) -> str:
+        """Machine, and process or SLURM job."""
+        what = f"job {self.job}" if self.job else f"process {self.pid}" if self.pid else ""
+        return f"{self.host} {what}".strip() if self.host else ""
+
+
+@dataclass(frozen=True)
+class SweepState:
+    """A sweep, or a pool on some machine, with its cells by state.
+
+    Attributes:
+        id: name of its folder.
+        cancelled: its workers were asked to stop for good.
+        counts: number of cells by state.
+        jobs: ids of its SLURM jobs.
+    """
+
+    id: str
+    cancelled: bool
+    counts: Mapping[str, int]
+    jobs: tuple[str, ...] = ()
+
+    @property
+    def open(self) -> bool:
+        """Whether someone still has work to do."""
+        left = sum(n for state, n in self.counts.items() if state not in (*FINISHED, "cancelled"))
+        return bool(self.counts.get("running")) or (left > self.counts.get("failed", 0)
+                                                    and not self.cancelled)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All of it.
+
+    Attributes:
+        cells: by name.
+        sweeps: oldest first.
+        pools: local pools that are at work now.
+        damaged: what could not be read of sweeps.
+    """
+
+    cells: dict[str, Seen]
+    sweeps: list[SweepState] = field(default_factory=list)
+    pools: list[SweepState] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Number of cells by state."""
+        return Counter(seen.state for seen in self.cells.values())
+
+
+def survey(results: Path) -> Survey:
+    """Look at a whole results folder."""
+    runs = results / "runs"
+    there = leases.server_time(runs) if runs.is_dir() else 0.0
+    cells = {seen.name: seen for seen in _directories(runs, there)}
+    groups: list[tuple[str, bool, list[str], tuple[str, ...], bool]] = []
+    found = Survey(cells)
+    for path in sweeps(results):
+        try:
+            sweep = open_sweep(path)
+            names = [entry.folder for entry in sweep.entries]
+        except UserError as err:
+            found.damaged.append(str(err))
+            continue
+        groups.append((path.name, sweep.cancelled, names, job_ids(sweep), False))
+    groups += [(p.id, p.cancelled, list(p.cells), (), True) for p in pools.at_work(results)]
+    # A cell that one sweep was cancelled for may wait in another: those that go on come first.
+    for id_, cancelled, names, jobs, local in sorted(groups, key=lambda group: group[1]):
+        counts: Counter[str] = Counter()
+        for name in names:
+            if name not in cells:
+                cells[name] = _not_begun(name, "cancelled" if cancelled else "waiting")
+            counts[cells[name].state] += 1
+        (found.pools if local else found.sweeps).append(SweepState(id_, cancelled, counts, jobs))
+    found.sweeps.sort(key=lambda each: each.id)
+    return found
+
+
+def job_ids(sweep: SweepFolder) -> tuple[str, ...]:
+    """Return the ids of the SLURM jobs that were submitted for a sweep; a damaged line has none."""
+    try:
+        text = (sweep.path / "jobs.jsonl").read_text(encoding="utf-8")
+    except OSError:
+        return ()
+    return tuple(dict.fromkeys(re.findall(r'"job": ?"(\d+)"', text)))
+
+
+def _not_begun(name: str, state: State) -> Seen:
+    return Seen(name, *_from_name(name), state)
+
+
+def _from_name(name: str) -> tuple[str | None, str | None, int | None]:
+    match = NAME.fullmatch(name)
+    return (match["dataset"], match["label"], int(match["seed"])) if match else (None, None, None)
+
+
+def _directories(runs: Path, there: float) -> Iterator[Seen]:
+    if not runs.is_dir():
+        return
+    for name in sorted(os.listdir(runs)):
+        if name.startswith("."):
+            continue
+        try:
+            listed = os.listdir(runs / name)
+        except (NotADirectoryError, FileNotFoundError):
+            continue
+        yield look(RunDirectory(runs / name), listed, there)
+
+
+def look(directory: RunDirectory, listed: list[str], there: float) -> Seen:
+    """Look at one run directory.
+
+    Args:
+        directory: it.
+        listed: the names in it.
+        there: the time of the file server.
+    """
+    name = directory.path.name
+    if "record.json" in listed:
+        return Seen(name, *_identity(directory), directory.recorded_state())
+    newest = leases.latest(directory.path, listed)
+    held = newest if newest and newest.left(there) > 0 else None
+    state = directory.unfinished_state(listed, held is not None)
+    if state == "waiting" and not directory.facts("cell.json"):
+        # Between making the directory and writing the cell; or damaged, if nobody is at it.
+        state = "unreadable" if "cell.json" in listed else "waiting"
+    live = directory.facts("progress.json") if "progress.json" in listed else {}
+    failures = sum(each.startswith("failed-") for each in listed)
+    shown = _shown(directory, live, state)
+    if state == "running" and held and held.owner:
+        shown |= {"host": held.owner.host, "pid": held.owner.pid, "job": held.owner.job}
+    return Seen(name, *_identity(directory), state, failures=failures, **shown)
+
+
+def _identity(directory: RunDirectory) -> tuple[str | None, str | None, int | None]:
+    found = _from_name(directory.path.name)
+    if found[0] is not None:
+        return found
+    cell = directory.facts("cell.json")  # a folder that someone renamed
+    return cell.get("dataset"), cell.get("label"), cell.get("seed")
+
+
+def _shown(directory: RunDirectory, live: Mapping[str, Any], state: State) -> dict[str, Any]:
+    """Return what ``progress.json`` tells of a cell that is not finished."""
+    found: dict[str, Any] = {}
+    epoch, epochs = live.get("epoch"), live.get("epochs")
+    if isinstance(epoch, int) and isinstance(epochs, int):
+        found |= {"epoch": epoch + 1, "epochs": epochs}
+    if state != "running":
+        return found
+    found |= {key: live.get(key) for key in ("host", "pid", "job")}
+    each = live.get("seconds_per_epoch")
+    if isinstance(each, int | float) and "epochs" in found:
+        # Counted down since the epoch ended, and never past the end of the one that runs now.
+        since = time.time() - (directory.path / "progress.json").stat().st_mtime
+        gone = min(max(since, 0.0), each)
+        found["left"] = max(0.0, each * (found["epochs"] - found["epoch"]) - gone)
+    return found
