@@ -24,7 +24,7 @@ from mmbench.errors import MMBenchError
 from mmbench.registry import METHODS
 from mmbench.settings import TrainerSettings
 from mmbench.testing.speed import audiovisual, make_trainer, random_loader, show, sizes, table
-from mmbench.training.device import choose, peak_memory
+from mmbench.training.device import choose, peak_memory, reset_peak
 from mmbench.training.environment import conditions
 
 CLASSES, EPOCHS, MIB = 6, 4, 2**20
@@ -44,8 +44,8 @@ def step_peak(
         )  # fmt: skip
         (data,) = loader.everything()
         before = psutil.Process().memory_info().rss
+        reset_peak(device)
         if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
         for epoch in range(EPOCHS, 2 * EPOCHS):  # late: some methods add modalities one by one
             trainer.epoch, trainer.step_in_epoch = epoch, 0

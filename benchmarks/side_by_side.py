@@ -40,7 +40,7 @@ def seconds_of(cells: Sequence[Cell], device: str, workers: int) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         pool = Pool(Path(folder), default_cache(), RunSettings(), places, [], watch)
-        outcome = pool.run(Listed(cells))
+        outcome = pool.run(Listed(cells, Path(folder)))
     if outcome.failed:
         raise MMBenchError(next(iter(outcome.failed.values())))
     return time.perf_counter() - begun[-1]

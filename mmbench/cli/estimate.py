@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Estimate = tuple[float, int, str]  # seconds, bytes, what it is based on
 Kind = tuple[str, str, str]
+EPOCHS = 2  # of a calibration: the first is slower, so the time between their ends counts
 
 
 def _kind(cell: Cell) -> Kind:
@@ -32,46 +33,64 @@ def from_records(
         store: where to look for records.
         device: count only records of this kind of device (``cpu``, ``cuda``); None: all.
     """
-    past: dict[Kind, list[tuple[float, int]]] = {}
+    past: dict[Kind, list[tuple[float, float, int]]] = {}
     for record in iter_records(store.runs, unreadable=[]):
         if record.timing and record.memory and device in (None, record.environment.device):
             cell = record.cell
-            each = record.timing.total / cell.trainer.epochs
-            past.setdefault(_kind(cell), []).append((each, record.memory.peak_bytes))
+            # Settings' epochs, as a method may make more of one.
+            each = record.timing.training / cell.trainer.epochs
+            around = record.timing.total - record.timing.training
+            past.setdefault(_kind(cell), []).append((around, each, record.memory.peak_bytes))
     found: dict[str, Estimate] = {}
     for cell in todo:
         if runs := past.get(_kind(cell)):
-            seconds = statistics.median(s for s, _ in runs) * cell.trainer.epochs
-            found[cell.id] = (seconds, max(m for _, m in runs), f"{len(runs)} past runs")
+            seconds = statistics.median(a + e * cell.trainer.epochs for a, e, _ in runs)
+            found[cell.id] = (seconds, max(m for *_, m in runs), f"{len(runs)} past runs")
     return found
 
 
 def estimates(
     todo: Sequence[Cell], store: Store, options: "Options", run: RunSettings
 ) -> dict[str, Estimate]:
-    """Return an estimate for every cell, by id; a kind without a record is tried for an epoch."""
+    """Return an estimate for every cell, by id; a kind without a record is tried for two epochs."""
     from mmbench.training.device import choose
 
     found = from_records(todo, store, choose(run.device).type)
-    tried: dict[Kind, tuple[float, int]] = {}
+    tried: dict[Kind, tuple[float, float, int]] = {}
     for cell in todo:
         if cell.id in found:
             continue
         kind = _kind(cell)
         if kind not in tried:
             tried[kind] = _calibrate(cell, options.cache or default_cache(), run)
-        seconds, memory = tried[kind]
-        found[cell.id] = (seconds * cell.trainer.epochs, memory, "a calibration of one epoch")
+        around, each, memory = tried[kind]
+        seconds = around + each * cell.trainer.epochs
+        found[cell.id] = (seconds, memory, f"a calibration of {EPOCHS} epochs")
     return found
 
 
-def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> tuple[float, int]:
-    """Run one epoch in a folder that is deleted afterwards; return seconds and peak bytes."""
-    from mmbench.training.run_cell import run_cell
+def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> tuple[float, float, int]:
+    """Run two epochs in a folder that is deleted afterwards.
 
-    short = cell.model_copy(update={"trainer": cell.trainer.model_copy(update={"epochs": 1})})
+    Returns:
+        The seconds around training, those that one epoch of the settings adds, and peak bytes.
+    """
+    from mmbench.training.run_cell import run_cell
+    from mmbench.training.trainer import Hooks
+
+    short = cell.model_copy(update={"trainer": cell.trainer.model_copy(update={"epochs": EPOCHS})})
+    ends: list[float] = []
+    hooks = Hooks(progress=lambda values: ends.append(time.perf_counter()))
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        record = run_cell(short, results=Path(folder), cache=cache, run=run)
-        elapsed = time.perf_counter() - begun
-    return elapsed, record.memory.peak_bytes if record.memory else 0
+        record = run_cell(short, results=Path(folder), cache=cache, run=run, hooks=hooks)
+        whole = time.perf_counter() - begun
+    if len(ends) < 2:  # refused
+        return whole, 0.0, record.memory.peak_bytes if record.memory else 0
+    trained = (ends[-1] - ends[0]) * len(ends) / (len(ends) - 1)
+    # A method may make more epochs of one, so this counts those of the settings.
+    return (
+        max(0.0, whole - trained),
+        trained / EPOCHS,
+        record.memory.peak_bytes if record.memory else 0,
+    )

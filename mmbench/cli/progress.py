@@ -55,6 +55,9 @@ class Progress:
             self._say(f"warning: {cell.folder}: {message['warning']}")
         elif kind == "started":
             self.running[cell.id] = (cell, {})
+        elif kind == "elsewhere":
+            self.running.pop(cell.id, None)
+            self._say(f"later: {message['reason']}")
         elif kind == "progress":
             self.running[cell.id] = (cell, message)
         elif kind in {"done", "refused", "failed", "interrupted"}:

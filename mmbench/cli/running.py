@@ -2,12 +2,14 @@
 
 import json
 import logging
+import signal
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mmbench.cell import Cell
@@ -17,6 +19,7 @@ from mmbench.plugins import load_plugin
 from mmbench.settings import RunSettings, default_cache, parse_value, validate
 
 if TYPE_CHECKING:
+    from mmbench.launch.local import Pool
     from mmbench.launch.profile import Profile
     from mmbench.report.study import Study
     from mmbench.sweep import Request
@@ -283,6 +286,7 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
     from mmbench.launch.local import Pool, slots
     from mmbench.launch.pools import announced
     from mmbench.launch.source import Listed
+    from mmbench.store import Store
 
     per_gpu = _per_gpu(todo, options, settings)
     places = slots(options.device, options.jobs, per_gpu, options.threads, options.gpus_per_cell)
@@ -297,8 +301,9 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
             options.plugins,
             progress.see,
         )
+        _stop_at_first_interrupt(pool)
         with announced(options.results, [cell.folder for cell in todo], pool.request_stop):
-            outcome = pool.run(Listed(todo))
+            outcome = pool.run(Listed(todo, options.results))
     print(progress.summary())
     for word, reasons in (("refused", outcome.refused), ("failed", outcome.failed)):
         for cell in todo:
@@ -307,12 +312,28 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
     if outcome.interrupted:
         print("interrupted; run the same command to continue where it stopped")
         return 130
+    store = Store(options.results)
+    held = [c for c in todo if c.id in outcome.elsewhere and store.state(c) == "running"]
+    for cell in held:
+        print(f"running elsewhere: {cell.folder}; run the same command once that has ended")
     if outcome.failed:
         print("mmbench show CELL prints the traceback; run the same command to try again")
+        return 1
+    if held:
         return 1
     ended = "all cells done" if not outcome.refused else "nothing failed"
     print(f"{ended}; tables: mmbench report")
     return 0
+
+
+def _stop_at_first_interrupt(pool: "Pool") -> None:
+    """Let Ctrl-C ask for a stop, and a second one interrupt."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        pool.request_stop()
+
+    signal.signal(signal.SIGINT, ask)
 
 
 def _per_gpu(todo: Sequence[Cell], options: Options, settings: RunSettings) -> int:

@@ -255,9 +255,7 @@ class Claims:
         owner = task.lease.owner
         end = strikes.tail(owner.log, entry.folder) if owner else ""
         if died := message.get("died"):
-            failure = Failure(
-                kind="WorkerDied", message=f"its worker {died}", traceback="", log=end
-            )
+            failure = strikes.death(died, owner.log if owner else "", entry.folder)
             strikes.write_failure(directory, task.cell, failure)
         elif not message.get("recorded"):
             failure = Failure(kind="Failed", message=str(message["reason"]), traceback="", log=end)

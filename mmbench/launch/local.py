@@ -95,9 +95,13 @@ class _Worker:
 
 @dataclass
 class Outcome:
-    """How a pool ended: the reason of each failed and each refused cell, by id."""
+    """How a pool ended: the reason of each failed and each refused cell, by id.
+
+    ``elsewhere``: cells that another process was running whenever they were tried.
+    """
 
     failed: dict[str, str] = field(default_factory=dict)
+    elsewhere: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -133,7 +137,7 @@ class Pool:
         self.messages = queue.SimpleQueue()
         self.workers: list[_Worker] = []  # those whose output is open
         self.outcome = Outcome()
-        self.stopping = False
+        self.stopping = self.hurry = False
         self.numbers = itertools.count(1)
 
     def run(self, source: Source) -> Outcome:
@@ -148,7 +152,9 @@ class Pool:
             self._serve()
         except KeyboardInterrupt:
             self.outcome.interrupted = True
-            self.watch(None, {"kind": "stopping"})
+            self.hurry = self.stopping  # it was asked before
+            if not self.hurry:
+                self.watch(None, {"kind": "stopping"})
         finally:
             self._end()
         return self.outcome
@@ -158,8 +164,10 @@ class Pool:
         self.messages.put((None, None))
 
     def _end(self) -> None:
-        """Stop the workers and take in their last words."""
+        """Stop the workers and take in their last words, or, in a hurry, end them."""
         try:
+            if self.hurry:
+                raise KeyboardInterrupt
             self._stop()
             self._serve()
         except KeyboardInterrupt:
@@ -185,8 +193,8 @@ class Pool:
                 continue
             if worker is None:
                 self.outcome.interrupted = True
-                self.watch(None, {"kind": "stopping"})
                 self._stop()
+                self.watch(None, {"kind": "stopping"})
             elif message is None:
                 self._replace(worker)
             else:
@@ -213,7 +221,11 @@ class Pool:
         task, worker.task = worker.task, None
         if task is None:
             return
-        if message["kind"] in {"failed", "refused"}:
+        self.outcome.elsewhere.pop(task.cell.id, None)
+        if message.get("again") == "busy":
+            self.outcome.elsewhere[task.cell.id] = str(message["reason"])
+            message = {**message, "kind": "elsewhere"}
+        elif message["kind"] in {"failed", "refused"}:
             failed = message["kind"] == "failed"
             reasons = self.outcome.failed if failed else self.outcome.refused
             reasons[task.cell.id] = str(message["reason"])

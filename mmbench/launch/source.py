@@ -2,12 +2,15 @@
 
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from mmbench.cell import Cell
 from mmbench.launch.lease import Lease
+from mmbench.launch.strikes import death, write_failure
+from mmbench.store import Store
 
 
 @dataclass(frozen=True)
@@ -35,20 +38,41 @@ class Source(Protocol):
 
 
 class Listed:
-    """Gives out a list of cells, in order, once each."""
+    """Gives out a list of cells, in order; once more at the end those that others were running.
 
-    def __init__(self, cells: Iterable[Cell]) -> None:
+    Args:
+        cells: the list.
+        results: where the end of a cell whose worker died is recorded.
+    """
+
+    def __init__(self, cells: Iterable[Cell], results: Path) -> None:
         self.waiting = deque(cells)
+        self.results = results
+        self.logs: dict[str, Path] = {}
+        self.tried: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.waiting)
 
     def take(self, log: Path) -> Task | None:
         """Return the next cell."""
-        return Task(self.waiting.popleft()) if self.waiting else None
+        if not self.waiting:
+            return None
+        cell = self.waiting.popleft()
+        self.logs[cell.id] = log
+        return Task(cell)
 
     def again(self) -> float | None:
         """Return None: what is not here now never comes."""
 
     def ended(self, task: Task, message: dict[str, Any]) -> None:  # Any: JSON values
-        """Do nothing: the pool's outcome says it all."""
+        """Keep a cell for later that others are running; record the death of a worker."""
+        cell = task.cell
+        if message.get("again") == "busy" and cell.id not in self.tried:
+            self.tried.add(cell.id)
+            self.waiting.append(cell)
+        if "died" in message:
+            with suppress(OSError):  # a full disk
+                directory = Store(self.results).directory(cell)
+                log = str(self.logs[cell.id])
+                write_failure(directory, cell, death(message["died"], log, cell.folder))

@@ -101,6 +101,19 @@ def _failure(file: Path) -> tuple[Failure | None, bool]:
     return failure, failure.final
 
 
+def death(how: str, log: str, folder: str) -> Failure:
+    """Return the failure of a cell whose worker died.
+
+    Args:
+        how: e.g. ``was killed by SIGKILL``.
+        log: file that the worker wrote.
+        folder: name of the cell's run directory.
+    """
+    return Failure(
+        kind="WorkerDied", message=f"its worker {how}", traceback="", log=tail(log, folder)
+    )
+
+
 def write_failure(directory: RunDirectory, cell: Cell, failure: Failure) -> None:
     """Record an end that no training process could record itself.
 

@@ -37,6 +37,7 @@ from mmbench.store import RunDirectory, Store
 from mmbench.training.run_cell import follow_cell, run_cell
 from mmbench.training.trainer import Hooks
 
+GRACE = 5.0  # seconds that a worker goes on without its pool, which holds the cell's lock
 LOOK_EVERY = 2.0  # seconds between two looks for the marker of a cell that is cancelled
 
 
@@ -64,6 +65,8 @@ def _listen(stop: threading.Event, work: "queue.Queue[dict[str, Any] | None]") -
         work.put(message)
     else:
         stop.set()  # the input closed without a word: the pool is gone
+        time.sleep(GRACE)  # time for a checkpoint at a step boundary
+        os._exit(1)
     work.put(None)
 
 
@@ -196,9 +199,8 @@ def _run(
         )
     except SystemExit:
         raise  # the other processes of the cell are lost: the pool sees the end and starts again
-    except BaseException:
+    except Exception:
         say(kind="failed", reason=traceback.format_exc())
-        raise
 
 
 def _leave_to_others(folder: Path, held: Lease | None) -> None:

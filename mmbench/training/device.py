@@ -3,6 +3,7 @@
 import platform
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -67,9 +68,25 @@ def peak_memory(device: torch.device) -> Memory:
     """Return the CUDA allocator's peak, or the peak resident set of this process."""
     if device.type == "cuda":
         return Memory(peak_bytes=torch.cuda.max_memory_allocated(device), kind="cuda")
+    return Memory(peak_bytes=_peak_resident(), kind="resident")
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let ``peak_memory`` count from now on, where the system can: on CUDA and on Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_resident() -> int:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return Memory(peak_bytes=peak, kind="resident")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def finest(device: torch.device) -> torch.dtype:

@@ -4,9 +4,12 @@ import torch
 from torch import Tensor
 
 from mmbench.data.loader import Loader
+from mmbench.errors import NonFiniteLoss
 from mmbench.method import Method
 from mmbench.metrics import METRICS
 from mmbench.record import Metrics
+
+FINITE = "finite"  # travels with the metrics, so that one wait is enough
 
 
 @torch.no_grad()
@@ -23,14 +26,27 @@ def predictions(method: Method, loader: Loader) -> dict[str, Tensor]:
 
 
 def evaluate(method: Method, loader: Loader) -> Metrics:
-    """Return ``metrics[prediction][metric]``; waits for the device once."""
+    """Return ``metrics[prediction][metric]``; waits for the device once.
+
+    Raises:
+        NonFiniteLoss: if a prediction has values that are not finite: its scores mean nothing.
+    """
     label = loader.label.to(loader.device)
     values, keys = [], []
-    for name, logits in predictions(method, loader).items():
+    found = predictions(method, loader)
+    for name, logits in found.items():
+        keys.append((name, FINITE))
+        values.append(torch.isfinite(logits).all().float())
         for metric in method.task.metrics:
             keys.append((name, metric))
             values.append(METRICS[metric](logits, label).float())
     out: Metrics = {}
     for (name, metric), value in zip(keys, torch.stack(values).tolist(), strict=True):
         out.setdefault(name, {})[metric] = value
+    bad = [name for name, scores in out.items() if not scores.pop(FINITE)]
+    if bad:
+        raise NonFiniteLoss(
+            f"predictions are not finite: {', '.join(bad)}; lower trainer.lr, or set "
+            "trainer.clip_norm"
+        )
     return out

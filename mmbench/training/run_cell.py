@@ -30,14 +30,14 @@ from mmbench.registry import DATASETS, METHODS
 from mmbench.settings import RunSettings, validate
 from mmbench.store import FULL, RunDirectory, Store, read_record
 from mmbench.training import checkpoint
-from mmbench.training.device import choose, memory_format, peak_memory
+from mmbench.training.device import choose, memory_format, peak_memory, reset_peak
 from mmbench.training.environment import environment
 from mmbench.training.evaluation import evaluate
 from mmbench.training.imbalance import measure
 from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
 
-LOCK_TRIES = 10
+LOCK_TRIES = 120  # 6 s: longer than a worker outlives its pool
 RULES = {
     "validated": "epoch with the best validation metric; test read once, at the end",
     "published": "epoch with the best TEST metric, as most released code does",
@@ -197,7 +197,9 @@ def run_cell(
             raise
         except Refused as err:
             record = _refused(cell, started, run, str(err))
-        except Exception as err:
+        except (Exception, SystemExit) as err:
+            if isinstance(err, SystemExit) and ranks.size > 1:
+                raise  # the other processes of the cell are lost
             _end_unless_all_failed(ranks, cell, directory, started, run, err)
             if isinstance(err, OSError) and err.errno in FULL:
                 raise  # there is no room for a record of it either
@@ -207,6 +209,9 @@ def run_cell(
         hooks.before_record()
         try:
             directory.write(record)
+        except ValueError as err:  # not JSON
+            directory.write(_failed(cell, started, run, err))
+            raise
         except FileExistsError:  # another machine, whose lock is not seen here, was first
             return read_record(directory.record_file)
         if record.status != "failed":
@@ -233,7 +238,7 @@ def _end_unless_all_failed(
     directory: RunDirectory,
     started: str,
     run: RunSettings,
-    err: Exception,
+    err: BaseException,
 ) -> None:
     """End this process if it failed alone, after recording why, or if the others are no more."""
     others = ranks.others()
@@ -265,10 +270,9 @@ def _train(
     }
     if reason is not None:
         raise Refused(reason)
+    reset_peak(choose(run.device))
     parts = assemble(cell, cache, run, ranks)
     device = parts.loaders["train"].device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     seen = {name: parts.loaders[name] for name in ("train", parts.select)}
     trainer = Trainer(
         parts.method, seen, parts.select, cell.trainer, cell.seed, directory.path, hooks, ranks
@@ -350,7 +354,7 @@ def _refused(cell: Cell, started: str, run: RunSettings, reason: str) -> Record:
     )
 
 
-def _failed(cell: Cell, started: str, run: RunSettings, err: Exception) -> Record:
+def _failed(cell: Cell, started: str, run: RunSettings, err: BaseException) -> Record:
     text = "" if isinstance(err, MMBenchError) else traceback.format_exc()
     return Record(
         cell_id=cell.id,

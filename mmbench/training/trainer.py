@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from mmbench.training.schedule import lr_at
 from mmbench.training.seeding import derive, generator, seed_everything
 
 SOON = 1.0  # seconds: epochs shorter than this do not each end in a checkpoint
-NORM_EVERY = 10  # steps between two measurements of the gradients that encoders are updated with
+NORM_EVERY = 10  # steps of an epoch between two measurements of the encoders' gradients
 
 
 @dataclass
@@ -180,12 +181,21 @@ class Trainer:
         row = EpochRow(
             epoch=self.epoch,
             lr=self.lr,
-            train=self.meter.means(),
-            gradient_norm=self.norms.means(),
+            train=self._finite(self.meter.means()),
+            gradient_norm=self._finite(self.norms.means()),
             seconds=self.epoch_seconds,
             **{self.select: metrics},
         )
         self.curve.append(row)
+
+    def _finite(self, means: dict[str, float]) -> dict[str, float]:
+        """Leave out what JSON cannot hold, and say so; a loss that is not finite ends a run."""
+        bad = sorted(name for name, mean in means.items() if not isfinite(mean))
+        if bad:
+            self.hooks.progress(
+                {"warning": f"left out of epoch {self.epoch}, not finite: {', '.join(bad)}"}
+            )
+        return {name: mean for name, mean in means.items() if name not in bad}
 
     def _report(self, metrics: Metrics) -> None:
         primary = self.method.task.primary
@@ -304,7 +314,7 @@ class Trainer:
 
     def update(self, optimizer: str = "main") -> None:
         """Clip if asked, take one optimiser step, set all gradients to None."""
-        if self.step % NORM_EVERY == 0:
+        if self.step_in_epoch % NORM_EVERY == 0:
             self._measure_norms()
         chosen = self.optimizers.by_name[optimizer]
         if self.settings.clip_norm is not None:
