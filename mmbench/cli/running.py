@@ -254,7 +254,9 @@ def run(options: Options) -> int:
     states = {cell.id: store.state(cell) for cell in cells}
     damaged = [cell for cell in cells if states[cell.id] == "unreadable"]
     todo = [cell for cell in cells if states[cell.id] not in {"done", "refused"}]
-    if options.dry_run and profile is None:
+    if options.dry_run and profile is not None:
+        return submitting.show_scripts(todo, options, profile)
+    if options.dry_run:
         from mmbench.cli.estimate import estimates
 
         _print_plan(cells, states, estimates(todo, store, options, settings), options.json)
@@ -263,8 +265,6 @@ def run(options: Options) -> int:
         f"{len(cells)} cells: {len(cells) - len(todo)} finished already, {len(todo)} to run; "
         f"records go to {store.runs}"
     )
-    if options.dry_run and profile is not None:
-        return submitting.show_scripts(todo, options, profile)
     for cell in damaged:
         kept = store.directory(cell).set_aside()
         print(f"the record of {cell.folder} cannot be read; kept as {kept}, running it again")

@@ -142,20 +142,21 @@ class Claims:
 
     def _fresh(self, owner: Owner) -> Task | None:
         """Claim a cell not seen yet, in growing steps over those that are not free."""
-        while self.head < len(self.seen):
-            at, stride = self.head, 1
+        while (at := self._next(self.head)) < len(self.seen):
+            self.head, stride = at, 1
             while at < len(self.seen):
-                if self.seen[at]:
-                    at += 1
-                    continue
                 self.seen[at] = 1
                 if task := self._claim(at, owner):
                     return task
-                at += random.randint(1, stride)
+                at = self._next(at + random.randint(1, stride))
                 stride = min(2 * stride, STRIDE)
-            while self.head < len(self.seen) and self.seen[self.head]:
-                self.head += 1
+        self.head = at
         return None
+
+    def _next(self, at: int) -> int:
+        """Return the first cell from ``at`` on that was not seen; their number if there is none."""
+        found = self.seen.find(0, at)
+        return found if found >= 0 else len(self.seen)
 
     def _again(self, owner: Owner) -> Task | None:
         """Claim a cell that failed here, or that another held."""

@@ -129,9 +129,10 @@ def _executor(profile: Profile, wanted: Resources, sweep: Path) -> "SlurmExecuto
 
     executor = Executor(sweep / "logs")
     code = shlex.quote(str(sweep / "code"))
-    lines = [f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"]
-    # A warning that comes before Python listens must not end the job.
-    lines += [f"cd {code}", "trap '' USR1"]
+    lines = [
+        f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
+        f"cd {code}",
+    ]
     given: dict[str, Any] = {  # Any: submitit takes texts, numbers and lists
         "job_name": "mmbench",
         "partition": wanted.partition,
@@ -143,14 +144,16 @@ def _executor(profile: Profile, wanted: Resources, sweep: Path) -> "SlurmExecuto
         "mem": wanted.mem,
         "account": profile.account,
         "wckey": None,
-        "setup": [*profile.setup, *lines],
+        # A warning that comes before Python listens must not end the job.
+        "setup": ["trap '' USR1", *profile.setup, *lines],
         "stderr_to_stdout": True,
         "use_srun": False,
         "additional_parameters": {
             # B: to the claimer alone; its children stop when it tells them.
             "signal": f"B:USR1@{profile.warn}",
             "requeue": True,
-            **{key.replace("_", "-"): value for key, value in profile.slurm.items()},
+            # As submitit writes them, so that job-name, say, replaces its job_name.
+            **{key.replace("-", "_"): value for key, value in profile.slurm.items()},
         },
     }
     executor.update_parameters(**{key: v for key, v in given.items() if v is not None})

@@ -39,6 +39,11 @@ def test_what_was_not_typed_is_not_asked_for(sweep):
     }
 
 
+def test_an_option_given_to_sbatch_replaces_ours(sweep):
+    text = written(sweep, slurm={"job-name": "mine"})
+    assert [line for line in text.splitlines() if "job-name" in line] == ["#SBATCH --job-name=mine"]
+
+
 def test_setup_lines_come_before_the_worker_and_the_copy_of_the_code_is_used(sweep):
     text = written(sweep, setup=("module load cuda",))
     assert text.index("module load cuda") < text.index("exec ")

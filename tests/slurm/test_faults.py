@@ -25,8 +25,10 @@ def owner_of(folder: Path) -> dict:
 
 
 def child_of(folder: Path) -> int:
-    """Return the process that trains."""
-    return json.loads((folder / "progress.json").read_text())["pid"]
+    """Return the process that trains: the only child of the one that holds the lease."""
+    holder = owner_of(folder)["pid"]
+    (child,) = Path(f"/proc/{holder}/task/{holder}/children").read_text().split()
+    return int(child)
 
 
 def kill(*processes: int) -> None:
@@ -52,7 +54,7 @@ def test_the_time_limit_in_the_middle_of_an_epoch(grid):
     grid.wait(lambda: "back in the queue" in grid.log(), "the job to requeue itself")
     grid.cluster.command(*limit, "TimeLimit=30")
     assert "stopping: checkpoints are written" in grid.log()
-    assert list(folder.glob("checkpoint-*"))
+    assert list(grid.results.glob("runs/*/checkpoint-*"))
     grid.ends_as_undisturbed()
     assert grid.log().count(f"job {job} on") == 2
 
