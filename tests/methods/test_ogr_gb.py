@@ -117,7 +117,8 @@ def test_an_estimate_leaves_no_trace_but_the_weights(mode, make_bench, make_batc
     bench.method.estimate()
     assert torch.equal(torch.rand(3), expected_draw)
     after = everything(bench)
-    assert not torch.equal(before["model"].pop("w"), after["model"].pop("w"))
+    for name in ("w", "evidence"):
+        assert not torch.equal(before["model"].pop(name), after["model"].pop(name))
     for part in ("model", "optimizers", "counters", "meters"):
         assert equal(before[part], after[part]), part
 
@@ -194,3 +195,14 @@ def test_an_estimate_takes_ten_epochs_and_never_more_than_the_run(
     options, epochs, length, make_bench
 ):
     assert make_bench("ogr-gb", epochs=epochs, **options).method.period == length
+
+
+def test_the_log_tells_what_the_weights_were_made_of(make_bench):
+    bench = make_bench("ogr-gb", epochs=2)
+    bench.trainer.train()
+    train, branches = bench.trainer.curve[-1].train, ("a", "v", "fused")
+    gain, overfit, weight = (
+        tensor([train[f"{name}/{k}"] for k in branches]) for name in ("gain", "overfit", "weight")
+    )
+    assert (gain > 0).any()
+    torch.testing.assert_close(blend(gain, overfit), weight)
