@@ -234,7 +234,8 @@ class PMR(Modulated):
         sums = torch.zeros_like(self.prototypes)
         counts = torch.zeros_like(self.counts)
         share = self.config.proto_fraction
-        batches = math.inf if share == 1 else max(1, math.floor(share * self.fit.steps_per_epoch))
+        some = max(1, math.floor(round(share * self.fit.steps_per_epoch, 9)))
+        batches = math.inf if share == 1 else some
         enough = self.config.proto_per_class
         with evaluating(self):
             for number, batch in enumerate(self.fit.train_batches(tag="prototypes")):

@@ -134,6 +134,7 @@ def test_outside_its_window_it_is_the_baseline_bitwise(name, fusion, make_bench,
         ({}, 100, range(51)),
         ({"window_unit": "epochs", "ends": 50}, 200, range(51)),
         ({"starts": 0.25, "ends": 0.5}, 8, range(2, 5)),
+        ({"starts": 0.7, "ends": 0.7}, 90, range(63, 64)),  # 0.7 * 90 is below 63 in floating point
     ],
 )
 def test_window_includes_both_ends(options, epochs, inside):
