@@ -133,6 +133,12 @@ class MMPareto(Joint):
     deviations = (
         Deviation(
             None,
+            "two backward passes",
+            "one for every loss, and one for their sum",
+            "A unimodal loss reaches no other encoder: the gradients are the same.",
+        ),
+        Deviation(
+            None,
             "each gradient enters the solver once",
             "twice, per tensor and concatenated",
             "All inner products double, so that the weights are the same.",
