@@ -273,3 +273,14 @@ def test_a_batch_of_one_is_defined(make_bench, make_batch):
 def test_the_released_floor_is_that_of_the_script_for_so_many_modalities(names, least, make_bench):
     assert make_bench("agm", names, floor="script").method.floor == least
     assert make_bench("agm", names).method.floor == 1e-8
+
+
+@pytest.mark.parametrize(("names", "clipped"), [(("a", "v"), True), (("a", "v", "t"), False)])
+def test_the_threshold_of_clipping_is_that_of_the_script_for_so_many_modalities(
+    names, clipped, make_bench
+):
+    method = make_bench("agm", names).method
+    weight = method.fusion_head.linear.weight
+    weight.grad = torch.full_like(weight, 3.0)  # above 1, below 5
+    assert bool(method._clip()) is clipped
+    assert float(weight.grad.norm()) == pytest.approx(1.0 if clipped else 3 * weight.numel() ** 0.5)
