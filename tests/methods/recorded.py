@@ -1,4 +1,4 @@
-"""A recorded trajectory of released code, taken again by a method in the trainer's own loop."""
+"""What a step does to the gradients; a recorded trajectory of released code, taken again."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -24,6 +24,18 @@ LOSSES = {
     "loss/prototype/a": ("proto_a",), "loss/prototype/v": ("proto_v",),
     "loss/mix/a-v": ("mix", "mix_av"), "loss/mix/a-t": ("mix_at",), "loss/mix/v-t": ("mix_vt",),
 }  # fmt: skip
+
+
+def recorded(bench, batch, monkeypatch):
+    """Step once; return the log and the gradients just before the update, by parameter's name."""
+    found, update = {}, bench.trainer.update
+
+    def recording(optimizer="main"):
+        found.update({n: p.grad.clone() for n, p in bench.method.named_parameters()})
+        update(optimizer)
+
+    monkeypatch.setattr(bench.trainer, "update", recording)
+    return bench.step(batch), found
 
 
 def plain(value):

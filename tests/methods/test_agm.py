@@ -11,6 +11,8 @@ from mmbench.methods.agm import coefficients, leads, shapley, surprise
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from .recorded import recorded
+
 ORDERS = {2: ("a", "v"), 3: ("a", "v", "t")}
 
 
@@ -25,18 +27,6 @@ def table(names, seed=0):
         for r in range(1, len(names) + 1)
         for s in combinations(names, r)
     }
-
-
-def recorded(bench, batch, monkeypatch):
-    """Step once; return the log and the gradients just before the update."""
-    found, update = {}, bench.trainer.update
-
-    def recording(optimizer="main"):
-        found.update({n: p.grad.clone() for n, p in bench.method.named_parameters()})
-        update(optimizer)
-
-    monkeypatch.setattr(bench.trainer, "update", recording)
-    return bench.step(batch), found
 
 
 def padded_logits(method, inputs, subset):
