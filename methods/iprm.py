@@ -130,6 +130,12 @@ class IPRM(Method):
             "division by the bare norm, and by K_a + K_v",
             "One feature row of zeros, or equal predictions, make every parameter NaN there.",
         ),
+        Deviation(
+            None,
+            "style=single_cls: the lambda of a pair that was never drawn is 1/2",
+            "evaluation ends in an index error until every pair was drawn",
+            "A short run must have a prediction.",
+        ),
     )
     lam: Tensor
     lam_used: Tensor

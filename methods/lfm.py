@@ -39,10 +39,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from mmbench.method import Batch, Deviation, Method, MethodConfig, Needs, setting
-from mmbench.nets.heads import own_heads
+from mmbench.method import Batch, Deviation, MethodConfig, Needs, setting
 from mmbench.registry import register_method
 
+from .ensemble import Ensemble
 from .modulated import at_least_fp32, evaluating
 
 SCRIPT = "authors' script"
@@ -123,7 +123,7 @@ def inner(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
 
 
 @register_method("lfm")
-class LFM(Method):
+class LFM(Ensemble):
     """Blend the classification loss with an agreement loss whose weight falls in training."""
 
     Config = LFMConfig
@@ -153,7 +153,7 @@ class LFM(Method):
 
     def build(self) -> None:
         """Create own heads and the learned weight."""
-        self.heads = own_heads(self.names, self.width, self.classes)
+        super().build()
         self.register_buffer("k_con", torch.tensor(self.config.k_con))
 
     @property
@@ -210,12 +210,6 @@ class LFM(Method):
         self.fit.update()
         log = {f"loss/{name}": loss for name, loss in losses.items()}
         return {"loss": total, **log, "weight/cls": k_cls.clone(), "weight/con": k_con.clone()}
-
-    def predict(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every modality's logits, and their mean."""
-        z = self.encode(inputs)
-        logits = {m: self.heads[m](z[m]) for m in self.names}
-        return {"fused": torch.stack(list(logits.values())).mean(0), **logits}
 
     def _official_slope(self) -> Tensor:
         """Return mean((H v)_1) on eight held-out samples; the first epoch runs in train mode."""

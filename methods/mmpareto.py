@@ -33,10 +33,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmbench.method import Batch, Deviation, Method, MethodConfig, Needs, setting
-from mmbench.nets.heads import ConcatHead, own_heads
+from mmbench.method import Batch, Deviation, MethodConfig, Needs, setting
 from mmbench.registry import register_method
 
+from .joint import Joint
 from .modulated import EPS, prefixed
 
 
@@ -116,7 +116,7 @@ def combine(
 
 
 @register_method("mmpareto")
-class MMPareto(Method):
+class MMPareto(Joint):
     """Combine the multimodal and the unimodal gradient of each encoder without conflict."""
 
     Config = MMParetoConfig
@@ -133,6 +133,12 @@ class MMPareto(Method):
     deviations = (
         Deviation(
             None,
+            "two backward passes",
+            "one for every loss, and one for their sum",
+            "A unimodal loss reaches no other encoder: the gradients are the same.",
+        ),
+        Deviation(
+            None,
             "each gradient enters the solver once",
             "twice, per tensor and concatenated",
             "All inner products double, so that the weights are the same.",
@@ -144,11 +150,6 @@ class MMPareto(Method):
             "A recipe and not the method: --preset authors has schedule=constant.",
         ),
     )
-
-    def build(self) -> None:
-        """Create the fusion head and the own heads."""
-        self.fusion_head = ConcatHead(self.names, self.width, self.classes)
-        self.heads = own_heads(self.names, self.width, self.classes)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Two backward passes, then a Pareto direction for each encoder."""
@@ -168,11 +169,6 @@ class MMPareto(Method):
             **prefixed("cos", {m: b.cosine for m, b in found.items()}),
             **prefixed("weight", {m: b.weight for m, b in found.items()}),
         }
-
-    def predict(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Logits of the fusion head, and of the own heads."""
-        z = self.encode(inputs)
-        return {"fused": self.fusion_head(z), **{m: self.heads[m](z[m]) for m in self.names}}
 
     def _take_encoder_gradients(self) -> dict[str, list[Tensor | None]]:
         """Return the gradients that the encoders have, and leave them without any."""

@@ -16,16 +16,16 @@ With o_m the part of modality m in the fused logits (bias b / M each) and L = CE
 Deviations from the released code, each an option: ``scope`` (4-D tensors alone would leave
 encoders without convolutions untouched, and the method would silently be its baseline), ``tie``
 (equal scores damp the first modality there, an accident of an else branch), ``window_unit`` and
-``ends`` (epochs there; a share here, so that a shorter run is modulated alike). For sum fusion the
-released code keeps the whole bias in training and half of it in evaluation; here it is whole in
-both. More than two modalities: the mean of the others is our extension; two may be damped at once.
+``ends`` (epochs there; a share here, so that a shorter run is modulated alike), ``eval_bias`` (of
+sum fusion: o_m has its whole bias in training, and half of it in the released evaluation). More
+than two modalities: the mean of the others is our extension; two may be damped at once.
 
 Defaults: alpha 0.8 from the authors' README (CREMA-D; 0.1 for VGGSound); window 0..50 of 100 epochs
 from their launch line.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,9 @@ class OGMConfig(ModulatedConfig):
     )
     ratio: Literal["rho", "rho_minus_1"] = setting(
         "rho", "what tanh sees; with rho the factor jumps at 1", source="paper Eq. 10"
+    )
+    eval_bias: Literal["whole", "half"] = setting(
+        "whole", "of fusion=sum: share of the bias in evaluated unimodal logits", source="mmbench"
     )
 
 
@@ -112,13 +115,14 @@ class OGM(Modulated):
         "trainer.lr_step": 0.7,
         "alpha": 0.8,
     }
-    deviations = (
+    deviations: ClassVar[tuple[Deviation, ...]] = (
         Deviation(
             "scope", "ndim>=2", "conv4d", "Encoders without convolutions would not be modulated."
         ),
         Deviation("tie", "neither", "official", "Equal scores give no reason to damp the first."),
         Deviation("window_unit", "fraction", "epochs", "A shorter run is modulated alike."),
         Deviation("ends", 0.5, 50, "The same window, as a share of 100 epochs."),
+        Deviation("eval_bias", "whole", "half", "Half a bias belongs to concatenation alone."),
     )
 
     # Refused and not run: without anything in scope it would be its own baseline under this name.
@@ -157,6 +161,14 @@ class OGM(Modulated):
             **prefixed("ratio", rho),
             **prefixed("k", k),
         }
+
+    def predict(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Fused logits [B, C], and their split into modalities."""
+        out = super().predict(inputs)
+        if self.config.eval_bias == "half" and self.config.fusion == "sum":
+            for m in self.names:
+                out[m] = out[m] - self.get_parameter(f"fusion_head.heads.{m}.bias") / 2
+        return out
 
     def modulate(self, k: Mapping[str, Tensor]) -> None:
         """Multiply the gradients of encoder m in scope by k_m."""

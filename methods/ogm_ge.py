@@ -8,8 +8,8 @@ it back. The reference, the coefficients and the deviations are those of ``ogm``
 with the unbiased std of the unscaled g, one sigma per tensor, for every modality (also where
 k_m = 1) inside the window.
 
-Deviation from the released code: a tensor of one element has no unbiased std, gets NaN there and
-no noise here. Defaults: those of ``ogm``.
+Deviations from the released code: those of ``ogm``, and a tensor of one element, which has no
+unbiased std, gets NaN there and no noise here. Defaults: those of ``ogm``.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mmbench.method import Deviation
 from mmbench.registry import register_method
 
 from .ogm import OGM, in_scope
@@ -37,6 +38,16 @@ def enhanced(gradient: Tensor, k: Tensor, draw: torch.Generator) -> Tensor:
 @register_method("ogm-ge")
 class OGMGE(OGM):
     """OGM, plus Gaussian noise of the gradient's own scale."""
+
+    deviations = (
+        *OGM.deviations,
+        Deviation(
+            None,
+            "a tensor of one element gets no noise",
+            "its noise is NaN",
+            "The unbiased std of one number does not exist.",
+        ),
+    )
 
     def modulate(self, k: Mapping[str, Tensor]) -> None:
         """Damp, and add the noise, to the gradients of encoder m in scope."""

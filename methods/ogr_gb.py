@@ -24,8 +24,14 @@ thousandth of the largest weight (``neg_gain``), O^2 + 1e-8, equal weights if no
 no weight above 0.95.
 
 Defaults: a tenth of the training data held out, and n = 10 epochs as in BalanceBenchmark, or the
-whole run if that is shorter; the paper's own share could not be checked. Over few epochs O is
-noise, and 1 / O^2 of noise decides the weights: they are logged as ``weight/K``.
+whole run if that is shorter; the paper's own share could not be checked.
+
+Beware of a branch that has hardly begun to learn when its estimate ends: G is small, but O lies
+within the noise of the held-out losses, G / O^2 is huge, and as the weights sum to 1 all other
+branches are left with a small part of the learning rate. The formula asks for branches that have
+been trained: as we recall the paper, its offline estimate is as long as the run
+(``est_unit=fraction``, ``est_epochs=1``; it costs two more runs). G and O are logged as ``gain/K``
+and ``overfit/K`` beside ``weight/K``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,7 +42,7 @@ from pydantic import model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmbench.method import UNKNOWN, Batch, Method, MethodConfig, setting
+from mmbench.method import UNKNOWN, Batch, Deviation, Method, MethodConfig, setting
 from mmbench.nets.heads import ConcatHead, own_heads
 from mmbench.registry import register_method
 
@@ -107,16 +113,26 @@ class OGRGB(Method):
         "trainer.batch_size": UNKNOWN,
         "trainer.schedule": UNKNOWN,
     }
+    deviations = (
+        Deviation(
+            None,
+            "the weights are estimated",
+            "the weights are constants, given by hand for each data set",
+            "No estimator was released; with the same weights the step is the same.",
+        ),
+    )
     w: Tensor
     before: Tensor
+    evidence: Tensor
 
     def build(self) -> None:
-        """Create own heads, the fusion head, the weights, and the last losses of ``joint``."""
+        """Create own heads, the fusion head, the weights, G and O, and ``joint``'s last losses."""
         self.heads = own_heads(self.names, self.width, self.classes)
         self.fusion_head = ConcatHead(self.names, self.width, self.classes)
         self.branches = (*self.names, "fused")
         self.register_buffer("w", torch.full((len(self.branches),), 1 / len(self.branches)))
         self.register_buffer("before", torch.zeros(2, len(self.branches)))
+        self.register_buffer("evidence", torch.zeros(2, len(self.branches)))
 
     @property
     def period(self) -> int:
@@ -151,7 +167,9 @@ class OGRGB(Method):
         self.fit.backward(total)
         self.fit.update()
         log = {f"loss/{k}": loss.detach() for k, loss in losses.items()}
-        log |= {f"weight/{k}": w for k, w in zip(self.branches, self.w.clone(), strict=True)}
+        gain, overfit = self.evidence.clone()
+        for name, row in {"weight": self.w.clone(), "gain": gain, "overfit": overfit}.items():
+            log |= {f"{name}/{k}": v for k, v in zip(self.branches, row, strict=True)}
         return {"loss": total, **log}
 
     def predict(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -188,6 +206,7 @@ class OGRGB(Method):
         """Set the weights from T (row 0) and V (row 1) before and after."""
         gain = before[1] - after[1]
         overfit = (after[1] - after[0]) - (before[1] - before[0])
+        self.evidence.copy_(torch.stack([gain, overfit]))
         self.w.copy_(blend(gain, overfit, self.config.neg_gain))
 
     @torch.no_grad()

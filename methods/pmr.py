@@ -153,6 +153,12 @@ class PMR(Modulated):
         Deviation("proto_per_class", 20, 0, "A tenth of a small set leaves classes empty."),
         Deviation("window_unit", "fraction", "epochs", "A shorter run is modulated alike."),
         Deviation("ends", 0.7, 70, "The window ends where the learning rate drops."),
+        Deviation(
+            None,
+            "prototypes are made of training samples alone",
+            "the AVE script takes the validation set, the CG-MNIST script the test set",
+            "What training looks at must not be what is reported.",
+        ),
     )
     version = 2  # proto_per_class holds for every class
     prototypes: Tensor
@@ -228,7 +234,8 @@ class PMR(Modulated):
         sums = torch.zeros_like(self.prototypes)
         counts = torch.zeros_like(self.counts)
         share = self.config.proto_fraction
-        batches = math.inf if share == 1 else max(1, math.floor(share * self.fit.steps_per_epoch))
+        some = max(1, math.floor(round(share * self.fit.steps_per_epoch, 9)))
+        batches = math.inf if share == 1 else some
         enough = self.config.proto_per_class
         with evaluating(self):
             for number, batch in enumerate(self.fit.train_batches(tag="prototypes")):

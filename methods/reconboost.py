@@ -27,7 +27,6 @@ Defaults: w1, w2 and alpha of the authors' CREMA-D script; one epoch per phase, 
 100 epochs is small against their 1001 stages of four and four; no pretraining.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -155,7 +154,8 @@ class ReconBoost(Method):
         e0, e1, e2 = (
             self.config.pretrain_epochs, self.config.epochs_per_stage, self.config.correct_epoch
         )  # fmt: skip
-        stages = max(1, math.floor((epochs - e0) / (e1 / len(self.names) + e2)))
+        count = len(self.names)
+        stages = max(1, (epochs - e0) * count // (e1 + e2 * count))
         return e0 + stages * (e1 + e2)
 
     def get_extra_state(self) -> dict[str, Any]:

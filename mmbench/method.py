@@ -358,4 +358,5 @@ def window(start: float, end: float, epoch: int, epochs: int) -> bool:
 
     The released scripts write 0..50 of 100 epochs, both inclusive: here 0.0 and 0.5.
     """
-    return start * epochs <= epoch <= end * epochs
+    # in floating point 0.7 * 90 lies just below 63
+    return round(start * epochs, 9) <= epoch <= round(end * epochs, 9)

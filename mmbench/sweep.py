@@ -1,11 +1,11 @@
 """From lists and settings to cells: everything is validated here, before anything runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mmbench.cell import Cell, Protocol
+from mmbench.cell import Cell, Protocol, canonical
 from mmbench.data import cache as data_cache
 from mmbench.dataset import Dataset, Task
 from mmbench.errors import UserError, nearest
@@ -122,6 +122,17 @@ def _cells(
             for seed in request.seeds
         )
     return cells
+
+
+def remarks(cells: Iterable[Cell]) -> list[str]:
+    """Return what must be said about a method on a data set, such as being an extension; once."""
+    pairings = {(c.method, c.dataset, canonical(c.dataset_config)): c for c in cells}
+    found: dict[str | None, None] = {}
+    for cell in pairings.values():
+        dataset = DATASETS.load(cell.dataset)
+        task = dataset(validate(dataset.Config, cell.dataset_config, cell.dataset)).task
+        found[METHODS.load(cell.method).remark(task)] = None
+    return [remark for remark in found if remark]
 
 
 def _sources(method: str, dataset: str, encoders: Mapping[str, str]) -> dict[str, str]:

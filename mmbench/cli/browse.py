@@ -135,7 +135,9 @@ def _show_class(registry: Registry, name: str, as_json: bool) -> None:
         print("\nOptions (--set OPTION=VALUE):")
         print_rows(fields, False, "")
     if deviations:
-        print("\nDifferences from the released code (--fidelity released switches the options):")
+        none = not any(row["option"] for row in deviations)
+        switches = "switches none of them" if none else "switches the options"
+        print(f"\nDifferences from the released code (--fidelity released {switches}):")
         print_rows([{**row, "option": row["option"] or "(told)"} for row in deviations], False, "")
     elif getattr(cls, "reference", ""):
         print("\nReleased = corrected: --fidelity released changes nothing.")

@@ -265,6 +265,7 @@ def run(options: Options) -> int:
         f"{len(cells)} cells: {len(cells) - len(todo)} finished already, {len(todo)} to run; "
         f"records go to {store.runs}"
     )
+    _print_remarks(cells)
     for cell in damaged:
         kept = store.directory(cell).set_aside()
         print(f"the record of {cell.folder} cannot be read; kept as {kept}, running it again")
@@ -360,6 +361,13 @@ def _per_gpu(todo: Sequence[Cell], options: Options, settings: RunSettings) -> i
     return count
 
 
+def _print_remarks(cells: Sequence[Cell]) -> None:
+    from mmbench.sweep import remarks
+
+    for remark in remarks(cells):
+        print(f"note: {remark}")
+
+
 def _print_plan(
     cells: Sequence[Cell],
     states: Mapping[str, str],
@@ -382,6 +390,7 @@ def _print_plan(
         print(json.dumps(rows, indent=1))
         return
     print_rows(rows, False, "no cells")
+    _print_remarks(cells)
     total = sum(seconds for seconds, _, _ in guesses.values())
     print(
         f"{len(cells)} cells, {len(guesses)} to run, about {total:.0f} s of one worker's time; "

@@ -13,7 +13,7 @@ from mmbench import data, training
 from mmbench.contract.options import choices, options
 from mmbench.contract.promise import Broken, require
 from mmbench.contract.snapshot import attributes, differing, state
-from mmbench.contract.toy import everything, predict, toy_trainer
+from mmbench.contract.toy import CLASSES, everything, predict, toy_trainer
 from mmbench.contract.waiting import DEVICE, Waits, call_without_waiting, count_waits
 from mmbench.errors import StopRequested
 from mmbench.method import Batch, Method
@@ -24,37 +24,58 @@ HOOKS = ("on_fit_start", "on_epoch_start", "on_epoch_end")
 ENGINE = (Path(training.__file__).parent, Path(data.__file__).parent)
 
 
-def learns(cls: type[Method], count: int, folder: Path) -> None:
-    """A step changes parameters and logs its loss; the fused loss falls over a short training."""
+def constructs(cls: type[Method], count: int, folder: Path) -> None:
+    """Built from its defaults, a method predicts logits [B, C], the fused ones among them."""
     trainer = toy_trainer(cls, count, folder)
-    method, batch = trainer.method, everything(trainer)
-    first = predict(method, batch)
-    require("fused" in first, "predict must return the logits 'fused'")
-    before, started = state(method), float(cross_entropy(first["fused"], batch.label))
-    logged: list[Mapping[str, Tensor]] = []
-    take = method.step
+    batch = everything(trainer)
+    found = predict(trainer.method, batch)
+    require(
+        isinstance(found, Mapping) and "fused" in found,
+        "predict must return a dict of logits with 'fused' among them",
+    )
+    wanted = (len(batch.label), CLASSES)
+    wrong = [f"{k!r} of shape {list(o.shape)}" for k, o in found.items() if o.shape != wanted]
+    require(not wrong, f"predict must return logits {list(wanted)} here, not {', '.join(wrong)}")
 
-    def step(drawn: Batch) -> dict[str, Tensor]:
-        out = take(drawn)
-        if not logged:
-            require(
-                isinstance(out, Mapping) and "loss" in out,
-                "step must return a dict of scalar tensors with 'loss' among them",
-            )
-            require(
-                any(not torch.equal(before[n], p) for n, p in method.named_parameters()),
-                "a step changed no parameter: call self.fit.backward(loss) and self.fit.update()",
-            )
-            require(
-                all(isinstance(v, Tensor) and v.ndim == 0 for v in out.values()),
-                "step must return scalar tensors, not numbers: they are read once per epoch",
-            )
-        logged.append(out)
+
+def steps(cls: type[Method], count: int, folder: Path) -> None:
+    """One step changes parameters and returns scalar tensors, its loss among them."""
+    trainer = toy_trainer(cls, count, folder, stop=lambda: True)
+    method = trainer.method
+    before, take = state(method), method.step
+
+    def step(batch: Batch) -> dict[str, Tensor]:
+        out = take(batch)
+        require(
+            isinstance(out, Mapping) and "loss" in out,
+            "step must return a dict of scalar tensors with 'loss' among them",
+        )
+        require(
+            any(not torch.equal(before[n], p) for n, p in method.named_parameters()),
+            "a step changed no parameter: call self.fit.backward(loss) and self.fit.update()",
+        )
+        require(
+            all(isinstance(v, Tensor) and v.ndim == 0 for v in out.values()),
+            "step must return scalar tensors, not numbers: they are read once per epoch",
+        )
         return out
 
     setattr(method, "step", step)  # noqa: B010  # only here, to watch it
+    with suppress(StopRequested):
+        trainer.train()
+
+
+def learns(cls: type[Method], count: int, folder: Path) -> None:
+    """The fused loss falls over a short training."""
+    trainer = toy_trainer(cls, count, folder)
+    batch = everything(trainer)
+
+    def loss() -> float:
+        return float(cross_entropy(predict(trainer.method, batch)["fused"], batch.label))
+
+    started = loss()
     trainer.train()
-    ended = float(cross_entropy(predict(method, batch)["fused"], batch.label))
+    ended = loss()
     require(
         ended < started,
         f"the fused loss did not fall on the toy task ({started:.3f} to {ended:.3f}); look at "
@@ -193,9 +214,11 @@ def survives_bf16(cls: type[Method], count: int, folder: Path) -> None:
 
 # A check may return what to say about a pass.
 CHECKS: dict[str, Callable[[type[Method], int, Path], str | None]] = {
+    "constructs": constructs,
     "options": options,
-    "choices": choices,
+    "steps": steps,
     "learns": learns,
+    "choices": choices,
     "repeats": repeats,
     "predicts alone": predicts_alone,
     "resumes": resumes,

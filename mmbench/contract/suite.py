@@ -11,6 +11,7 @@ from mmbench.contract.toy import toy_task
 from mmbench.method import Method
 
 COUNTS = (1, 2, 3, 4)
+BY_COUNT = ("constructs", "steps", "learns")  # what must hold for each, or be refused
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,15 @@ class Result:
 
 
 def plan(cls: type[Method]) -> list[tuple[str, int]]:
-    """Return which check runs with how many modalities: learning with 1 to 4, the rest with less.
+    """Return which check runs with how many modalities.
 
-    The others run with two and three, as those are what the study has, or else with one.
+    The first ones run with 1 to 4, ``options`` once, and the rest with two and three, as those are
+    what the study has, or else with one.
     """
     accepted = [c for c in COUNTS if cls.refuse(toy_task(c), cls.Config()) is None]
     usual = [c for c in accepted if c in (2, 3)] or accepted[:1] or [2]
-    rows = [("options", usual[0]), *(("learns", c) for c in COUNTS)]
-    return rows + [(name, c) for name in CHECKS if name not in ("options", "learns") for c in usual]
+    counts = {"options": usual[:1], **{name: list(COUNTS) for name in BY_COUNT}}
+    return [(name, c) for name in CHECKS for c in counts.get(name, usual)]
 
 
 def run_one(cls: type[Method], check: str, modalities: int) -> Result:
@@ -74,7 +76,7 @@ def run_all(cls: type[Method]) -> Iterator[Result]:
     try:
         rows = plan(cls)
     except Exception as err:
-        yield Result("options", 0, "FAIL", f"cannot be constructed from its defaults: {err}")
+        yield Result("constructs", 0, "FAIL", f"cannot be constructed from its defaults: {err}")
         return
     refused = []
     for check, modalities in rows:
@@ -82,4 +84,4 @@ def run_all(cls: type[Method]) -> Iterator[Result]:
         refused.append(result.outcome == "refused")
         yield result
     if all(refused):
-        yield Result("learns", 0, "FAIL", "refuses every number of modalities from 1 to 4")
+        yield Result("constructs", 0, "FAIL", "refuses every number of modalities from 1 to 4")

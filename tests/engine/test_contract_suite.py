@@ -240,16 +240,29 @@ class Crashing(Sound):
         raise KeyError("audio")
 
 
+class Unfused(Sound):
+    def predict(self, inputs):
+        return {"logits": super().predict(inputs)["fused"]}
+
+
+class Squeezed(Sound):
+    def predict(self, inputs):
+        fused = super().predict(inputs)["fused"]
+        return {"fused": fused, "m1": fused[:, 0]}
+
+
 CASES = [
+    (Unfused, "constructs", "with 'fused' among them"),
+    (Squeezed, "constructs", "logits [96, 3] here, not 'm1' of shape [96]"),
     (Unbounded, "options", "give strength a range"),
     (Unsourced, "options", "say what strength means"),
     (Chosen, "choices", "with mode=broken: IndexError at test_contract_suite.py"),
     (Chosen, "choices", "with inverse=True: not finite after 2 epochs: share"),
     (Chosen, "choices", "with start=None: KeyError"),
-    (Wordless, "learns", "step must return a dict of scalar tensors with 'loss'"),
-    (Idle, "learns", "changed no parameter"),
+    (Wordless, "steps", "step must return a dict of scalar tensors with 'loss'"),
+    (Idle, "steps", "changed no parameter"),
     (Uphill, "learns", "did not fall"),
-    (Numbers, "learns", "must return scalar tensors"),
+    (Numbers, "steps", "must return scalar tensors"),
     (Unseeded, "repeats", "two runs with one seed differ"),
     (Neighbours, "predicts alone", "when the batch is another"),
     (Forgetful, "resumes", "self.steps is not what"),
@@ -263,8 +276,8 @@ CASES = [
     (hook_waiting("on_epoch_start", 6), "does not wait", "in an epoch of 6 batches, first at test"),
     (hook_waiting("on_epoch_end", 7), "does not wait", "on_epoch_end waits for the device 7 times"),
     (Overflowing, "survives bf16", "not finite after training in bf16: score"),
-    (Misspelt, "learns", "AttributeError at test_contract_suite.py"),
-    (Crashing, "learns", "KeyError at test_contract_suite.py"),
+    (Misspelt, "steps", "AttributeError at test_contract_suite.py"),
+    (Crashing, "steps", "KeyError at test_contract_suite.py"),
 ]
 
 

@@ -11,6 +11,8 @@ from mmbench.methods.agm import coefficients, leads, shapley, surprise
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from .recorded import recorded
+
 ORDERS = {2: ("a", "v"), 3: ("a", "v", "t")}
 
 
@@ -25,18 +27,6 @@ def table(names, seed=0):
         for r in range(1, len(names) + 1)
         for s in combinations(names, r)
     }
-
-
-def recorded(bench, batch, monkeypatch):
-    """Step once; return the log and the gradients just before the update."""
-    found, update = {}, bench.trainer.update
-
-    def recording(optimizer="main"):
-        found.update({n: p.grad.clone() for n, p in bench.method.named_parameters()})
-        update(optimizer)
-
-    monkeypatch.setattr(bench.trainer, "update", recording)
-    return bench.step(batch), found
 
 
 def padded_logits(method, inputs, subset):
@@ -273,3 +263,14 @@ def test_a_batch_of_one_is_defined(make_bench, make_batch):
 def test_the_released_floor_is_that_of_the_script_for_so_many_modalities(names, least, make_bench):
     assert make_bench("agm", names, floor="script").method.floor == least
     assert make_bench("agm", names).method.floor == 1e-8
+
+
+@pytest.mark.parametrize(("names", "clipped"), [(("a", "v"), True), (("a", "v", "t"), False)])
+def test_the_threshold_of_clipping_is_that_of_the_script_for_so_many_modalities(
+    names, clipped, make_bench
+):
+    method = make_bench("agm", names).method
+    weight = method.fusion_head.linear.weight
+    weight.grad = torch.full_like(weight, 3.0)  # above 1, below 5
+    assert bool(method._clip()) is clipped
+    assert float(weight.grad.norm()) == pytest.approx(1.0 if clipped else 3 * weight.numel() ** 0.5)

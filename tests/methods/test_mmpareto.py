@@ -8,6 +8,8 @@ from mmbench.methods.mmpareto import balance, combine, min_norm
 from torch.nn.functional import cross_entropy
 from torchjd.aggregation import MGDAWeighting
 
+from .recorded import recorded
+
 
 def vector(*values):
     return torch.tensor(values, dtype=torch.float64)
@@ -26,17 +28,6 @@ def plain_losses(method, batch):
     z = method.encode(batch.inputs)
     fused = cross_entropy(method.fusion_head(z), batch.label)
     return fused, {m: cross_entropy(method.heads[m](z[m]), batch.label) for m in method.names}
-
-
-def recorded(bench, batch, monkeypatch):
-    found, update = {}, bench.trainer.update
-
-    def recording(optimizer="main"):
-        found.update({n: p.grad.clone() for n, p in bench.method.named_parameters()})
-        update(optimizer)
-
-    monkeypatch.setattr(bench.trainer, "update", recording)
-    return bench.step(batch), found
 
 
 def test_worked_example():

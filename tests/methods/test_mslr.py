@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mmbench.methods.mslr import change
+from torch.nn.functional import cross_entropy
 
 from mmbench.registry import METHODS
 
@@ -159,3 +160,42 @@ def test_factors_of_absent_modalities_are_refused(make_bench):
 def test_factors_must_be_positive():
     with pytest.raises(ValueError, match="greater than 0"):
         METHODS.load("mslr").Config(c={"a": 0.0})
+
+
+def test_released_run_follows_a_plain_loop(make_bench):
+    """Gradients scaled, both modalities by the second's accuracy, in a window, with momentum."""
+    c, last, epochs = {"a": 0.9, "v": 1.1}, 4, 6
+    options = {**METHODS.load("mslr").released(), "memory": 2, "ends": last, "c": c}
+    bench = make_bench("mslr", epochs=epochs, **options)
+    method, trainer = bench.method, bench.trainer
+    trainer.settings = trainer.settings.model_copy(update={"schedule": "constant"})
+    plain = {k: p.detach().clone().requires_grad_() for k, p in method.named_parameters()}
+    trainer.train()
+
+    def logits(m, x):
+        z = (x @ plain[f"encoders.{m}.layer.weight"].T + plain[f"encoders.{m}.layer.bias"]).relu()
+        return z @ plain[f"heads.{m}.weight"].T + plain[f"heads.{m}.bias"]
+
+    optimizer = torch.optim.SGD(plain.values(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    ratio, memory, ratios = 1.0, [], []
+    for epoch in range(epochs):
+        ratios.append(ratio)
+        for batch in trainer.loaders["train"].training(torch.arange(40), epoch):
+            optimizer.zero_grad()
+            fused = logits("a", batch.inputs["a"]) + logits("v", batch.inputs["v"])
+            cross_entropy(fused, batch.label).backward()
+            for name, p in plain.items():
+                if epoch <= last:
+                    p.grad *= c[name.split(".")[1]] * ratio
+            optimizer.step()
+        hits = [
+            logits("v", b.inputs["v"]).argmax(1) == b.label
+            for b in trainer.loaders["val"].everything()
+        ]
+        accuracy = float(torch.cat(hits).float().mean())
+        if len(memory) == 2:
+            ratio = accuracy / (sum(memory) / 2)
+        memory = [*memory, accuracy][-2:]
+    assert len(set(ratios[: last + 1])) > 1
+    for name, p in method.named_parameters():
+        torch.testing.assert_close(p, plain[name], atol=1e-8, rtol=0, msg=name)

@@ -13,23 +13,13 @@ from torch.nn.functional import cross_entropy
 from mmbench.errors import UserError
 from mmbench.registry import METHODS
 
+from .recorded import recorded
+
 positive = st.floats(1e-6, 1e6)
 
 
 def tensors(**values):
     return {m: torch.tensor(v, dtype=torch.float64) for m, v in values.items()}
-
-
-def gradients(bench, batch, monkeypatch):
-    """Return the gradients just before the update, by parameter name."""
-    found, update = {}, bench.trainer.update
-
-    def recording(optimizer="main"):
-        found.update({n: p.grad.clone() for n, p in bench.method.named_parameters()})
-        update(optimizer)
-
-    monkeypatch.setattr(bench.trainer, "update", recording)
-    return bench.step(batch), found
 
 
 def plain_gradients(method, batch):
@@ -107,7 +97,7 @@ def test_duplicated_modality_gets_the_same_factor():
 def test_only_encoder_matrices_are_scaled(fusion, make_bench, make_batch, monkeypatch):
     bench, batch = make_bench("ogm", fusion=fusion), make_batch()
     plain = plain_gradients(bench.method, batch)
-    log, found = gradients(bench, batch, monkeypatch)
+    log, found = recorded(bench, batch, monkeypatch)
     assert min(log["k/a"], log["k/v"]) < 1
     for name, gradient in found.items():
         matrix = name.startswith("encoders") and name.endswith("weight")
@@ -134,6 +124,7 @@ def test_outside_its_window_it_is_the_baseline_bitwise(name, fusion, make_bench,
         ({}, 100, range(51)),
         ({"window_unit": "epochs", "ends": 50}, 200, range(51)),
         ({"starts": 0.25, "ends": 0.5}, 8, range(2, 5)),
+        ({"starts": 0.7, "ends": 0.7}, 90, range(63, 64)),  # 0.7 * 90 is below 63 in floating point
     ],
 )
 def test_window_includes_both_ends(options, epochs, inside):

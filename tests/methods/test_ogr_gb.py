@@ -7,7 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mmbench.methods.ogr_gb import CAP, blend
+from torch import nn
 from torch.nn.functional import cross_entropy
+
+from mmbench.training.optimizers import Optimizers
 
 F64 = torch.float64
 gains = st.lists(st.floats(-2, 2), min_size=3, max_size=3)
@@ -107,8 +110,12 @@ def equal(left, right):
 @pytest.mark.parametrize("mode", ["offline", "online"])
 def test_an_estimate_leaves_no_trace_but_the_weights(mode, make_bench, make_batch):
     bench = make_bench("ogr-gb", mode=mode)
-    for seed in range(3):
-        bench.step(make_batch(seed=seed))  # so that there is momentum to disturb
+    encoder = bench.method.encoders["a"]
+    encoder.layer = nn.Sequential(encoder.layer, nn.BatchNorm1d(8).double(), nn.Dropout(0.2))
+    bench.trainer.optimizers = Optimizers(bench.method, bench.trainer.settings)
+    bench.trainer.optimizers.create("main", bench.method.parameter_groups())
+    for seed in range(3):  # so that there are momentum and batch statistics to disturb
+        bench.step(make_batch(seed=seed))
     bench.trainer.hold_out(0.2)
     before = everything(bench)
     torch.manual_seed(7)
@@ -117,7 +124,8 @@ def test_an_estimate_leaves_no_trace_but_the_weights(mode, make_bench, make_batc
     bench.method.estimate()
     assert torch.equal(torch.rand(3), expected_draw)
     after = everything(bench)
-    assert not torch.equal(before["model"].pop("w"), after["model"].pop("w"))
+    for name in ("w", "evidence"):
+        assert not torch.equal(before["model"].pop(name), after["model"].pop(name))
     for part in ("model", "optimizers", "counters", "meters"):
         assert equal(before[part], after[part]), part
 
@@ -194,3 +202,14 @@ def test_an_estimate_takes_ten_epochs_and_never_more_than_the_run(
     options, epochs, length, make_bench
 ):
     assert make_bench("ogr-gb", epochs=epochs, **options).method.period == length
+
+
+def test_the_log_tells_what_the_weights_were_made_of(make_bench):
+    bench = make_bench("ogr-gb", epochs=2)
+    bench.trainer.train()
+    train, branches = bench.trainer.curve[-1].train, ("a", "v", "fused")
+    gain, overfit, weight = (
+        tensor([train[f"{name}/{k}"] for k in branches]) for name in ("gain", "overfit", "weight")
+    )
+    assert (gain > 0).any()
+    torch.testing.assert_close(blend(gain, overfit), weight)
