@@ -8,7 +8,6 @@ import typer
 from mmbench.cli import sweeps_app
 from mmbench.cli.options import RESULTS, Json, Results
 from mmbench.errors import UserError
-from mmbench.settings import set_weights
 
 app = typer.Typer(
     name="mmbench",
@@ -143,6 +142,7 @@ def run(
     Example: mmbench run --methods concat,sum --datasets embedded --seeds 3
     """
     from mmbench.cli import running
+    from mmbench.settings import set_weights
 
     set_weights(weights, allow_download)
     code = running.run(
@@ -297,6 +297,7 @@ def prepare(
 ) -> None:
     """Build a data set's cache once. Example: mmbench prepare my.csv"""
     from mmbench.cli import preparing
+    from mmbench.settings import set_weights
 
     set_weights(weights, allow_download)
     if preparing.is_table(name):
