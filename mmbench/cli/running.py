@@ -235,6 +235,7 @@ def run(options: Options) -> int:
     from mmbench.store import Store
 
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("mmbench").setLevel(logging.INFO)
     settings = validate(
         RunSettings,
         {
