@@ -74,11 +74,9 @@ def show(name: str, results: Path, plugins: Sequence[str], as_json: bool) -> Non
             return
     runs = [d for d in _directories(results) if name in d.path.name]
     if runs:
-        for directory in runs:
-            file = directory.record_file
-            if not file.exists() and directory.failures():
-                file = directory.failures()[-1]
-            print((file if file.exists() else directory.path / "cell.json").read_text())
+        from mmbench.cli.show_run import show_runs
+
+        show_runs(runs, as_json)
         return
     known = [n for registry in KINDS.values() for n in registry.names()]
     raise UserError(

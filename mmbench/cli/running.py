@@ -318,7 +318,7 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
     for cell in held:
         print(f"running elsewhere: {cell.folder}; run the same command once that has ended")
     if outcome.failed:
-        print("mmbench show CELL prints the traceback; run the same command to try again")
+        print("mmbench show CELL says why; run the same command to try again")
         return 1
     if held:
         return 1

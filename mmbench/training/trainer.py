@@ -125,7 +125,8 @@ class Trainer:
                 self.method.on_epoch_start()
             self._train_epoch()
             self.split.align()
-            metrics = evaluate(self.method, self.loaders[self.select])
+            when = f"at the end of epoch {self.epoch}, step {self.step_in_epoch}"
+            metrics = evaluate(self.method, self.loaders[self.select], when)
             self._select(metrics)
             self.method.on_epoch_end(metrics if self.validates else None)
             self._add_row(metrics)

@@ -201,6 +201,25 @@ def test_file_size_limit_is_explained(cache, tmp_path):
     assert "File too large; make room" in done.stdout
 
 
+def test_a_command_that_may_not_write_says_so(cache, tmp_path):
+    """Whatever the command: here the tables and the copies of the records."""
+    results = tmp_path / "r"
+    run = [*RUN, "--set", "trainer.epochs=1", "--cache", cache, "--results", results]
+    assert mmbench(*run).returncode == 0
+    mount = ["mount", "--bind", results, results]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a folder read-only, and permissions do not hold for root")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", results], check=True)
+        for command in (["report"], ["collect"], run[:-2]):
+            done = mmbench(*command, "--results", results)
+            assert done.returncode == 2, done.stderr
+            assert "Read-only file system" in done.stderr
+            assert "Traceback" not in done.stderr
+    finally:
+        subprocess.run(["umount", results], check=True)
+
+
 def test_missing_data_root_is_named(tmp_path):
     for root in (tmp_path / "nowhere", __file__):
         done = mmbench("prepare", "mfeat3", "--root", root, "--cache", tmp_path)
