@@ -355,8 +355,9 @@ def clean(
     failed: Annotated[bool, typer.Option(help="Remove failed attempts.")] = False,
     unfinished: Annotated[bool, typer.Option(help="Remove interrupted runs.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print what would go, and stop.")] = False,
+    json: Json = False,
 ) -> None:
     """Remove failed or unfinished runs, never finished ones. Example: mmbench clean --failed"""
     from mmbench.cli import browse
 
-    browse.clean(results, failed, unfinished, dry_run)
+    browse.clean(results, failed, unfinished, dry_run, json)
