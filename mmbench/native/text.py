@@ -33,7 +33,7 @@ def tokens(source: Source, *, tokenizer: str, length: int) -> NDArray[np.generic
 
 @cache
 def _tokenizer(name: str) -> Any:  # Any: transformers is an extra
-    from mmbench.nets.weights import from_pretrained  # torch, which listing does without
+    from mmbench.nets.weights import from_pretrained  # slow to import, and most texts need none
 
     tokenizer = from_pretrained("AutoTokenizer", name)
     # CLIP reads a text's vector at its end mark and nothing behind it, so that any number will do.
