@@ -12,6 +12,10 @@ class UserError(MMBenchError):
     """A mistake of the user: leaves the command line without a traceback, with exit code 2."""
 
 
+class NewerRecord(UserError):
+    """A record is whole, but a newer version of mmbench wrote it."""
+
+
 class Refused(UserError):
     """A method cannot work on this data with these encoders; the cell is refused, not failed."""
 

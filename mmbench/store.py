@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from mmbench.cell import Cell
-from mmbench.errors import UserError
+from mmbench.errors import NewerRecord, UserError
 from mmbench.launch import lease
 from mmbench.launch.lease import NO_LINKS
 from mmbench.record import SCHEMA, Record
@@ -121,14 +121,12 @@ def read_record(file: Path, curve: bool = True) -> Record:
         raw = from_json(gzip.decompress(data) if file.suffix == ".gz" else data)
         version = raw.get("schema_version", 0)
         if version > SCHEMA:
-            raise UserError(
+            raise NewerRecord(
                 f"{file} was written by a newer mmbench (record version {version}; this one reads "
                 f"up to {SCHEMA}); update mmbench"
             )
         return Record.model_validate(raw if curve else {**raw, "curve": []})
     except (OSError, EOFError, zlib.error, ValueError, AttributeError, ValidationError) as err:
-        if isinstance(err, UserError):
-            raise
         raise UserError(
             f"{file} is not a readable record ({type(err).__name__}); move it away and run the "
             "cell again"
@@ -285,7 +283,17 @@ class RunDirectory:
         return "refused" if found[1] == b"refused" else "done"
 
     def set_aside(self) -> Path:
-        """Rename a record that cannot be read, so that the cell can run again; nothing is lost."""
+        """Rename a record that cannot be read, so that the cell can run again; nothing is lost.
+
+        Raises:
+            NewerRecord: if it is only for another version to read.
+        """
+        try:
+            read_record(self.record_file)
+        except NewerRecord:
+            raise
+        except UserError:
+            pass
         kept = self.path / f"unreadable-{len(list(self.path.glob('unreadable-*'))) + 1:03d}.json"
         self.record_file.replace(kept)
         return kept

@@ -1,6 +1,9 @@
 """The command line: commands parse, call and print; the work is elsewhere."""
 
+import errno
 import sys
+
+HINDERED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 def main() -> None:
@@ -15,3 +18,12 @@ def main() -> None:
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as err:
+        if err.errno not in HINDERED:
+            raise
+        print(
+            f"error: {err.filename or 'a file'}: {err.strerror}; get permission or make room, and "
+            "type the command again: finished work is kept",
+            file=sys.stderr,
+        )
+        sys.exit(2)

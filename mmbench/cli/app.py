@@ -8,7 +8,6 @@ import typer
 from mmbench.cli import sweeps_app
 from mmbench.cli.options import RESULTS, Json, Results
 from mmbench.errors import UserError
-from mmbench.settings import set_weights
 
 app = typer.Typer(
     name="mmbench",
@@ -143,6 +142,7 @@ def run(
     Example: mmbench run --methods concat,sum --datasets embedded --seeds 3
     """
     from mmbench.cli import running
+    from mmbench.settings import set_weights
 
     set_weights(weights, allow_download)
     code = running.run(
@@ -297,6 +297,7 @@ def prepare(
 ) -> None:
     """Build a data set's cache once. Example: mmbench prepare my.csv"""
     from mmbench.cli import preparing
+    from mmbench.settings import set_weights
 
     set_weights(weights, allow_download)
     if preparing.is_table(name):
@@ -354,8 +355,9 @@ def clean(
     failed: Annotated[bool, typer.Option(help="Remove failed attempts.")] = False,
     unfinished: Annotated[bool, typer.Option(help="Remove interrupted runs.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print what would go, and stop.")] = False,
+    json: Json = False,
 ) -> None:
     """Remove failed or unfinished runs, never finished ones. Example: mmbench clean --failed"""
     from mmbench.cli import browse
 
-    browse.clean(results, failed, unfinished, dry_run)
+    browse.clean(results, failed, unfinished, dry_run, json)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmbench.cli.output import console, print_rows
+from mmbench.cli.output import print_rows
 from mmbench.errors import UserError, nearest
 from mmbench.own.dataset import discover
 from mmbench.plugins import load_plugin
@@ -74,11 +74,9 @@ def show(name: str, results: Path, plugins: Sequence[str], as_json: bool) -> Non
             return
     runs = [d for d in _directories(results) if name in d.path.name]
     if runs:
-        for directory in runs:
-            file = directory.record_file
-            if not file.exists() and directory.failures():
-                file = directory.failures()[-1]
-            print((file if file.exists() else directory.path / "cell.json").read_text())
+        from mmbench.cli.show_run import show_runs
+
+        show_runs(runs, as_json)
         return
     known = [n for registry in KINDS.values() for n in registry.names()]
     raise UserError(
@@ -148,7 +146,7 @@ def _show_class(registry: Registry, name: str, as_json: bool) -> None:
             print(f"  {key} = {value}")
 
 
-def clean(results: Path, failed: bool, unfinished: bool, dry_run: bool) -> None:
+def clean(results: Path, failed: bool, unfinished: bool, dry_run: bool, as_json: bool) -> None:
     """Remove failed attempts, or interrupted and cancelled runs."""
     if not (failed or unfinished):
         raise UserError("say what to remove: --failed, --unfinished or both")
@@ -156,13 +154,17 @@ def clean(results: Path, failed: bool, unfinished: bool, dry_run: bool) -> None:
     doomed["cancelled"] = unfinished
     states = {d.path: d.state() for d in _directories(results)}
     gone = [path for path, state in states.items() if doomed.get(state)]
-    for path, state in states.items():
-        if state == "running":
-            console().print(f"kept {path}: a process is running it", highlight=False)
-    for path in gone:
-        console().print(f"{'would remove' if dry_run else 'removed'} {path}", highlight=False)
-        if not dry_run:
+    kept = [path for path, state in states.items() if state == "running"]
+    if not dry_run:
+        for path in gone:
             shutil.rmtree(path)
+    if as_json:
+        print(json.dumps({"removed": [str(p) for p in gone], "running": [str(p) for p in kept]}))
+        return
+    for path in kept:
+        print(f"kept {path}: a process is running it")
+    for path in gone:
+        print(f"{'would remove' if dry_run else 'removed'} {path}")
     print(
         f"{len(gone)} runs {'would go' if dry_run else 'removed'}; finished runs are never touched"
     )

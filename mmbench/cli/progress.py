@@ -6,7 +6,7 @@ from collections import Counter
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -27,7 +27,7 @@ class Progress:
         self.counts: Counter[str] = Counter()
         self.running: dict[str, tuple[Cell, dict[str, Any]]] = {}
         self.begun = time.monotonic()
-        self.live = Live(console=Console(), refresh_per_second=4) if sys.stdout.isatty() else None
+        self.live = Live(get_renderable=self._render) if sys.stdout.isatty() else None
 
     def __enter__(self) -> Self:
         if self.live:
@@ -41,7 +41,6 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         if self.live:
-            self.live.update(self._render())
             self.live.stop()
 
     def see(self, cell: Cell | None, message: dict[str, Any]) -> None:
@@ -64,8 +63,6 @@ class Progress:
             _, last = self.running.pop(cell.id, (cell, {}))
             self.counts[kind] += 1
             self._say(self._line(cell, kind, message, last))
-        if self.live:
-            self.live.update(self._render())
 
     def summary(self) -> str:
         """Return one line: how many cells ended how, and how long it took."""
@@ -88,19 +85,24 @@ class Progress:
             print(line, flush=True)
 
     def _render(self) -> Group:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("cell", "epoch", "accuracy", "left"):
-            table.add_column(name)
-        for cell, live in self.running.values():
-            epochs = live.get("epochs", cell.trainer.epochs)
-            epoch = live.get("epoch", -1) + 1
-            left = live.get("seconds_per_epoch", 0.0) * (epochs - epoch)
-            name = f"{cell.dataset} {cell.label} s{cell.seed}"
-            table.add_row(name, f"{epoch}/{epochs}", _scores(live.get("metrics", {})), clock(left))
         ended = sum(self.counts.values())
         elapsed = time.monotonic() - self.begun
         left = clock(elapsed / ended * (self.total - ended)) if ended else "?"
-        return Group(table, Text(f"{ended}/{self.total} cells, {clock(elapsed)}, {left} left"))
+        # Above the table, which may be longer than the screen.
+        total = Text(f"{ended}/{self.total} cells, {clock(elapsed)}, {left} left")
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("cell", "epoch", "accuracy", "left"):
+            table.add_column(name)
+        for cell, live in list(self.running.values()):  # copied: another thread draws
+            epochs = live.get("epochs", cell.trainer.epochs)
+            epoch = live.get("epoch", -1) + 1
+            each = live.get("seconds_per_epoch")
+            left = "?" if each is None else clock(each * (epochs - epoch))
+            name = f"{cell.dataset} {cell.label} s{cell.seed}"
+            table.add_row(name, f"{epoch}/{epochs}", _scores(live.get("metrics", {})), left)
+        if not (self.running or ended):
+            return Group(total, Text("starting the workers"))
+        return Group(total, table) if self.running else Group(total)
 
 
 def _scores(metrics: dict[str, float]) -> str:

@@ -235,6 +235,7 @@ def run(options: Options) -> int:
     from mmbench.store import Store
 
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("mmbench").setLevel(logging.INFO)
     settings = validate(
         RunSettings,
         {
@@ -249,7 +250,8 @@ def run(options: Options) -> int:
     )
     profile = asked_profile(options)
     store = Store(options.results)
-    store.check_writable()
+    if not options.dry_run:
+        store.check_writable()
     cells = make_cells(options)
     states = {cell.id: store.state(cell) for cell in cells}
     damaged = [cell for cell in cells if states[cell.id] == "unreadable"]
@@ -318,7 +320,7 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
     for cell in held:
         print(f"running elsewhere: {cell.folder}; run the same command once that has ended")
     if outcome.failed:
-        print("mmbench show CELL prints the traceback; run the same command to try again")
+        print("mmbench show CELL says why; run the same command to try again")
         return 1
     if held:
         return 1

@@ -257,6 +257,6 @@ def ensure(dataset: Dataset, *, cache: Path) -> Prepared:
             raise UserError(
                 f"{dataset.name} is not prepared on this machine; type: {command(dataset, cache)}"
             )
-        logger.info("preparing %s (once)", dataset.name)
+        logger.info("preparing %s, once for all runs on this machine", dataset.name)
         prepare(dataset, cache=cache)
     return load(dataset, cache=cache)

@@ -25,8 +25,13 @@ def predictions(method: Method, loader: Loader) -> dict[str, Tensor]:
     return {name: torch.cat(logits) for name, logits in parts.items()}
 
 
-def evaluate(method: Method, loader: Loader) -> Metrics:
+def evaluate(method: Method, loader: Loader, when: str) -> Metrics:
     """Return ``metrics[prediction][metric]``; waits for the device once.
+
+    Args:
+        method: what predicts.
+        loader: the split.
+        when: what an error says of it, e.g. ``at the last epoch``.
 
     Raises:
         NonFiniteLoss: if a prediction has values that are not finite: its scores mean nothing.
@@ -46,7 +51,7 @@ def evaluate(method: Method, loader: Loader) -> Metrics:
     bad = [name for name, scores in out.items() if not scores.pop(FINITE)]
     if bad:
         raise NonFiniteLoss(
-            f"predictions are not finite: {', '.join(bad)}; lower trainer.lr, or set "
+            f"predictions are not finite {when}: {', '.join(bad)}; lower trainer.lr, or set "
             "trainer.clip_norm"
         )
     return out

@@ -68,6 +68,14 @@ class Optimizers:
                 return
         raise KeyError(f"the main optimiser has no parameter group {group_name!r}")
 
+    def zero_grad(self) -> None:
+        """Set all gradients to None, those of parameters without an optimiser as well.
+
+        Unlike ``Module.zero_grad`` it does not walk the modules, which small steps notice.
+        """
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
     def state(self) -> dict[str, Any]:
         """Return what ``load`` needs: state dicts and the parameters' names."""
         return {

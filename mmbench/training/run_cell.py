@@ -323,9 +323,11 @@ def _train(
 
 def _final(trainer: Trainer, parts: Parts) -> dict[str, Metrics]:
     """Read the test split: at the last epoch, and at the selected one."""
-    last = evaluate(parts.method, parts.loaders["test"])
+    test = parts.loaders["test"]
+    last = evaluate(parts.method, test, "on test, after the last epoch")
     parts.method.load_state_dict(trainer.best.state)
-    return {"selected": evaluate(parts.method, parts.loaders["test"]), "last": last}
+    when = f"on test, after epoch {trainer.best.epoch}"
+    return {"selected": evaluate(parts.method, test, when), "last": last}
 
 
 def _timing(trainer: Trainer, samples: int, total: float) -> Timing:

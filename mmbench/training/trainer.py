@@ -125,7 +125,8 @@ class Trainer:
                 self.method.on_epoch_start()
             self._train_epoch()
             self.split.align()
-            metrics = evaluate(self.method, self.loaders[self.select])
+            when = f"at the end of epoch {self.epoch}, step {self.step_in_epoch}"
+            metrics = evaluate(self.method, self.loaders[self.select], when)
             self._select(metrics)
             self.method.on_epoch_end(metrics if self.validates else None)
             self._add_row(metrics)
@@ -238,7 +239,7 @@ class Trainer:
         self.epoch, self.step, self.step_in_epoch = state["counters"]
         self.meter.load(state["meters"][0])
         self.norms.load(state["meters"][1])
-        self.method.zero_grad(set_to_none=True)
+        self.optimizers.zero_grad()
         checkpoint.set_rng_state(state["rng"], self.device)
 
     @property
@@ -321,7 +322,7 @@ class Trainer:
             parameters = [p for g in chosen.param_groups for p in g["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
         chosen.step()
-        self.method.zero_grad(set_to_none=True)
+        self.optimizers.zero_grad()
 
     def _measure_norms(self) -> None:
         for name, encoder in self.method.encoders.items():

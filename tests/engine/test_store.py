@@ -94,7 +94,10 @@ def test_one_damaged_record_stops_no_command(damaged, cells, cache):
     assert Store(damaged).state(cells[0]) == "unreadable"
     shown = mmbench("status", "--results", damaged, "--json")
     assert shown.returncode == 1
-    assert sorted(row["state"] for row in json.loads(shown.stdout)) == ["done", "unreadable"]
+    assert sorted(row["state"] for row in json.loads(shown.stdout)["cells"]) == [
+        "done",
+        "unreadable",
+    ]
     for command in ("report", "collect"):
         done = mmbench(command, "--results", damaged)
         assert done.returncode == 1, command
@@ -116,6 +119,18 @@ def test_a_damaged_record_is_set_aside_and_the_cell_runs_again(damaged, cells, c
     assert (directory.path / "unreadable-001.json").stat().st_size == 100
 
 
+def test_a_newer_versions_record_is_left_where_it_is_and_nothing_runs(cells, cache, tmp_path):
+    file = Store(tmp_path).create(cells[0]).record_file
+    file.write_text('{"schema_version": 999}')
+    done = mmbench(
+        "run", "--methods", "concat,sum", "--datasets", "mfeat3", "--set", "trainer.epochs=1",
+        "--results", tmp_path, "--cache", cache, "--jobs", "1",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"{file} was written by a newer mmbench (record version 999" in done.stderr
+    assert [f.name for f in tmp_path.glob("runs/*/*.json")] == ["cell.json", "record.json"]
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\x00"])
 def test_damaged_small_files_are_lived_with(text, cells, tmp_path):
     store = Store(tmp_path)
@@ -123,7 +138,7 @@ def test_damaged_small_files_are_lived_with(text, cells, tmp_path):
     for name in ("cell.json", "progress.json"):
         (directory.path / name).write_text(text)
     shown = mmbench("status", "--results", tmp_path, "--json")
-    assert [row["state"] for row in json.loads(shown.stdout)] == ["unreadable"]
+    assert [row["state"] for row in json.loads(shown.stdout)["cells"]] == ["unreadable"]
     store.create(cells[0])
     assert RunDirectory(directory.path).facts("cell.json")["method"] == cells[0].method
     assert store.state(cells[0]) == "waiting"
