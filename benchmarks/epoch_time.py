@@ -25,13 +25,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmbench.errors import MMBenchError
 from mmbench.settings import RunSettings, TrainerSettings
-from mmbench.testing.speed import audiovisual, make_trainer, random_loader, show, sizes, table
+from mmbench.testing.speed import (
+    CREMAD,
+    audiovisual,
+    make_trainer,
+    random_loader,
+    show,
+    sizes,
+    table,
+)
 from mmbench.training.device import choose, peak_memory, synchronize
 from mmbench.training.environment import conditions
 from mmbench.training.trainer import Trainer
 
 CLASSES = 6
-AUDIO, VISUAL = (1, 257, 1250), (3, 2, 224, 224)
+AUDIO, VISUAL, BATCH = CREMAD
 
 
 @contextmanager
@@ -88,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", default="concat,iprm")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--samples", type=int, default=6698)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--audio", type=sizes, default=AUDIO)
     parser.add_argument("--visual", type=sizes, default=VISUAL)
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: bf16 on a GPU")

@@ -17,6 +17,10 @@ from mmbench.training.run_cell import arrange
 from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
 
+# audio [C, H, W], visual [C, K, H, W], samples per step
+CREMAD = ((1, 257, 1250), (3, 2, 224, 224), 64)
+SMALL = ((1, 65, 313), (3, 2, 56, 56), 8)  # a quarter of its sides
+
 
 def sizes(text: str) -> tuple[int, ...]:
     """Read ``1,65,128``; a size is at least 1."""
