@@ -28,6 +28,7 @@ from mmbench.registry import METHODS
 from mmbench.settings import TrainerSettings
 from mmbench.testing.speed import (
     CREMAD,
+    LATE,
     SMALL,
     audiovisual,
     make_trainer,
@@ -65,7 +66,7 @@ def step_peak(
 
 def steps(trainer: Trainer, data: Batch) -> None:
     """Take a step in each of some late epochs: some methods add modalities one by one."""
-    for epoch in range(EPOCHS, 2 * EPOCHS):
+    for epoch in range(LATE, LATE + EPOCHS):
         trainer.epoch, trainer.step_in_epoch = epoch, 0
         trainer.method.on_epoch_start()
         trainer.method.step(data)

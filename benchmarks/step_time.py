@@ -6,8 +6,9 @@
 Every method gets the same ResNet-18 encoders and the same random batches, and takes its steps
 through the shared trainer. A round gives each method one turn; the order rotates from round to
 round, and a method's ratio is taken within a round, so that a machine that slows down slows all of
-them. The median over rounds is printed, with the quartiles. Work between epochs (PMR's prototypes,
-OGR-GB's estimate) is not in it.
+them. The median over rounds is printed, with the quartiles, and the floating-point operations of
+the step over those of ``concat``: a step limited by arithmetic cannot be faster than that. Work
+between epochs (PMR's prototypes, OGR-GB's estimate) is not in it.
 
 On a GPU the shapes are CREMA-D's (257 x 1250 spectrogram, two frames of 224 x 224, batch 64). On
 the CPU the sides are a quarter of these and the batch is 8, unless given: a step of that size takes
@@ -34,9 +35,11 @@ from mmbench.registry import METHODS
 from mmbench.settings import TrainerSettings
 from mmbench.testing.speed import (
     CREMAD,
+    LATE,
     SMALL,
     audiovisual,
     make_trainer,
+    operations,
     random_loader,
     show,
     sizes,
@@ -47,7 +50,6 @@ from mmbench.training.environment import conditions
 from mmbench.training.trainer import Trainer
 
 BASELINE, CLASSES = "concat", 6
-LATE = 4  # an epoch in which methods that add modalities one by one have all of them
 # what a step may cost at most, relative to the baseline
 TARGETS = {
     "iprm": 1.01, "lfm": 1.02, "ogm": 1.03, "pmr": 1.03, "mla": 1.10, "mmpareto": 1.5, "agm": 2.0,
@@ -145,18 +147,22 @@ def ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, flo
 
 
 def markdown(
-    rows: Mapping[str, tuple[float, float, float]], about: Mapping[str, object], step: str
+    rows: Mapping[str, tuple[float, float, float]],
+    arithmetic: Mapping[str, float],
+    about: Mapping[str, object],
+    step: str,
 ) -> str:
     """Return the table with its conditions.
 
     Args:
         rows: of `ratios`.
+        arithmetic: operations of each method's step over those of the baseline's.
         about: the conditions.
         step: what a step of the baseline takes.
     """
     shown = [
         (
-            name, f"{middle:.3f}", f"{low:.3f} to {high:.3f}",
+            name, f"{middle:.3f}", f"{low:.3f} to {high:.3f}", f"{arithmetic[name]:.3f}",
             f"{TARGETS[name]:.2f}" if name in TARGETS else "",
         )
         for name, (low, middle, high) in sorted(rows.items(), key=lambda item: item[1][1])
@@ -166,7 +172,10 @@ def markdown(
         f"encoders, {about['precision']}, default options:\ntime of a training step relative to "
         f"`{BASELINE}`, median and quartiles over {about['rounds']} rounds, interleaved\n"
         f"in one process; steps in a turn: {about['steps']}. {about['conditions']}.\n{step}\n\n"
-    ) + table({"method": "l", "relative time": "r", "quartiles": "c", "target": "r"}, shown)
+    ) + table(
+        {"method": "l", "relative time": "r", "quartiles": "c", "arithmetic": "r", "target": "r"},
+        shown,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -195,13 +204,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     each = [parts(trainers[BASELINE], batches) for _ in range(min(options.rounds, 5))]
     backward, update = (statistics.median(shares) for shares in zip(*each, strict=True))
     milliseconds = 1000 * statistics.median(seconds[BASELINE]) / options.steps
+    counted = {name: operations(trainer, batches) for name, trainer in trainers.items()}
     step = (
         f"A step of `{BASELINE}` takes {milliseconds:.0f} ms: {1 - backward - update:.0%} forward, "
         f"{backward:.0%} backward, {update:.0%} update; a second\nbackward pass alone would make "
-        f"it {1 + backward:.2f}, a second forward and backward pass {2 - update:.2f}."
+        f"it {1 + backward:.2f}, a second forward and backward pass {2 - update:.2f}.\n"
+        f"Arithmetic: the floating-point operations of a step over those of `{BASELINE}`, counted."
     )
     text = markdown(
         rows,
+        {name: count / counted[BASELINE] for name, count in counted.items()},
         {
             "rounds": options.rounds, "steps": options.steps, "precision": options.precision,
             "conditions": conditions(device), "batch": batch,

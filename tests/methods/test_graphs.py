@@ -5,9 +5,7 @@ import torch
 
 from mmbench.registry import METHODS
 from mmbench.settings import TrainerSettings
-from mmbench.testing.speed import audiovisual, make_trainer, random_loader
-
-LATE = 4  # an epoch in which methods that add modalities one by one have all of them
+from mmbench.testing.speed import LATE, audiovisual, make_trainer, random_loader
 
 
 class Kept:
