@@ -42,13 +42,14 @@ test-slurm: $(VENV)/.tested ## run the tests on a private SLURM cluster (root; i
 	$(BIN)/python -m pytest -m slurm
 
 PERF := --into docs/performance.md
-perf: $(VENV)/.tested ## measure speed on this CPU into docs/performance.md (an hour, machine idle)
-	$(BIN)/python benchmarks/cell_overhead.py $(PERF)
+perf: $(VENV)/.tested ## measure speed on this CPU into docs/performance.md (25 minutes, machine idle)
+	$(BIN)/python benchmarks/step_time.py --device cpu --batch 64 --methods targets --steps 1 --warmup 1 --rounds 8 $(PERF)
+	$(BIN)/python benchmarks/step_time.py --device cpu --batch 8 --warmup 1 --rounds 6 $(PERF)
+	$(BIN)/python benchmarks/cell_overhead.py --rounds 5 $(PERF)
 	$(BIN)/python benchmarks/grid_busy.py $(PERF)
-	$(BIN)/python benchmarks/side_by_side.py --device cpu --workers 1,2 $(PERF)
-	$(BIN)/python benchmarks/options.py $(PERF)
-	$(BIN)/python benchmarks/memory.py --device cpu $(PERF)
-	$(BIN)/python benchmarks/step_time.py --device cpu --batch 8,64 $(PERF)
+	$(BIN)/python benchmarks/side_by_side.py --device cpu --workers 1,2 --rounds 3 $(PERF)
+	$(BIN)/python benchmarks/options.py --device cpu --rounds 5 $(PERF)
+	$(BIN)/python benchmarks/memory.py --device cpu --batch 2,8 $(PERF)
 
 format: $(VENV)/.tested ## format the code
 	$(BIN)/ruff format .

@@ -3,9 +3,9 @@
     python benchmarks/cell_overhead.py
     python benchmarks/cell_overhead.py --rounds 9 --into docs/performance.md
 
-Runs cells of an embedded data set one after another with one thread, as a worker of the pool does.
-The first is not counted: it loads libraries and data. A cell's time is divided into its training
-steps, the validation after each epoch, the parts named in the table, and the rest.
+Runs cells of the embedded data sets one after another with one thread, as a worker of the pool
+does. The first is not counted: it loads libraries and data. A cell's time is divided into its
+training steps, the validation after each epoch, the parts named in the table, and the rest.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no stubs
 
 from mmbench.cell import Cell
 from mmbench.errors import MMBenchError
@@ -72,39 +73,56 @@ def timed(cell: Cell, cache: Path, clocks: dict[str, Clock]) -> dict[str, float]
     parts["rest (identity, record, files)"] = whole - sum(parts.values())
     parts["whole cell"] = whole
     parts["beside training and validation"] = whole - parts["training steps"] - parts["validation"]
+    measured = parts["test"] + parts["imbalance reached"]
+    parts["of which not measuring the model"] = parts["beside training and validation"] - measured
     return parts
+
+
+def rounds(
+    method: str, dataset: str, count: int, clocks: dict[str, Clock]
+) -> list[dict[str, float]]:
+    """Return the parts of one cell for each of ``count`` seeds, after one that warms up."""
+    cells = expand(
+        Request(
+            methods=[method], datasets=[dataset], seeds=list(range(count + 1)),
+            protocol="validated", fidelity="corrected", preset="common", settings={}, shared={},
+        ),
+        default_cache(),
+    )  # fmt: skip
+    return [timed(cell, default_cache(), clocks) for cell in cells][1:]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--method", default="concat")
-    parser.add_argument("--dataset", default="mfeat3")
+    parser.add_argument("--datasets", default="mfeat3,avdigits", help="comma-separated")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--into", type=Path, help="put the table between the markers there")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    cells = expand(
-        Request(
-            methods=[options.method], datasets=[options.dataset],
-            seeds=list(range(options.rounds + 1)), protocol="validated", fidelity="corrected",
-            preset="common", settings={}, shared={},
-        ),
-        default_cache(),
-    )  # fmt: skip
     clocks = {name: Clock(*place) for name, place in PARTS.items()}
-    rounds = [timed(cell, default_cache(), clocks) for cell in cells][1:]
+    names = options.datasets.split(",")
+    with threadpool_limits(1):  # numpy's and scikit-learn's, as the pool sets them
+        found = {name: rounds(options.method, name, options.rounds, clocks) for name in names}
+    columns = {"part": "l"}
+    for name in names:
+        columns |= {f"{name} (s)": "r", f"range of {name}": "c"}
     rows = []
-    for part in rounds[0]:
-        seconds = [each[part] for each in rounds]
-        spread = f"{min(seconds):.3f} to {max(seconds):.3f}"
-        rows.append((part, f"{statistics.median(seconds):.3f}", spread))
-    epochs = cells[0].trainer.epochs
+    for part in found[names[0]][0]:
+        row = [part]
+        for each in found.values():
+            seconds = [parts[part] for parts in each]
+            row += [
+                f"{statistics.median(seconds):.3f}",
+                f"{min(seconds):.3f} to {max(seconds):.3f}",
+            ]
+        rows.append(tuple(row))
     text = (
-        f"A cell of `{options.method}` on `{options.dataset}`, {epochs} epochs, in a warm process "
-        f"with one thread:\nmedian and range of the seconds over {len(rounds)} seeds. "
+        f"A cell of `{options.method}` with its default settings in a warm process, one thread: "
+        f"median and range\nof the seconds over {options.rounds} seeds. "
         f"{conditions(torch.device('cpu'))}.\n\n"
-    ).replace("\\\n", "\n") + table({"part": "l", "seconds": "r", "range": "c"}, rows)
+    ) + table(columns, rows)
     show(text, options.into, "cell-overhead")
 
 

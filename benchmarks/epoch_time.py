@@ -7,7 +7,8 @@
 64, bf16 on a GPU; random data, stored in half precision, resident on the device. Epochs of the
 methods take turns. On a GPU an epoch of each runs with torch's sync-debug mode set to error: a step
 that waits for the device ends the script. The peak is that of a measured matrix product in the same
-precision; an epoch's arithmetic is counted by torch on one batch of the first method.
+precision; an epoch's arithmetic is counted by torch on one batch of the first method, which is the
+reference of the ratios too. ``--methods all`` is the study's table of cost at these shapes.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -24,14 +25,24 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmbench.errors import MMBenchError
+from mmbench.registry import METHODS
 from mmbench.settings import RunSettings, TrainerSettings
-from mmbench.testing.speed import audiovisual, make_trainer, random_loader, show, sizes, table
+from mmbench.testing.speed import (
+    CREMAD,
+    LATE,
+    audiovisual,
+    make_trainer,
+    random_loader,
+    show,
+    sizes,
+    table,
+)
 from mmbench.training.device import choose, peak_memory, synchronize
 from mmbench.training.environment import conditions
 from mmbench.training.trainer import Trainer
 
 CLASSES = 6
-AUDIO, VISUAL = (1, 257, 1250), (3, 2, 224, 224)
+AUDIO, VISUAL, BATCH = CREMAD
 
 
 @contextmanager
@@ -47,14 +58,15 @@ def no_waiting(device: torch.device) -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def epoch(trainer: Trainer, number: int) -> float:
-    """Train one epoch without its end; return the seconds."""
-    trainer.epoch, trainer.step_in_epoch = number, 0
+def epoch(trainer: Trainer, number: int, *, may_wait: bool = True) -> float:
+    """Train one epoch without what comes before and after its steps; return their seconds."""
+    trainer.epoch, trainer.step_in_epoch = LATE + number, 0
     trainer.meter.reset()
     trainer.method.on_epoch_start()
     synchronize(trainer.device)
     begun = time.perf_counter()
-    trainer.train_steps()
+    with nullcontext() if may_wait else no_waiting(trainer.device):
+        trainer.train_steps()
     synchronize(trainer.device)
     return time.perf_counter() - begun
 
@@ -85,10 +97,12 @@ def peak_flops(device: torch.device, precision: str) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--methods", default="concat,iprm")
+    parser.add_argument(
+        "--methods", default="concat,iprm", help="comma-separated, the reference first; or all"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--samples", type=int, default=6698)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--audio", type=sizes, default=AUDIO)
     parser.add_argument("--visual", type=sizes, default=VISUAL)
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: bf16 on a GPU")
@@ -106,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = TrainerSettings(precision=precision, batch_size=options.batch)
     peak = peak_flops(device, precision)
     names = options.methods.split(",")
+    if options.methods == "all":
+        names = ["concat", *(n for n in METHODS.names() if n != "concat")]
     with tempfile.TemporaryDirectory() as folder:
         trainers = {
             n: make_trainer(n, task, loader, settings, Path(folder) / n, run) for n in names
@@ -115,18 +131,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         operations = step_flops(trainers[names[0]]) * options.samples / options.batch
         for trainer in trainers.values():
             epoch(trainer, 0)  # kernels are chosen and compiled here
-            with no_waiting(device):
-                epoch(trainer, 0)
+            epoch(trainer, 0, may_wait=False)
         seconds: dict[str, list[float]] = {n: [] for n in names}
         for number in range(options.epochs):
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 seconds[name].append(epoch(trainers[name], number + 1))
-    floor = operations / peak
+    floor, reference = operations / peak, seconds[names[0]]
     rows = [
         (
             name, f"{statistics.median(taken):.2f}", f"{min(taken):.2f} to {max(taken):.2f}",
             f"{options.samples / statistics.median(taken):.0f}",
             f"{100 * floor / statistics.median(taken):.0f} %",
+            f"{statistics.median(t / r for t, r in zip(taken, reference, strict=True)):.3f}",
         )
         for name, taken in seconds.items()
     ]  # fmt: skip
@@ -140,7 +156,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"measured at {peak / 1e12:.1f} Tflop/s: at least {floor:.2f} s.\n"
         f"Peak memory {peak_memory(device).peak_bytes / 2**30:.1f} GiB.\n\n"
     ) + table(
-        {"method": "l", "s/epoch": "r", "range": "c", "samples/s": "r", "of the peak": "r"}, rows
+        {
+            "method": "l",
+            "s/epoch": "r",
+            "range": "c",
+            "samples/s": "r",
+            "floor over time": "r",
+            "ratio": "r",
+        },
+        rows,
     )
     show(text, options.into, f"epoch-{device.type}")
 

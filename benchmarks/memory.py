@@ -1,11 +1,11 @@
-"""Peak memory of a training step per method and batch size, each in a process of its own.
+"""Peak memory of a training step per method and batch size, each method in a process of its own.
 
     python benchmarks/memory.py --batch 8,32
     python benchmarks/memory.py --device cuda --batch 16,64 --into docs/performance.md
 
 On a GPU: the allocator's peak while stepping. On the CPU: how far the resident memory of the
-process rises above what it was with weights and data in place. Shapes and encoders as in
-``step_time.py``.
+process rises above what it was with weights, optimiser and data in place; as many processes at once
+as there are cores. Shapes and encoders as in ``step_time.py``.
 """
 
 import argparse
@@ -15,21 +15,33 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import psutil
 import torch
 
 from mmbench.errors import MMBenchError
+from mmbench.method import Batch
 from mmbench.registry import METHODS
 from mmbench.settings import TrainerSettings
-from mmbench.testing.speed import audiovisual, make_trainer, random_loader, show, sizes, table
+from mmbench.testing.speed import (
+    CREMAD,
+    LATE,
+    SMALL,
+    audiovisual,
+    make_trainer,
+    random_loader,
+    show,
+    sizes,
+    table,
+)
 from mmbench.training.device import choose, peak_memory, reset_peak
 from mmbench.training.environment import conditions
+from mmbench.training.trainer import Trainer
 
 CLASSES, EPOCHS, MIB = 6, 4, 2**20
-SMALL = ((1, 65, 128), (3, 2, 64, 64))
-CREMAD = ((1, 257, 1250), (3, 2, 224, 224))
 
 
 def step_peak(
@@ -42,22 +54,29 @@ def step_peak(
             method, audiovisual(audio, visual, CLASSES), loader,
             TrainerSettings(batch_size=batch), Path(folder),
         )  # fmt: skip
+        steps(trainer, next(loader.in_order(torch.arange(2))))  # the optimiser makes its state
         (data,) = loader.everything()
         before = psutil.Process().memory_info().rss
         reset_peak(device)
         if device.type == "cuda":
             before = torch.cuda.memory_allocated(device)
-        for epoch in range(EPOCHS, 2 * EPOCHS):  # late: some methods add modalities one by one
-            trainer.epoch, trainer.step_in_epoch = epoch, 0
-            trainer.method.on_epoch_start()
-            trainer.method.step(data)
-            trainer.step += 1
+        steps(trainer, data)
         return int(peak_memory(device).peak_bytes - before)
 
 
-def in_a_process(method: str, batch: int, options: argparse.Namespace) -> int:
-    """Return `step_peak` of a fresh process, whose peak is its own."""
-    command = [sys.executable, "-P", __file__, "--one", method, "--batch", str(batch)]
+def steps(trainer: Trainer, data: Batch) -> None:
+    """Take a step in each of some late epochs: some methods add modalities one by one."""
+    for epoch in range(LATE, LATE + EPOCHS):
+        trainer.epoch, trainer.step_in_epoch = epoch, 0
+        trainer.method.on_epoch_start()
+        trainer.method.step(data)
+        trainer.step += 1
+
+
+def in_a_process(method: str, options: argparse.Namespace) -> list[int]:
+    """Return `step_peak` for every batch size, from a fresh process, whose peak is its own."""
+    batches = ",".join(map(str, options.batch))
+    command = [sys.executable, "-P", __file__, "--one", method, "--batch", batches]
     command += ["--device", options.device, "--threads", str(options.threads)]
     for name in ("audio", "visual"):
         if getattr(options, name):
@@ -66,8 +85,8 @@ def in_a_process(method: str, batch: int, options: argparse.Namespace) -> int:
     environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        raise MMBenchError(f"{method}, batch {batch}: {done.stderr.strip().splitlines()[-1]}")
-    return int(json.loads(done.stdout.splitlines()[-1]))
+        raise MMBenchError(f"{method}: {done.stderr.strip().splitlines()[-1]}")
+    return [int(peak) for peak in json.loads(done.stdout.splitlines()[-1])]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -87,19 +106,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     default = CREMAD if device.type == "cuda" else SMALL
     audio, visual = options.audio or default[0], options.visual or default[1]
     if options.one:
-        print(json.dumps(step_peak(options.one, audio, visual, options.batch[0], device)))
+        peaks = [step_peak(options.one, audio, visual, n, device) for n in sorted(options.batch)]
+        print(json.dumps(peaks))
         return
     names = METHODS.names() if options.methods == "all" else options.methods.split(",")
-    found = {n: [in_a_process(n, batch, options) for batch in options.batch] for n in names}
-    columns = {"method": "l"} | {f"batch {batch} (MiB)": "r" for batch in options.batch}
+    at_once = (os.cpu_count() or 1) if device.type == "cpu" else 1
+    with ThreadPoolExecutor(at_once) as pool:
+        found = dict(
+            zip(names, pool.map(partial(in_a_process, options=options), names), strict=True)
+        )
+    columns = {"method": "l"} | {f"batch {batch} (MiB)": "r" for batch in sorted(options.batch)}
     rows = [
         (name, *(f"{peak / MIB:.0f}" for peak in peaks))
         for name, peaks in sorted(found.items(), key=lambda item: item[1][-1])
     ]
     shapes = " and ".join(" x ".join(map(str, shape)) for shape in (audio, visual))
     text = (
-        f"Memory that training steps take at most, above weights and data: ResNet-18 encoders, "
-        f"{shapes},\nfp32, each figure from a process of its own. {conditions(device)}.\n\n"
+        f"Memory that training steps take at most, above weights, optimiser and data: ResNet-18 "
+        f"encoders,\n{shapes}, fp32, each method in a process of its own. {conditions(device)}.\n\n"
     ) + table(columns, rows)
     show(text, options.into, f"memory-{device.type}")
 

@@ -22,15 +22,22 @@ import torch
 from mmbench.errors import MMBenchError
 from mmbench.method import Batch
 from mmbench.settings import RunSettings, TrainerSettings
-from mmbench.testing.speed import audiovisual, make_trainer, random_loader, show, sizes, table
+from mmbench.testing.speed import (
+    CREMAD,
+    SMALL,
+    audiovisual,
+    make_trainer,
+    random_loader,
+    show,
+    sizes,
+    table,
+)
 from mmbench.training import optimizers
 from mmbench.training.device import choose, memory_format, synchronize
 from mmbench.training.environment import conditions
 from mmbench.training.trainer import Trainer
 
 CLASSES, STEPS = 6, 4
-SMALL = ((1, 65, 128), (3, 2, 64, 64), 8)
-CREMAD = ((1, 257, 1250), (3, 2, 224, 224), 64)
 
 
 def turn(trainer: Trainer, batches: Sequence[Batch]) -> tuple[float, list[float]]:

@@ -1,16 +1,20 @@
 """Time of a training step of every method relative to ``concat``, interleaved in one process.
 
     python benchmarks/step_time.py --methods concat,iprm --json
-    python benchmarks/step_time.py --batch 8,64 --into docs/performance.md
+    python benchmarks/step_time.py --batch 64 --methods targets --steps 1 --into docs/performance.md
 
 Every method gets the same ResNet-18 encoders and the same random batches, and takes its steps
-through the shared trainer. A round gives each method one turn of as many steps as its phases may
-need (two per modality); the order rotates from round to round, and a method's ratio is taken
-within a round, so that a machine that slows down slows all of them. The median over rounds is
-printed, with the quartiles. Work between epochs (PMR's prototypes, OGR-GB's estimate) is not in it.
+through the shared trainer. A round gives each method one turn; the order rotates from round to
+round, and a method's ratio is taken within a round, so that a machine that slows down slows all of
+them. The median over rounds is printed, with the quartiles, and the floating-point operations of
+the step over those of ``concat``: a step limited by arithmetic cannot be faster than that. Work
+between epochs (PMR's prototypes, OGR-GB's estimate) is not in it.
 
-On a GPU the shapes are CREMA-D's (257 x 1250 spectrogram, two frames of 224 x 224, batch 64); on
-the CPU they are smaller unless given, because the ratio is what counts.
+On a GPU the shapes are CREMA-D's (257 x 1250 spectrogram, two frames of 224 x 224, batch 64). On
+the CPU the sides are a quarter of these and the batch is 8, unless given: a step of that size takes
+a 16th of the time, and what a method adds to a step on features, logits and weights then weighs up
+to 16 times as much. The ratio of a method that only does that is therefore too large, never too
+small.
 """
 
 import argparse
@@ -19,8 +23,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,26 +33,44 @@ from mmbench.errors import MMBenchError
 from mmbench.method import Batch
 from mmbench.registry import METHODS
 from mmbench.settings import TrainerSettings
-from mmbench.testing.speed import audiovisual, make_trainer, random_loader, show, sizes, table
+from mmbench.testing.speed import (
+    CREMAD,
+    LATE,
+    SMALL,
+    audiovisual,
+    make_trainer,
+    operations,
+    random_loader,
+    show,
+    sizes,
+    table,
+)
 from mmbench.training.device import choose, synchronize
 from mmbench.training.environment import conditions
 from mmbench.training.trainer import Trainer
 
-BASELINE, CLASSES, TURN = "concat", 6, 4
-# device -> audio [C, H, W], visual [C, K, H, W], samples per step
-CREMAD = ((1, 257, 1250), (3, 2, 224, 224), 64)
-SMALL = ((1, 65, 128), (3, 2, 64, 64), 8)
+BASELINE, CLASSES = "concat", 6
+# what a step may cost at most, relative to the baseline
+TARGETS = {
+    "iprm": 1.01, "lfm": 1.02, "ogm": 1.03, "pmr": 1.03, "mla": 1.10, "mmpareto": 1.5, "agm": 2.0,
+}  # fmt: skip
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--methods", default="all", help="comma-separated, or all")
+    parser.add_argument(
+        "--methods", default="all", help="comma-separated, all, or targets: those that have one"
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--warmup", type=int, default=2, help="rounds that are not counted")
+    parser.add_argument(
+        "--steps", type=int, default=4,
+        help="of a turn; methods that go through phases may need two per modality",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, help="torch threads; default: as torch chooses")
-    parser.add_argument("--batch", type=sizes, help="samples per step; 8,64: each in its turn")
+    parser.add_argument("--batch", type=int, help="samples per step")
     parser.add_argument("--audio", type=sizes, help="C,H,W of the spectrogram")
     parser.add_argument("--visual", type=sizes, help="C,K,H,W of the frames")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -57,15 +80,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def turn(trainer: Trainer, batches: Sequence[Batch]) -> float:
-    """Take one step in each of ``TURN`` epochs; return the seconds of the steps.
-
-    The epochs are late enough that a method which adds modalities one by one has all of them.
-    """
+    """Take one step of each batch, in an epoch of its own; return the seconds of the steps."""
     seconds = 0.0
-    for offset in range(TURN):
-        trainer.epoch, trainer.step_in_epoch = TURN + offset, 0
+    for offset, batch in enumerate(batches):
+        trainer.epoch, trainer.step_in_epoch = LATE + offset, 0
         trainer.method.on_epoch_start()
-        batch = batches[offset % len(batches)]
         synchronize(trainer.device)
         started = time.perf_counter()
         precision = trainer.settings.precision
@@ -93,6 +112,30 @@ def measure(
     return seconds
 
 
+def parts(trainer: Trainer, batches: Sequence[Batch]) -> tuple[float, float]:
+    """Return the shares of a step that its backward pass and its update take."""
+    seconds = {"backward": 0.0, "update": 0.0}
+
+    def timed(name: str) -> Callable[..., None]:
+        inner = getattr(trainer, name)
+
+        def call(*args: Any, **kwargs: Any) -> None:  # Any: passed through
+            synchronize(trainer.device)
+            started = time.perf_counter()
+            inner(*args, **kwargs)
+            synchronize(trainer.device)
+            seconds[name] += time.perf_counter() - started
+
+        return call
+
+    for name in seconds:
+        setattr(trainer, name, timed(name))
+    whole = turn(trainer, batches)
+    for name in seconds:
+        delattr(trainer, name)
+    return seconds["backward"] / whole, seconds["update"] / whole
+
+
 def ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float, float]]:
     """Return quartile, median, quartile of each method's time over the baseline's, per round."""
     rows = {}
@@ -103,35 +146,35 @@ def ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, flo
     return rows
 
 
-Rows = Mapping[str, tuple[float, float, float]]
-
-
 def markdown(
-    measured: Mapping[int, tuple[Rows, float]], names: Sequence[str], about: Mapping[str, object]
+    rows: Mapping[str, tuple[float, float, float]],
+    arithmetic: Mapping[str, float],
+    about: Mapping[str, object],
+    step: str,
 ) -> str:
     """Return the table with its conditions.
 
     Args:
-        measured: by batch size, the rows of `ratios` and the seconds of a step of the baseline.
-        names: the methods measured.
-        about: conditions that hold for all sizes.
+        rows: of `ratios`.
+        arithmetic: operations of each method's step over those of the baseline's.
+        about: the conditions.
+        step: what a step of the baseline takes.
     """
-    steps = "; ".join(f"batch {n}: {1000 * s:.0f} ms" for n, (_, s) in measured.items())
-    columns = {"method": "l"}
-    for n in measured:
-        columns |= {f"batch {n}": "r", f"quartiles of {n}": "c"}
-    rows = []
-    largest = measured[max(measured)][0]
-    for name in sorted(names, key=lambda name: largest[name][1]):
-        cells = [each[name] for each, _ in measured.values()]
-        shown = [(f"{m:.3f}", f"{low:.3f} to {high:.3f}") for low, m, high in cells]
-        rows.append((name, *(text for pair in shown for text in pair)))
+    shown = [
+        (
+            name, f"{middle:.3f}", f"{low:.3f} to {high:.3f}", f"{arithmetic[name]:.3f}",
+            f"{TARGETS[name]:.2f}" if name in TARGETS else "",
+        )
+        for name, (low, middle, high) in sorted(rows.items(), key=lambda item: item[1][1])
+    ]  # fmt: skip
     return (
-        f"Time of a training step relative to `{BASELINE}`: median and quartiles over "
-        f"{about['rounds']} rounds, all methods\ninterleaved in one process, ResNet-18 encoders, "
-        f"{about['precision']}, default options. {about['conditions']}.\n"
-        f"Audio {about['audio']}, visual {about['visual']}; one step of `{BASELINE}`: {steps}.\n\n"
-        + table(columns, rows)
+        f"Batch {about['batch']}, audio {about['audio']}, visual {about['visual']}, ResNet-18 "
+        f"encoders, {about['precision']}, default options:\ntime of a training step relative to "
+        f"`{BASELINE}`, median and quartiles over {about['rounds']} rounds, interleaved\n"
+        f"in one process; steps in a turn: {about['steps']}. {about['conditions']}.\n{step}\n\n"
+    ) + table(
+        {"method": "l", "relative time": "r", "quartiles": "c", "arithmetic": "r", "target": "r"},
+        shown,
     )
 
 
@@ -143,35 +186,42 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     default_audio, default_visual, default_batch = CREMAD if device.type == "cuda" else SMALL
     audio, visual = options.audio or default_audio, options.visual or default_visual
-    wanted = METHODS.names() if options.methods == "all" else options.methods.split(",")
+    batch = options.batch or default_batch
+    listed = {"all": METHODS.names(), "targets": list(TARGETS)}
+    wanted = listed.get(options.methods) or options.methods.split(",")
     names = [BASELINE, *(n for n in wanted if n != BASELINE)]
     task = audiovisual(audio, visual, CLASSES)
-    measured: dict[int, tuple[Rows, float]] = {}
-    for batch in options.batch or (default_batch,):
-        loader = random_loader(task, TURN * batch, batch, device)
-        batches = list(loader.everything())
-        settings = TrainerSettings(precision=options.precision, batch_size=batch)
-        with tempfile.TemporaryDirectory() as folder:
-            trainers = {n: make_trainer(n, task, loader, settings, Path(folder) / n) for n in names}
-            seconds = measure(trainers, batches, options.rounds, options.warmup)
-        measured[batch] = ratios(seconds), statistics.median(seconds[BASELINE]) / TURN
+    loader = random_loader(task, options.steps * batch, batch, device)
+    batches = list(loader.everything())
+    settings = TrainerSettings(precision=options.precision, batch_size=batch)
+    with tempfile.TemporaryDirectory() as folder:
+        trainers = {n: make_trainer(n, task, loader, settings, Path(folder) / n) for n in names}
+        seconds = measure(trainers, batches, options.rounds, options.warmup)
+    rows = ratios(seconds)
     if options.json:
-        medians = {
-            batch: {name: round(middle, 4) for name, (_, middle, _) in rows.items()}
-            for batch, (rows, _) in measured.items()
-        }
-        print(json.dumps(medians if len(medians) > 1 else next(iter(medians.values()))))
+        print(json.dumps({name: round(middle, 4) for name, (_, middle, _) in rows.items()}))
         return
+    each = [parts(trainers[BASELINE], batches) for _ in range(min(options.rounds, 5))]
+    backward, update = (statistics.median(shares) for shares in zip(*each, strict=True))
+    milliseconds = 1000 * statistics.median(seconds[BASELINE]) / options.steps
+    counted = {name: operations(trainer, batches) for name, trainer in trainers.items()}
+    step = (
+        f"A step of `{BASELINE}` takes {milliseconds:.0f} ms: {1 - backward - update:.0%} forward, "
+        f"{backward:.0%} backward, {update:.0%} update; a second\nbackward pass alone would make "
+        f"it {1 + backward:.2f}, a second forward and backward pass {2 - update:.2f}.\n"
+        f"Arithmetic: the floating-point operations of a step over those of `{BASELINE}`, counted."
+    )
     text = markdown(
-        measured,
-        names,
+        rows,
+        {name: count / counted[BASELINE] for name, count in counted.items()},
         {
-            "rounds": options.rounds, "precision": options.precision,
-            "conditions": conditions(device),
+            "rounds": options.rounds, "steps": options.steps, "precision": options.precision,
+            "conditions": conditions(device), "batch": batch,
             "audio": " x ".join(map(str, audio)), "visual": " x ".join(map(str, visual)),
         },
+        step,
     )  # fmt: skip
-    show(text, options.into, "step-time")
+    show(text, options.into, f"step-time-{device.type}-{batch}")
 
 
 if __name__ == "__main__":

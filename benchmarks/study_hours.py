@@ -5,16 +5,18 @@
 
 Counts the floating-point operations of a training step of ``concat`` on one sample of every data
 set that is read from files, with its own shapes and encoders and without data or weights (torch's
-``meta`` device); the other methods are this many times the price: ``--ratios``, as
-``step_time.py --json`` prints them. Methods, seeds and epochs as in the study. ``--tflops`` is the
-measured matrix product of the device and ``--share`` the share of it that training reaches; both
-come from ``epoch_time.py``. The default share of 1 gives the floor, which no machine reaches.
+``meta`` device). What the other methods cost is their own count over that of ``concat``, or, with
+``--ratios``, what ``step_time.py --json`` measured. Methods, seeds and epochs as in the study.
+``--tflops`` is the measured matrix product of the device and ``--share`` the share of it that
+training reaches; both come from ``epoch_time.py``. The default share of 1 gives the floor, which no
+machine reaches. Evaluation, decoding and idle time are not in it.
 """
 
 import argparse
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,9 +27,18 @@ from mmbench.dataset import Task
 from mmbench.errors import MMBenchError, UserError
 from mmbench.nets.encoders import build_encoders, encoder_names
 from mmbench.registry import DATASETS, METHODS
-from mmbench.testing.speed import show, table
+from mmbench.settings import TrainerSettings
+from mmbench.testing.speed import (
+    audiovisual,
+    make_trainer,
+    operations,
+    random_loader,
+    show,
+    table,
+)
 
-PFLOP = 1e15
+PFLOP, DAY = 1e15, 24
+PHASES = 4  # of a method that goes through the modalities in turn, two for each
 
 
 def sample_flops(task: Task, encoders: dict[str, str]) -> float:
@@ -43,6 +54,24 @@ def sample_flops(task: Task, encoders: dict[str, str]) -> float:
         with FlopCounterMode(display=False) as counter:
             method.predict(inputs)["fused"].sum().backward()
     return float(counter.get_total_flops()) / batch
+
+
+def counted() -> dict[str, float]:
+    """Return the operations of a training step of every method over those of ``concat``.
+
+    A method that takes one cell for each modality, as ``unimodal``, costs one ``concat`` in all.
+    """
+    task = audiovisual((1, 33, 33), (3, 1, 33, 33), 6)
+    loader = random_loader(task, 2 * PHASES, 2, torch.device("cpu"))
+    batches = list(loader.everything())
+    found: dict[str, float] = {}
+    for name in METHODS.names():
+        if len(METHODS.load(name).variants(task)) > 1:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = make_trainer(name, task, loader, TrainerSettings(), Path(folder))
+            found[name] = float(operations(trainer, batches))
+    return {name: count / found["concat"] for name, count in found.items()}
 
 
 def training_samples(counts: str) -> int:
@@ -64,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--into", type=Path, help="put the table between the markers there")
     options = parser.parse_args(argv)
     methods = METHODS.names()
-    given = json.loads(options.ratios.read_text(encoding="utf-8")) if options.ratios else {}
+    given = json.loads(options.ratios.read_text(encoding="utf-8")) if options.ratios else counted()
     price = sum(given.get(name, 1.0) for name in methods)
     rows, whole = [], 0.0
     for name in DATASETS.names():
@@ -84,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = (
         f"{len(methods)} methods, {options.seeds} seeds, {options.epochs} epochs, at "
         f"{options.share:.0%} of {options.tflops:.0f} Tflop/s; the methods together cost "
-        f"{price:.1f} times `concat`.\nAll of it: {whole:.0f} hours of one such device.\n\n"
+        f"{price:.1f} times `concat`.\nAll of it: {whole:.1f} hours of one such device; a day is "
+        f"enough from a share of {whole * options.share / DAY:.0%} on.\n\n"
     ) + table(
         {
             "data set": "l", "encoders": "l", "train": "r", "Gflop/sample": "r",

@@ -20,8 +20,8 @@ norm is clipped to ``clip_at``; this acts outside the window too.
 
 Because the fusion model joins features only in its head, f(S) needs the features of each encoder
 under three conditions (whole pass, present, absent) and never 2^M - 1 passes; the absent input is
-the same for all samples, so in eval mode one row stands for the batch. The values and gradients
-are those of the 2^M - 1 forwards.
+the same for all samples, so in eval mode one more row of the pass with all present stands for the
+batch. The values and gradients are those of the 2^M - 1 forwards.
 
 Deviations from the released code, each an option: ``after_window`` (its hooks keep the last c_m
 for the rest of training), ``first_epoch`` (it counts epochs from 1), ``window_unit`` and ``ends``
@@ -48,7 +48,7 @@ from torch.nn.functional import cross_entropy
 from mmbench.method import Batch, Deviation, Needs, setting
 from mmbench.registry import register_method
 
-from .modulated import Modulated, ModulatedConfig, at_least_fp32, evaluating
+from .modulated import Modulated, ModulatedConfig, at_least_fp32, evaluating, scale_gradients
 from .ogm import in_scope
 
 CREMAD = "authors' CREMA-D script; UR-Funny for three modalities"
@@ -207,23 +207,31 @@ class AGM(Modulated):
 
     def predict(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The fused logits f(all), and phi_m (or the head's split) per modality."""
-        z = self.encode(inputs)
-        fused = self.fusion_head(z)
         if self.config.uni_pred == "split_head":
-            return {"fused": fused, **self.fusion_head.split(z)}
-        return {"fused": fused, **self._shapley(z, z, self._absent(inputs))}
+            z = self.encode(inputs)
+            return {"fused": self.fusion_head(z), **self.fusion_head.split(z)}
+        present, absent = self._with_absent(inputs)
+        phi = self._shapley(present, present, absent)
+        return {"fused": self.fusion_head(present), **phi}
 
     def attribute(self, z: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return phi_m [B, C] from the features z_m of the whole pass in train mode."""
         with evaluating(self.encoders):
-            present = self.encode(batch.inputs)
-            absent = self._absent(batch.inputs)
+            present, absent = self._with_absent(batch.inputs)
         return self._shapley(z, present, absent)
 
-    def _absent(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the features [B, d] of zero inputs; one row is enough, all are equal."""
-        zero = {m: torch.zeros_like(x[:1]) for m, x in inputs.items()}
-        return {m: t.expand(len(inputs[m]), -1) for m, t in self.encode(zero).items()}
+    def _with_absent(
+        self, inputs: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the features [B, d] of the inputs, and of zero inputs, from one pass.
+
+        One row of zeros is enough, as all are equal; a pass of its own would cost a GPU as many
+        kernels as the whole batch. Batch statistics would see the row: for eval mode.
+        """
+        rows = {m: torch.cat([x, torch.zeros_like(x[:1])]) for m, x in inputs.items()}
+        z = self.encode(rows)
+        present = {m: t[:-1] for m, t in z.items()}
+        return present, {m: t[-1:].expand_as(present[m]) for m, t in z.items()}
 
     def _shapley(
         self,
@@ -264,9 +272,7 @@ class AGM(Modulated):
     @torch.no_grad()
     def _scale_encoders(self) -> None:
         for m, c in zip(self.names, self.scale, strict=True):
-            for p in in_scope(self.encoders[m], "ndim>=2"):
-                if p.grad is not None:
-                    p.grad.mul_(c)
+            scale_gradients(in_scope(self.encoders[m], "ndim>=2"), c)
 
     @torch.no_grad()
     def _clip(self) -> Tensor:
@@ -278,6 +284,5 @@ class AGM(Modulated):
         # as torch clips, but the decision stays on the device: a factor of 1 changes nothing
         shrink = (at / (torch.nn.utils.get_total_norm(grads) + 1e-6)).clamp_max(1.0)
         factor = torch.where(steep, shrink, torch.ones_like(shrink))
-        for g in grads:
-            g.mul_(factor)
+        torch._foreach_mul_(grads, factor)
         return steep.to(factor.dtype)

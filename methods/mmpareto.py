@@ -83,8 +83,9 @@ def balance(own: Sequence[Tensor], other: Sequence[Tensor]) -> Balance:
     Returns:
         The cosine (0 where a gradient vanishes) and a: 1/2 unless the two conflict.
     """
-    g, u = (torch.cat([t.flatten() for t in part]) for part in (own, other))
-    v11, v12, v22 = g @ g, g @ u, u @ u
+    pairs = [(g.flatten(), u.flatten()) for g, u in zip(own, other, strict=True)]
+    each = [torch.stack([g @ g, g @ u, u @ u]) for g, u in pairs]
+    v11, v12, v22 = torch.stack(each).sum(0)
     tiny = torch.finfo(v12.dtype).tiny
     vanishes = (v11 < tiny) | (v22 < tiny)
     norms = (v11.sqrt() * v22.sqrt()).clamp_min(tiny)
@@ -94,9 +95,11 @@ def balance(own: Sequence[Tensor], other: Sequence[Tensor]) -> Balance:
 
 
 def combine(
-    own: Sequence[Tensor], other: Sequence[Tensor], weight: Tensor, gamma: float, scope: str
-) -> list[Tensor]:
-    """Return gamma h max(|G + U| / |h|, 1), h = 2 a G + 2 (1 - a) U, per parameter.
+    own: list[Tensor], other: list[Tensor], weight: Tensor, gamma: float, scope: str
+) -> None:
+    """Make G gamma h max(|G + U| / |h|, 1), h = 2 a G + 2 (1 - a) U, per parameter.
+
+    In place, and U is used up: further copies of all weights would cost more than the arithmetic.
 
     Args:
         own: G as one tensor per parameter.
@@ -105,14 +108,15 @@ def combine(
         gamma: enlargement.
         scope: ``tensor`` takes the norms per tensor, ``encoder`` over all of them.
     """
-    h = [2 * weight * g + 2 * (1 - weight) * u for g, u in zip(own, other, strict=True)]
-    size = torch.stack(torch._foreach_norm(h))
-    wanted = torch.stack(torch._foreach_norm([g + u for g, u in zip(own, other, strict=True)]))
+    wanted = torch.stack(torch._foreach_norm(torch._foreach_add(own, other)))
+    torch._foreach_mul_(own, 2 * weight)
+    torch._foreach_mul_(other, 2 * (1 - weight))
+    torch._foreach_add_(own, other)  # now h
+    size = torch.stack(torch._foreach_norm(own))
     if scope == "encoder":
         size, wanted = size.norm().expand_as(size), wanted.norm().expand_as(wanted)
     ratio = torch.where(size < EPS, torch.ones_like(size), wanted / size.clamp_min(EPS))
-    factor = gamma * ratio.clamp_min(1)
-    return [f * t for f, t in zip(factor, h, strict=True)]
+    torch._foreach_mul_(own, (gamma * ratio.clamp_min(1)).unbind())
 
 
 @register_method("mmpareto")
@@ -191,8 +195,7 @@ class MMPareto(Joint):
                 continue
             own, other = [g for _, g, _ in triples], [u for _, _, u in triples]
             found[m] = balance(own, other)
-            config = self.config
-            combined = combine(own, other, found[m].weight, config.gamma, config.norm_scope)
-            for (p, _, _), gradient in zip(triples, combined, strict=True):
+            combine(own, other, found[m].weight, self.config.gamma, self.config.norm_scope)
+            for p, gradient, _ in triples:
                 p.grad = gradient
         return found

@@ -1,10 +1,10 @@
 """What the methods share that intervene in a part of training on a plain fusion model.
 
 A fusion head of choice (one layer on the concatenation, or the sum of own heads), a window of
-epochs in which the method acts, and two small pieces of arithmetic. Not a method itself.
+epochs in which the method acts, and small pieces of arithmetic. Not a method itself.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, Self, TypeVar
 
@@ -128,6 +128,13 @@ def at_least_fp32(t: Tensor) -> Tensor:
 def prefixed(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return ``values`` under the names ``prefix/key``, for the log."""
     return {f"{prefix}/{key}": value for key, value in values.items()}
+
+
+def scale_gradients(parameters: Iterable[nn.Parameter], factor: Tensor) -> None:
+    """Multiply the gradients there are by the scalar ``factor``, in one go on a GPU."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if grads:
+        torch._foreach_mul_(grads, factor)
 
 
 @contextmanager

@@ -35,7 +35,14 @@ from mmbench.errors import Refused
 from mmbench.method import Batch, Deviation, Needs, setting
 from mmbench.registry import register_method
 
-from .modulated import Modulated, ModulatedConfig, against_others, at_least_fp32, prefixed
+from .modulated import (
+    Modulated,
+    ModulatedConfig,
+    against_others,
+    at_least_fp32,
+    prefixed,
+    scale_gradients,
+)
 
 README = "authors' README, CREMA-D"
 TIE = 1e-6  # ratios closer to 1 than this are a tie
@@ -173,6 +180,4 @@ class OGM(Modulated):
     def modulate(self, k: Mapping[str, Tensor]) -> None:
         """Multiply the gradients of encoder m in scope by k_m."""
         for m, encoder in self.encoders.items():
-            for p in in_scope(encoder, self.config.scope):
-                if p.grad is not None:
-                    p.grad.mul_(k[m])
+            scale_gradients(in_scope(encoder, self.config.scope), k[m])

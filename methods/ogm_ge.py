@@ -25,14 +25,19 @@ from .ogm import OGM, in_scope
 FLOOR = 1e-8  # added to sigma, as the authors' script does
 
 
-def enhanced(gradient: Tensor, k: Tensor, draw: torch.Generator) -> Tensor:
-    """Return k g + sigma n, n standard normal, sigma = std(g) + 1e-8; k g if g has one element."""
+def enhance(gradient: Tensor, k: Tensor, draw: torch.Generator) -> None:
+    """Make g k g + sigma n, n standard normal, sigma = std(g) + 1e-8; k g if g has one element.
+
+    In place: further copies of all weights would cost more than the arithmetic.
+    """
     if gradient.numel() < 2:
-        return k * gradient
+        gradient.mul_(k)
+        return
     noise = torch.randn(
         gradient.shape, generator=draw, dtype=gradient.dtype, device=gradient.device
     )
-    return k * gradient + (gradient.std() + FLOOR) * noise
+    noise.mul_(gradient.std() + FLOOR)
+    gradient.mul_(k).add_(noise)
 
 
 @register_method("ogm-ge")
@@ -55,4 +60,4 @@ class OGMGE(OGM):
         for m, encoder in self.encoders.items():
             for p in in_scope(encoder, self.config.scope):
                 if p.grad is not None:
-                    p.grad.copy_(enhanced(p.grad, k[m], draw))
+                    enhance(p.grad, k[m], draw)

@@ -343,18 +343,22 @@ def _per_gpu(todo: Sequence[Cell], options: Options, settings: RunSettings) -> i
     """Return how many cells share a GPU; with ``auto``, measure and say so."""
     from mmbench.launch.sharing import cells_at_once, free_memory
 
-    if options.per_gpu.isdecimal() and int(options.per_gpu) >= 1:
-        return int(options.per_gpu)
-    if options.per_gpu != "auto":
+    known = options.per_gpu.isdecimal() and int(options.per_gpu) >= 1
+    if not known and options.per_gpu != "auto":
         raise UserError(f"--per-gpu is a number from 1 on, or auto; found {options.per_gpu!r}")
-    free = free_memory(options.device)
-    if free is None or one_at_a_time(options):
+    if one_at_a_time(options):
+        print("one cell at a time, whatever the device has room for: this study is about time")
+        return 1
+    if known:
+        return int(options.per_gpu)
+    if free_memory(options.device) is None:
         return 1
     from mmbench.cli.estimate import estimates
     from mmbench.store import Store
 
     guesses = estimates(todo, Store(options.results), options, settings)
     largest = max(memory for _, memory, _ in guesses.values())
+    free = free_memory(options.device) or 0  # once more: a calibration leaves some of it in use
     count = cells_at_once(free, largest, len(todo))
     print(
         f"{count} cells at once on each GPU: the largest needs {largest / 2**30:.1f} GiB of "

@@ -1,5 +1,7 @@
 """How many cells share one GPU: measured memory against what is free."""
 
+import gc
+
 from mmbench.training.device import choose
 
 CONTEXT = 600 * 2**20  # bytes of a process on the GPU before its first tensor, libraries included
@@ -9,6 +11,8 @@ SHARE = 0.85  # of the free memory; the rest is for fragments and what others ma
 def free_memory(device: str) -> int | None:
     """Return the free bytes of the GPU that has least of them; None where there is no GPU.
 
+    What this process has used and no longer needs, as a calibration does, is given back before.
+
     Raises:
         UserError: if the device is not there.
     """
@@ -17,6 +21,8 @@ def free_memory(device: str) -> int | None:
     chosen = choose(device)
     if chosen.type != "cuda":
         return None
+    gc.collect()
+    torch.cuda.empty_cache()
     which = [chosen.index] if ":" in device else list(range(torch.cuda.device_count()))
     return min(torch.cuda.mem_get_info(index)[0] for index in which)
 

@@ -1,14 +1,16 @@
 """What the scripts of ``benchmarks/`` share: random data, trainers ready to step, tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmbench.data.loader import Loader
 from mmbench.dataset import Modality, SplitArrays, Task
 from mmbench.errors import UserError
+from mmbench.method import Batch
 from mmbench.nets.encoders import build_encoders
 from mmbench.registry import METHODS
 from mmbench.report.render import fill
@@ -16,6 +18,11 @@ from mmbench.settings import RunSettings, TrainerSettings
 from mmbench.training.run_cell import arrange
 from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
+
+# audio [C, H, W], visual [C, K, H, W], samples per step
+CREMAD = ((1, 257, 1250), (3, 2, 224, 224), 64)
+SMALL = ((1, 65, 313), (3, 2, 56, 56), 8)  # a quarter of its sides
+LATE = 4  # an epoch in which methods that add modalities one by one have all of them
 
 
 def sizes(text: str) -> tuple[int, ...]:
@@ -72,6 +79,19 @@ def make_trainer(
     method.train()
     trainer.optimizers.create("main", method.parameter_groups())
     return trainer
+
+
+def operations(trainer: Trainer, batches: Iterable[Batch]) -> int:
+    """Return the floating-point operations of one step of each batch, in epochs from `LATE` on."""
+    total = 0
+    for offset, batch in enumerate(batches):
+        trainer.epoch, trainer.step_in_epoch = LATE + offset, 0
+        trainer.method.on_epoch_start()
+        with FlopCounterMode(display=False) as counter:
+            trainer.method.step(batch)
+        trainer.step += 1
+        total += int(counter.get_total_flops())
+    return total
 
 
 def table(columns: Mapping[str, str], rows: Sequence[tuple[str, ...]]) -> str:

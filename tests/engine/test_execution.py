@@ -1,10 +1,13 @@
 """How a cell is executed changes its numbers by rounding only, and the record tells how it was."""
 
+import gc
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
+from mmbench.data.loader import Loader
 from mmbench.method import ParameterGroup
 from mmbench.registry import METHODS
 from mmbench.settings import RunSettings, TrainerSettings
@@ -19,16 +22,16 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Return the record of a short cell for run settings."""
+    """Return what makes the record of a short cell, from shared and run settings."""
     cache = tmp_path_factory.mktemp("cache")
     request = Request(
         methods=["concat"], datasets=["avdigits"], seeds=[0], protocol="validated",
         fidelity="corrected", preset="common", settings={},
         shared={"trainer.epochs": 2},
     )  # fmt: skip
-    (cell,) = expand(request, cache)
 
-    def train(**settings):
+    def train(shared=None, **settings):
+        (cell,) = expand(replace(request, shared=request.shared | (shared or {})), cache)
         run = RunSettings(device="cpu", threads=1, **settings)
         folder = tmp_path_factory.mktemp("results")
         return run_cell(cell, results=folder, cache=cache, run=run)
@@ -63,6 +66,49 @@ def test_compiled_encoders_change_rounding_only(trained, plain, monkeypatch):
     assert losses(record) == pytest.approx(losses(plain), rel=1e-4)
     assert record.environment.compiled
     assert not plain.environment.compiled
+
+
+@pytest.mark.slow
+def test_compiled_code_serves_the_next_cell_and_no_kind_of_input_falls_back(trained, monkeypatch):
+    def graphs_only(module):  # nothing to build
+        module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", graphs_only)
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    torch._dynamo.reset()
+    counted = torch._dynamo.utils.counters["stats"]
+    counted.clear()
+    trained(compile=True)
+    first = counted["unique_graphs"]
+    trained(compile=True)
+    assert counted["unique_graphs"] == first > 0
+    record = trained({"trainer.precision": "fp64", "trainer.epochs": 1}, compile=True)
+    assert record.status == "done", record.failure
+    assert counted["unique_graphs"] > 8  # what torch allows by itself
+
+
+@pytest.mark.slow
+def test_the_fused_optimiser_changes_rounding_only(trained, plain, monkeypatch):
+    monkeypatch.setattr("mmbench.training.optimizers.FUSED", ())
+    assert losses(trained()) == pytest.approx(losses(plain), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_data_read_from_the_memory_map_trains_alike(trained, plain):
+    record = trained(resident_fraction=0.0)
+    assert losses(record) == losses(plain)
+    assert record.final == plain.final
+
+
+@pytest.mark.slow
+def test_nothing_of_a_cell_is_left_when_it_ends(trained):
+    gc.collect()
+    gc.disable()  # a worker's next cell may begin before it would come by
+    try:
+        trained()
+        assert not [each for each in gc.get_objects() if type(each) is Loader]
+    finally:
+        gc.enable()
 
 
 def test_a_gpu_gets_channels_last_unless_told_otherwise():

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmbench.cli import running
 from mmbench.launch.sharing import CONTEXT, SHARE, cells_at_once
+from mmbench.settings import RunSettings
 
 GIB = 2**30
 
@@ -36,3 +39,24 @@ def test_a_count_that_is_none_is_refused(value, tmp_path):
     )
     assert done.returncode == 2
     assert "--per-gpu is a number from 1 on, or auto" in done.stderr
+
+
+def chosen(monkeypatch, tmp_path, **typed):
+    """Return how many of 100 cells share a GPU, the largest needing 3 GiB of 80."""
+    monkeypatch.setattr("mmbench.launch.sharing.free_memory", lambda device: 80 * GIB)
+    guesses = {str(n): (1.0, (n % 3 + 1) * GIB, "past runs") for n in range(100)}
+    monkeypatch.setattr("mmbench.cli.estimate.estimates", lambda *args: guesses)
+    options = {"per_gpu": "auto", "device": "cuda", "study": "", "results": tmp_path, **typed}
+    return running._per_gpu([None] * 100, SimpleNamespace(**options), RunSettings())
+
+
+def test_the_count_follows_the_largest_cell_and_is_told(monkeypatch, tmp_path, capsys):
+    assert chosen(monkeypatch, tmp_path) == 18
+    said = "18 cells at once on each GPU: the largest needs 3.0 GiB of 80.0 GiB that are free"
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("typed", ["auto", "4"])
+def test_a_study_about_time_never_shares(typed, monkeypatch, tmp_path, capsys):
+    assert chosen(monkeypatch, tmp_path, per_gpu=typed, study="cost") == 1
+    assert "one cell at a time" in capsys.readouterr().out

@@ -4,7 +4,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mmbench.methods.ogm_ge import enhanced
+from mmbench.methods.ogm_ge import enhance
+
+
+def enhanced(gradient, k, draw):
+    out = gradient.clone()
+    enhance(out, k, draw)
+    return out
 
 
 def draws(gradient, k, count):
