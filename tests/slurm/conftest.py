@@ -178,7 +178,7 @@ def reference(
     """The same cells, run here without SLURM and undisturbed."""
     grid = Grid(whole_cluster, tmp_path_factory.mktemp("reference"), cache)
     grid.hurry()
-    done = grid.run("--jobs", "1")
+    done = grid.run("--jobs", "1", "--threads", "1")  # as a job has: more of them round otherwise
     assert done.returncode == 0, done.stdout + done.stderr
     return grid
 
