@@ -94,7 +94,7 @@ def test_one_damaged_record_stops_no_command(damaged, cells, cache):
     assert Store(damaged).state(cells[0]) == "unreadable"
     shown = mmbench("status", "--results", damaged, "--json")
     assert shown.returncode == 1
-    assert sorted(row["state"] for row in json.loads(shown.stdout)) == ["done", "unreadable"]
+    assert sorted(row["state"] for row in json.loads(shown.stdout)["cells"]) == ["done", "unreadable"]
     for command in ("report", "collect"):
         done = mmbench(command, "--results", damaged)
         assert done.returncode == 1, command
@@ -123,7 +123,7 @@ def test_damaged_small_files_are_lived_with(text, cells, tmp_path):
     for name in ("cell.json", "progress.json"):
         (directory.path / name).write_text(text)
     shown = mmbench("status", "--results", tmp_path, "--json")
-    assert [row["state"] for row in json.loads(shown.stdout)] == ["unreadable"]
+    assert [row["state"] for row in json.loads(shown.stdout)["cells"]] == ["unreadable"]
     store.create(cells[0])
     assert RunDirectory(directory.path).facts("cell.json")["method"] == cells[0].method
     assert store.state(cells[0]) == "waiting"
