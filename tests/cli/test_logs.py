@@ -21,7 +21,9 @@ def cell(tmp_path):
     """A cell that was tried twice, beside another whose name begins like it."""
     folder = tmp_path / "sweeps" / "20260101T000000Z-abcdef" / "logs"
     folder.mkdir(parents=True)
-    (folder / "worker-h-1-1.log").write_text("starting\n== d.m.s1.aa\nfirst\n== d.m.s10.bb\nother\n")
+    (folder / "worker-h-1-1.log").write_text(
+        "starting\n== d.m.s1.aa\nfirst\n== d.m.s10.bb\nother\n"
+    )
     (folder / "worker-h-2-1.log").write_text("== d.m.s1.aa\none\ntwo\nthree\n")
     for name in ("d.m.s1.aa", "d.m.s10.bb"):
         (tmp_path / "runs" / name).mkdir(parents=True)

@@ -62,7 +62,9 @@ def test_what_is_not_here_comes_over_whole(folders, done):
     assert [path.name for path in merged.brought] == [there.path.name]
     after = tree(ours)
     for name in ("cell.json", "record.json", "failed-001.json"):
-        assert after[f"runs/{there.path.name}/{name}"] == before[1][f"runs/{there.path.name}/{name}"]
+        assert (
+            after[f"runs/{there.path.name}/{name}"] == before[1][f"runs/{there.path.name}/{name}"]
+        )
     assert f"runs/{there.path.name}/lock" not in after
     assert all(after[name] == value for name, value in before[0].items())
     assert tree(theirs) == before[1]
@@ -140,8 +142,13 @@ def test_collected_records_are_merged_as_they_are_collected(folders, done):
             gzip.compress(record.model_dump_json(exclude_none=True).encode())
         )
 
-    for name, here, there in (("new", None, done), ("failure", failed, done), ("kept", done, failed),
-                              ("same", done, done)):  # fmt: skip
+    both = {
+        "new": (None, done),
+        "failure": (failed, done),
+        "kept": (done, failed),
+        "same": (done, done),
+    }
+    for name, (here, there) in both.items():
         put(theirs, name, there)
         if here is not None:
             put(ours, name, here)

@@ -77,6 +77,16 @@ def test_a_silent_slurm_is_told_and_files_suffice(sweep, tmp_path, capsys, monke
     assert "SLURM: SLURM is not installed here (no squeue); what is shown is from files" in text
 
 
+def test_a_sweep_that_nobody_works_on_says_how_to_go_on(sweep, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(squeue, "ask", lambda ids: Answer([]))
+    assert "nobody is at work" not in shown(tmp_path, capsys)[1], "a cell is running"
+    for lease in tmp_path.glob("runs/*/lease-0001.json"):
+        lease.rename(lease.with_name("lease-0001.released.json"))
+    _, text = shown(tmp_path, capsys)
+    assert "SLURM 7: not in the queue" in text
+    assert f"mmbench work {sweep.path}" in text.replace("\n", "")
+
+
 def test_slurm_is_not_asked_about_sweeps_that_are_over(sweep, slurm, tmp_path, done, capsys):
     for entry in sweep.entries:
         cell = sweep.cell(entry)

@@ -124,7 +124,9 @@ def failed(sweep, tmp_path, done):
 def test_failures_are_kept_and_count_no_more(failed, tmp_path, capsys):
     assert retry([], True, tmp_path) == 0
     assert states(tmp_path) == ["running", "waiting", "waiting"]
-    kept = sorted(file.name for file in tmp_path.glob("runs/*/*-00*.json") if "lease" not in file.name)
+    kept = sorted(
+        file.name for file in tmp_path.glob("runs/*/*-00*.json") if "lease" not in file.name
+    )
     assert kept == ["retried-001.json", "retried-001.json", "retried-002.json"]
     assert "2 cells wait" in capsys.readouterr().out
     assert retry([], True, tmp_path) == 0

@@ -94,7 +94,10 @@ def test_one_damaged_record_stops_no_command(damaged, cells, cache):
     assert Store(damaged).state(cells[0]) == "unreadable"
     shown = mmbench("status", "--results", damaged, "--json")
     assert shown.returncode == 1
-    assert sorted(row["state"] for row in json.loads(shown.stdout)["cells"]) == ["done", "unreadable"]
+    assert sorted(row["state"] for row in json.loads(shown.stdout)["cells"]) == [
+        "done",
+        "unreadable",
+    ]
     for command in ("report", "collect"):
         done = mmbench(command, "--results", damaged)
         assert done.returncode == 1, command
