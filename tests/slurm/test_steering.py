@@ -55,7 +55,8 @@ def test_what_is_done_is_collected_while_others_run(grid):
 
 
 def test_a_cancelled_sweep_leaves_the_queue_and_goes_on_when_submitted_again(grid):
-    grid.submit("--partition", "main", "--cpus", "2", "--jobs", "1", "--slurm", "nodelist=n1")
+    whole_node = ("--cpus", "2", "--jobs", "1", "--threads", "1")
+    grid.submit(*whole_node, "--slurm", "nodelist=n1")
     grid.wait_training()
     grid.wait(lambda: grid.cluster.jobs("PD"), "a job that waits")
     done = grid.mmbench("cancel", sweep_of(grid).name)
