@@ -15,7 +15,7 @@ from mmbench.testing.slurm import Cluster, Unavailable, wait_for
 from mmbench.testing.slurm import cluster as private_cluster
 
 LEASE = 6  # seconds
-SETTINGS = ("--set", "trainer.epochs=4", "--set", "trainer.batch_size=128")
+SETTINGS = ("--set", "trainer.epochs=12", "--set", "trainer.batch_size=128")
 PLUGIN = '''
 """A method whose steps take their time, so that a fault can strike in the middle of an epoch."""
 
@@ -33,7 +33,7 @@ class Slow(Concat):
     def step(self, batch):
         hurry = os.environ["TEST_HURRY"]
         if not (os.path.exists(hurry) or os.path.exists(f"{hurry}.{self.fit.seed}")):
-            time.sleep(0.25)
+            time.sleep(0.4)
         return super().step(batch)
 '''
 
