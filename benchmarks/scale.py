@@ -37,10 +37,9 @@ LATE = 0.9  # the share that is done when one more worker joins
 SCAN = """
 import sys, time
 from pathlib import Path
-from collections import Counter
-from mmbench.launch.states import scan
+from mmbench.survey import survey
 begun = time.perf_counter()
-Counter(seen.state for seen in scan(Path(sys.argv[1])))
+survey(Path(sys.argv[1]))
 print(time.perf_counter() - begun)
 """
 # Audit events of a claim and its end: what reaches the file server, reads of sizes apart.
@@ -165,7 +164,7 @@ def measure(results: Path, number: int) -> dict[str, float]:
     found["inodes"] = (len(runs) + len(held)) / number
     found["bytes"] = sum(file.stat().st_blocks * 512 for file in held) / number
     found["list"] = (sweep.path / "cells.jsonl").stat().st_size / 2**20
-    done = subprocess.run([sys.executable, "-P", "-c", SCAN, str(results / "runs")], check=True,
+    done = subprocess.run([sys.executable, "-P", "-c", SCAN, str(results)], check=True,
                           capture_output=True, text=True)  # fmt: skip
     found["scan"] = float(done.stdout)
     mmbench = (sys.executable, "-P", "-m", "mmbench")

@@ -274,9 +274,12 @@ def run(options: Options) -> int:
     if not todo:
         print("nothing to do; tables: mmbench report")
         return 0
+    if profile is not None:
+        submitting.check(todo, options, profile)
     from mmbench.training.readiness import make_ready
 
-    make_ready(todo, options.cache or default_cache(), settings)
+    here = settings if profile is None else settings.model_copy(update={"device": "auto"})
+    make_ready(todo, options.cache or default_cache(), here)
     for cell in todo:
         store.directory(cell).uncancel()
     if profile is not None:

@@ -37,12 +37,27 @@ def workers(cells: int, share: float, wanted: Resources, options: Options, profi
 
 
 def at_once(wanted: Resources, options: Options) -> int:
-    """Return how many cells one job runs at a time."""
+    """Return how many cells one job runs at a time.
+
+    Raises:
+        UserError: if a job has too few GPUs for one cell.
+    """
+    each = options.gpus_per_cell
+    if 0 < wanted.gpus < each:
+        raise UserError(
+            f"--gpus-per-cell {each} needs jobs with as many GPUs; found --gpus {wanted.gpus}"
+        )
     if one_at_a_time(options):
         return 1
-    if wanted.gpus:
-        return wanted.gpus * per_gpu(options)
-    return options.jobs or wanted.cpus
+    if not on_gpu(wanted, options):
+        return options.jobs or max(1, wanted.cpus // each)
+    # Asked for with --slurm gres=..., their number is not known: count those of one cell.
+    return (wanted.gpus or each) // each * per_gpu(options)
+
+
+def on_gpu(wanted: Resources, options: Options) -> bool:
+    """Say whether cells will run on GPUs; clusters may hand these out as other resources."""
+    return bool(wanted.gpus) or options.device.startswith("cuda")
 
 
 def per_gpu(options: Options) -> int:
@@ -51,6 +66,8 @@ def per_gpu(options: Options) -> int:
     Raises:
         UserError: if that is left to a measurement, which this machine cannot make for a node.
     """
+    if one_at_a_time(options):
+        return 1
     if not options.per_gpu.isdecimal():
         raise UserError(
             f"--per-gpu {options.per_gpu} is for runs on this machine; give a number with --cluster"
@@ -76,20 +93,30 @@ def show_scripts(todo: Sequence[Cell], options: Options, profile: Profile) -> in
     return 0
 
 
+def check(todo: Sequence[Cell], options: Options, profile: Profile) -> None:
+    """Refuse what cannot be submitted, before anything is prepared for it.
+
+    Raises:
+        UserError: if SLURM does not answer, something is missing or wrong in what jobs ask for, or
+            the folders cannot be seen by the nodes.
+    """
+    folders = absolute(options.results), absolute(options.cache or default_cache())
+    for wanted in slurm.groups(profile, [cell.dataset for cell in todo]):
+        at_once(wanted, options)
+        machines = slurm.hosts(wanted.partition)
+        if not profile.shared:
+            check_shared(folders, machines)
+
+
 def submit(todo: Sequence[Cell], options: Options, settings: RunSettings, profile: Profile) -> int:
     """Put workers for ``todo`` into the queue and return 0; they go on without this process.
 
     Raises:
-        UserError: if the folders cannot be seen by the nodes, or SLURM refuses.
+        UserError: if SLURM refuses; what was submitted until then stays.
     """
-    found = slurm.groups(profile, [cell.dataset for cell in todo])
     limit = slurm.array_limit()
-    if not profile.shared:
-        folders = absolute(options.results), absolute(options.cache or default_cache())
-        for wanted in found:
-            check_shared(folders, slurm.hosts(wanted.partition))
     queued = 0
-    for wanted, names in found.items():
+    for wanted, names in slurm.groups(profile, [cell.dataset for cell in todo]).items():
         cells = [cell for cell in todo if cell.dataset in names]
         count = workers(len(cells), len(cells) / len(todo), wanted, options, profile)
         sweep = make_sweep(cells, options, settings, wanted, profile)
@@ -142,14 +169,15 @@ def make_sweep(
     device = settings.device
     if device == "auto":  # a node without the GPU that was asked for is an error, not a slow CPU
         device = "cuda" if wanted.gpus else "cpu"
-    threads = settings.threads or max(1, wanted.cpus // side_by_side)
+    processes = side_by_side * settings.gpus_per_cell
+    threads = settings.threads or max(1, wanted.cpus // processes)
     weights = os.environ.get("MMBENCH_WEIGHTS")
     facts = Facts(
         command=tuple(sys.argv[1:]),
         run=settings.model_copy(update={"device": device, "threads": threads}),
         cache=str(absolute(options.cache or default_cache())),
         plugins=tuple(options.plugins),
-        per_gpu=per_gpu(options) if wanted.gpus else side_by_side,
+        per_gpu=per_gpu(options) if on_gpu(wanted, options) else side_by_side,
         lease=profile.lease,
         weights=str(absolute(Path(weights))) if weights else None,
         resources={**wanted.model_dump(), "account": profile.account, "slurm": profile.slurm},

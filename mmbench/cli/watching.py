@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -122,6 +122,7 @@ def _page(seen: Survey, told: Answer | None, results: Path) -> Group:
     over = [sweep.id for sweep in seen.sweeps if not sweep.open][:-SWEEPS]
     groups = [sweep for sweep in (*seen.pools, *seen.sweeps) if sweep.id not in over]
     parts += [Text(_sweep_line(sweep, told)) for sweep in groups]
+    parts += [Text(line) for line in _left_alone(groups, told, results)]
     if told and told.silence:
         parts.append(Text(f"SLURM: {told.silence}; what is shown is from files alone"))
     parts += [Text(line) for line in seen.damaged]
@@ -144,6 +145,18 @@ def _sweep_line(sweep: SweepState, told: Answer | None) -> str:
         return line
     mine = [job for job in told.jobs if job.array in sweep.jobs]
     return f"{line}: {_jobs(mine) or 'not in the queue'}"
+
+
+def _left_alone(groups: Iterable[SweepState], told: Answer | None, results: Path) -> Iterator[str]:
+    """Say of each sweep that has work, but neither workers nor jobs, how it goes on."""
+    queued = {job.array for job in told.jobs} if told and not told.silence else None
+    for sweep in groups:
+        idle = sweep.open and not sweep.counts.get("running") and sweep.jobs
+        if idle and queued is not None and not queued & set(sweep.jobs):
+            yield (
+                f"nobody is at work on {sweep.id}: type its run again, or "
+                f"mmbench work {results / 'sweeps' / sweep.id}"
+            )
 
 
 def _jobs(jobs: Iterable[squeue.Job]) -> str:

@@ -49,10 +49,9 @@ def work(path: Path, per_gpu: int | None = None, warned: threading.Event | None 
     facts = sweep.facts
     set_weights(Path(facts.weights) if facts.weights else None, False)
     at_once = per_gpu or facts.per_gpu
-    places = slots(facts.run.device, at_once, at_once, facts.run.threads)
-    pool = Pool(
-        sweep.results, Path(facts.cache), facts.run, places, facts.plugins, _say, sweep.logs
-    )
+    run = facts.run
+    places = slots(run.device, at_once, at_once, run.threads, run.gpus_per_cell)
+    pool = Pool(sweep.results, Path(facts.cache), run, places, facts.plugins, _say, sweep.logs)
     worker = f"{socket.gethostname()}-{secrets.token_hex(4)}"
     owner = Owner.this_process(worker, facts.lease, slurm_job())
     warned = warned or threading.Event()

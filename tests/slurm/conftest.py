@@ -15,7 +15,7 @@ from mmbench.testing.slurm import Cluster, Unavailable, wait_for
 from mmbench.testing.slurm import cluster as private_cluster
 
 LEASE = 6  # seconds
-SETTINGS = ("--set", "trainer.epochs=4", "--set", "trainer.batch_size=128")
+SETTINGS = ("--set", "trainer.epochs=12", "--set", "trainer.batch_size=128")
 PLUGIN = '''
 """A method whose steps take their time, so that a fault can strike in the middle of an epoch."""
 
@@ -28,11 +28,12 @@ from mmbench.registry import register_method
 
 @register_method("my-slow")
 class Slow(Concat):
-    """Sleeps in every step until it is told to hurry."""
+    """Sleeps in every step until all cells, or those of its seed, are told to hurry."""
 
     def step(self, batch):
-        if not os.path.exists(os.environ["TEST_HURRY"]):
-            time.sleep(0.25)
+        hurry = os.environ["TEST_HURRY"]
+        if not (os.path.exists(hurry) or os.path.exists(f"{hurry}.{self.fit.seed}")):
+            time.sleep(0.4)
         return super().step(batch)
 '''
 
@@ -112,9 +113,16 @@ class Grid:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def hurry(self) -> None:
-        """Let the cells run to their end without delay."""
-        Path(self.environment["TEST_HURRY"]).touch()
+    def mmbench(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run another command on these results."""
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "mmbench", *words, "--results", str(self.results)],
+            env=self.environment, capture_output=True, text=True, check=False, timeout=240,
+        )  # fmt: skip
+
+    def hurry(self, seed: int | None = None) -> None:
+        """Let the cells, or those of one seed, run to their end without delay."""
+        Path(self.environment["TEST_HURRY"] + ("" if seed is None else f".{seed}")).touch()
 
     def wait_training(self, count: int = 1) -> list[Path]:
         """Return the run directories of ``count`` cells in the middle of an epoch."""
@@ -124,6 +132,22 @@ class Grid:
 
         self.wait(lambda: len(training()) >= count, f"{count} cells to train", 200)
         return training()[:count]
+
+    @staticmethod
+    def lease_of(folder: Path) -> Path:
+        """Return the lease of a run directory that counts."""
+        return max(folder.glob("lease-*.json"))
+
+    def owner_of(self, folder: Path) -> dict[str, Any]:
+        """Return who holds it."""
+        held: dict[str, Any] = json.loads(self.lease_of(folder).read_text())
+        return held
+
+    def child_of(self, folder: Path) -> int:
+        """Return the process that trains: the only child of the one that holds the lease."""
+        holder = self.owner_of(folder)["pid"]
+        (child,) = Path(f"/proc/{holder}/task/{holder}/children").read_text().split()
+        return int(child)
 
     def wait(self, condition: Callable[[], object], what: str, seconds: float = 240) -> None:
         """Wait, and show the jobs and their logs if it takes too long."""
@@ -150,10 +174,8 @@ class Grid:
 
     def table(self) -> str:
         """Return the table of these records, without their date and commit."""
-        subprocess.run(
-            [sys.executable, "-P", "-m", "mmbench", "report", "--results", str(self.results),
-             "--no-figures"], check=True, capture_output=True, env=self.environment,
-        )  # fmt: skip
+        done = self.mmbench("report", "--no-figures")
+        assert done.returncode == 0, done.stderr
         (file,) = self.results.glob("tables/everything.md")
         return re.sub(r"Records of .*", "", file.read_text())
 
@@ -178,7 +200,7 @@ def reference(
     """The same cells, run here without SLURM and undisturbed."""
     grid = Grid(whole_cluster, tmp_path_factory.mktemp("reference"), cache)
     grid.hurry()
-    done = grid.run("--jobs", "1")
+    done = grid.run("--jobs", "1", "--threads", "1")  # as a job has: more of them round otherwise
     assert done.returncode == 0, done.stdout + done.stderr
     return grid
 

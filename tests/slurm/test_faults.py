@@ -1,7 +1,6 @@
 """What can befall a sweep on a cluster; afterwards the table is as if nothing had happened."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -15,22 +14,6 @@ from mmbench.launch import snapshot
 from mmbench.testing.slurm import NODES
 
 
-def lease_of(folder: Path) -> Path:
-    """Return the lease that counts."""
-    return max(folder.glob("lease-*.json"))
-
-
-def owner_of(folder: Path) -> dict:
-    return json.loads(lease_of(folder).read_text())
-
-
-def child_of(folder: Path) -> int:
-    """Return the process that trains: the only child of the one that holds the lease."""
-    holder = owner_of(folder)["pid"]
-    (child,) = Path(f"/proc/{holder}/task/{holder}/children").read_text().split()
-    return int(child)
-
-
 def kill(*processes: int) -> None:
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
@@ -41,14 +24,14 @@ def kill(*processes: int) -> None:
 def test_scancel_in_the_middle_of_an_epoch(grid, how):
     grid.submit("--max-jobs", "2")
     (folder, *_) = grid.wait_training()
-    grid.cluster.command("scancel", *how, owner_of(folder)["job"])
+    grid.cluster.command("scancel", *how, grid.owner_of(folder)["job"])
     grid.ends_as_undisturbed()
 
 
 def test_the_time_limit_in_the_middle_of_an_epoch(grid):
     grid.submit(*grid.profile(warn=115), "--max-jobs", "1")
     (folder,) = grid.wait_training()
-    job = owner_of(folder)["job"]
+    job = grid.owner_of(folder)["job"]
     limit = ("scontrol", "update", f"JobId={job}")
     grid.cluster.command(*limit, f"TimeLimit={grid.cluster.minutes(job) + 2}")
     grid.wait(lambda: "back in the queue" in grid.log(), "the job to requeue itself")
@@ -73,7 +56,7 @@ def test_a_more_urgent_job_takes_the_place_of_all_workers(grid):
 def test_kill_9_of_the_process_that_trains(grid):
     grid.submit("--max-jobs", "1")
     (folder,) = grid.wait_training()
-    kill(child_of(folder))
+    kill(grid.child_of(folder))
     grid.wait(lambda: len(list(folder.glob("failed-*.json"))) == 1, "the death to be noted")
     (failed,) = folder.glob("failed-*.json")
     failed.unlink()  # of no interest to the comparison
@@ -83,15 +66,15 @@ def test_kill_9_of_the_process_that_trains(grid):
 def test_kill_9_of_a_worker_with_all_its_processes(grid):
     grid.submit("--max-jobs", "2")
     (folder, *_) = grid.wait_training()
-    kill(owner_of(folder)["pid"], child_of(folder))
+    kill(grid.owner_of(folder)["pid"], grid.child_of(folder))
     grid.ends_as_undisturbed()
 
 
 def test_a_lease_that_is_damaged(grid):
     grid.submit("--max-jobs", "2")
     (folder, *_) = grid.wait_training()
-    processes = owner_of(folder)["pid"], child_of(folder)
-    lease_of(folder).write_bytes(b'{"worker": 3, \xff')
+    processes = grid.owner_of(folder)["pid"], grid.child_of(folder)
+    grid.lease_of(folder).write_bytes(b'{"worker": 3, \xff')
     kill(*processes)
     grid.ends_as_undisturbed()
 
@@ -99,7 +82,7 @@ def test_a_lease_that_is_damaged(grid):
 def test_a_node_whose_daemon_stops_and_starts_again(grid):
     grid.submit()
     (folder, *_) = grid.wait_training()
-    job = owner_of(folder)["job"]
+    job = grid.owner_of(folder)["job"]
     (node,) = {j["node"] for j in grid.cluster.jobs("R") if j["task"] == job}
     grid.cluster.stop(node)
     shown = ("sinfo", "-h", "-N", "-p", "main", "-n", node, "-o", "%t")
@@ -171,7 +154,7 @@ def test_a_node_whose_clock_is_an_hour_ahead(grid):
     clocks = {line for line in grid.log().splitlines() if line.startswith("clock")}
     hours = {round(int(line.split()[1]) / 3600) for line in clocks}
     assert len(hours) == 2, clocks
-    kill(owner_of(folders[0])["pid"], child_of(folders[0]))
+    kill(grid.owner_of(folders[0])["pid"], grid.child_of(folders[0]))
     grid.ends_as_undisturbed()
 
 
