@@ -116,7 +116,8 @@ def collect(results: Path, as_json: bool) -> int:
     with os.scandir(target) as there:
         times = {entry.name: entry.stat().st_mtime_ns for entry in there}
     runs = results / "runs"
-    for source, state in record_files(runs):
+    for found, state in record_files(runs):
+        source = Path(found)
         name = source.relative_to(runs).parts[0].removesuffix(".gz").removesuffix(".json")
         file = target / f"{name}.json.gz"
         if times.get(file.name) == state.st_mtime_ns:  # copied from this very file

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from mmbench.errors import UserError
 from mmbench.record import Record
@@ -70,24 +71,34 @@ def report(
         loaded = replace(loaded, frame=absent_as_zero(loaded.frame))
     built = Built({}, [], loaded.left_out, loaded.unreadable)
     kept: dict[str, dict[str, list[Table]]] = {}  # the page alone needs them all at once
-    for study in _wanted(studies, loaded):
-        formed = list(groups(study, loaded.frame, loaded.tasks))
-        pooled = pools(study, formed)
-        for kind, tables in kinds_of(study, formed, pooled, loaded):
-            name = "-".join(filter(None, [study.name, kind]))
-            built.files.extend(_write(name, tables, results / "tables"))
-            built.tables[study.name] = built.tables.get(study.name, 0) + len(tables)
-            if show is not None and kind == "":
-                show(study.name, tables)
-            if html:
-                kept.setdefault(study.name, {})[kind] = tables
-        if figures:
-            built.files.extend(_draw(study, formed, pooled, loaded, results / "figures"))
+    # The sums are small: threads would wait for one another longer than the sums take.
+    with threadpool_limits(1, user_api="blas"):
+        for study in _wanted(studies, loaded):
+            for kind, tables in _study(study, loaded, results, figures, built):
+                if show is not None and kind == "":
+                    show(study.name, tables)
+                if html:
+                    kept.setdefault(study.name, {})[kind] = tables
     if html:
         from mmbench.report.page import write_page
 
         built.files.append(write_page(results / "report.html", kept, built.files, loaded.files))
     return built
+
+
+def _study(
+    study: Study, loaded: "Loaded", results: Path, figures: bool, built: Built
+) -> Iterator[tuple[str, list[Table]]]:
+    """Write one study and yield its tables by kind, as they are written."""
+    formed = list(groups(study, loaded.frame, loaded.tasks))
+    pooled = pools(study, formed)
+    for kind, tables in kinds_of(study, formed, pooled, loaded):
+        name = "-".join(filter(None, [study.name, kind]))
+        built.files.extend(_write(name, tables, results / "tables"))
+        built.tables[study.name] = built.tables.get(study.name, 0) + len(tables)
+        yield kind, tables
+    if figures:
+        built.files.extend(_draw(study, formed, pooled, loaded, results / "figures"))
 
 
 @dataclass(frozen=True)
