@@ -50,6 +50,8 @@ def load_frame(folder: Path, unreadable: list[str]) -> pd.DataFrame:
     if known is None:
         whole = _read_all(folder, state, unreadable)
         changed = len(files) >= WORTH
+    elif known[FILE].equals(state[FILE]) and known[STAMP].equals(state[STAMP]):
+        whole, changed = known, False
     else:
         merged = state.merge(known, on=[FILE, STAMP], how="left", indicator="_from")
         missing = merged["_from"] == "left_only"

@@ -87,7 +87,7 @@ def test_no_text_leaves_the_figure_or_lies_on_other_text(pool, swept, drawn, man
         more = {f"a method, as its authors trained it {i}": v for i in range(12)
                 for v in [chosen.scores["base"]]}  # fmt: skip
         more = {} if drawn in (sweep, knob) else more
-        names = tuple(f"{name} (some option=0.{i})" for i, name in enumerate(chosen.datasets))
+        names = tuple(f"{name} (option=0.{i})" for i, name in enumerate(chosen.datasets))
         chosen = dataclasses.replace(
             chosen, scores=chosen.scores | more, datasets=names, title="A long title " * 12
         )
