@@ -25,9 +25,10 @@ from mmbench.report.rows import Group, concerns, groups, members
 from mmbench.report.scores import score_table
 from mmbench.report.study import Study, load_study, study_names
 from mmbench.report.table import Table
+from mmbench.report.wins import win_tables
 from mmbench.store import write_atomic
 
-KINDS = ("", "imbalance", "statistics", "published")  # of a study's tables
+KINDS = ("", "imbalance", "statistics", "wins", "published")  # of a study's tables
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ def kinds_of(
             "": lambda: [score_table(study, group, loaded.reference) for group in formed],
             "imbalance": lambda: reached_tables(study, loaded.frame, formed, loaded.reference),
             "statistics": lambda: overall_tables(pooled),
+            "wins": lambda: win_tables(pooled),
         }
     cited = published_costs if study.cost else published_tables
     # Of a study that was not run they are all there is.

@@ -143,7 +143,7 @@ def heat(pool: Pool) -> Figure:
     centred = means - np.median(means, axis=0)
     # One row far from the others must not take all colour from them.
     limit = float(np.quantile(np.abs(centred), 0.9)) or float(np.abs(centred).max()) or 1.0
-    figure = new_figure(2.6 + 0.8 * len(pool.datasets), 1.5 + 0.2 * len(rows))
+    figure = new_figure(2.6 + 0.9 * len(pool.datasets), 1.5 + 0.2 * len(rows))
     axes = figure.add_subplot()
     image = axes.imshow(centred, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     for y, x in np.ndindex(means.shape):
@@ -151,7 +151,9 @@ def heat(pool: Pool) -> Figure:
         colour = "white" if dark else "black"
         axes.text(x, y, f"{means[y, x]:.1f}", ha="center", va="center", color=colour, fontsize=7)
     axes.set_xticks(
-        range(len(pool.datasets)), ["\n".join(wrap(p, 11)) for p in pool.short], fontsize=7
+        range(len(pool.datasets)),
+        ["\n".join(wrap(p, 11, break_on_hyphens=True)) for p in pool.short],
+        fontsize=7,
     )
     axes.set_yticks(range(len(rows)), rows)
     past = [bool((centred < -limit).any()), bool((centred > limit).any())]

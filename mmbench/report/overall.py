@@ -140,30 +140,35 @@ def _table(pool: Pool) -> Table:
         rows.append((row, (*cells, *_compared(compared.get(row), row == pool.reference))))
     columns = ("Method", "mean", "mean rank", "Δ", "95 % interval", "p", "p (Holm)", "effect d_z",
                "wins/ties/losses")  # fmt: skip
-    protocol, fidelity, preset = pool.bundle
-    bundle = "" if fidelity in ("corrected", "stated") else ", released fidelity"
-    bundle += "" if preset in ("common", "stated") else ", authors' recipes"
     return Table(
-        name="-".join([f"{pool.study}-statistics", *_unusual(pool)]),
+        name=pool_name(pool, "statistics"),
         heading=f"{pool.title}: over {pool.place}",
         columns=columns,
         rows=tuple(rows),
         caption=(
-            "Primary metric in percent, mean over data sets of the mean over seeds. Protocol "
-            f"{protocol}: {RULES[protocol]}{bundle}. Δ: paired difference to {pool.reference}, the "
+            "Primary metric in percent, mean over data sets of the mean over seeds. "
+            f"{pool_caption(pool)}. Δ: paired difference to {pool.reference}, the "
             "baseline with the best mean; interval: percentile bootstrap of seeds within data "
             "sets; p: paired sign-flip permutation test, two-sided, then Holm's correction over "
             "the rows; d_z: Δ over the standard deviation of the differences within data sets."
         ),
         notes=_notes(pool, list(compared.values())),
-        protocol=protocol,
+        protocol=pool.bundle[0],
     )
 
 
-def _unusual(pool: Pool) -> list[str]:
-    """Return what sets a pool apart from the plain one."""
-    return [word for word in pool.bundle
-            if word not in ("validated", "corrected", "common", "stated")]  # fmt: skip
+def pool_name(pool: Pool, kind: str) -> str:
+    """Return the name of a pool's table: the kind, and what sets the pool apart."""
+    plain = ("validated", "corrected", "common", "stated")
+    return "-".join([pool.study, kind, *(word for word in pool.bundle if word not in plain)])
+
+
+def pool_caption(pool: Pool) -> str:
+    """Return the protocol of a pool and how it selects, and the bundle, in words."""
+    protocol, fidelity, preset = pool.bundle
+    bundle = "" if fidelity in ("corrected", "stated") else ", released fidelity"
+    bundle += "" if preset in ("common", "stated") else ", authors' recipes"
+    return f"Protocol {protocol}: {RULES[protocol]}{bundle}"
 
 
 def _percent(value: float, sign: str = "") -> Entry:

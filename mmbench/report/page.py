@@ -22,6 +22,7 @@ KINDS = {
     "": "Scores",
     "imbalance": "Imbalance reached",
     "statistics": "Statistics over the data sets",
+    "wins": "Wins, ties and losses",
     "published": "Published beside measured",
     "cost": "Cost",
 }

@@ -104,7 +104,8 @@ def test_bundles_can_be_rows(template, make):
 
 def test_baselines_stand_in_a_block_and_extensions_are_marked(template, make):
     marked = make(template, "iprm", 0, 0.7).model_copy(update={"remark": "an extension"})
-    tables = build_study(STUDY, [make(template, "concat", 0, 0.5), marked], False)
+    study = Study(name="s", title="T", rows=("concat", "iprm"), baselines=("concat",))
+    tables = build_study(study, [make(template, "concat", 0, 0.5), marked], False)
     text = markdown(tables)
     assert tables[0].breaks == (1,)
     assert line(text, "iprm †")
