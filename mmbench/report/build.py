@@ -28,8 +28,6 @@ from mmbench.report.table import Table
 from mmbench.report.wins import win_tables
 from mmbench.store import write_atomic
 
-KINDS = ("", "imbalance", "statistics", "wins", "published")  # of a study's tables
-
 
 @dataclass(frozen=True)
 class Built:
@@ -48,6 +46,7 @@ def report(
     *,
     figures: bool = True,
     html: bool = False,
+    document: Path | None = None,
     absent_class: str = "left-out",
     show: Callable[[str, list[Table]], None] | None = None,
 ) -> Built:
@@ -60,6 +59,7 @@ def report(
         source: ``runs``, ``records`` (reference records), or ``auto``: runs if there are any.
         figures: whether to draw them as well.
         html: whether to write ``<results>/report.html`` as well.
+        document: a Markdown page to write with all tables and figures.
         absent_class: ``left-out`` or ``zero``: what MAP does with a class without a test sample.
         show: gets the name and the main tables of each study in turn; none are kept, so that
             memory does not grow with their number.
@@ -71,15 +71,19 @@ def report(
     if absent_class == "zero":
         loaded = replace(loaded, frame=absent_as_zero(loaded.frame))
     built = Built({}, [], loaded.left_out, loaded.unreadable)
-    kept: dict[str, dict[str, list[Table]]] = {}  # the page alone needs them all at once
+    kept: dict[str, dict[str, list[Table]]] = {}  # the pages alone need them all at once
     # The sums are small: threads would wait for one another longer than the sums take.
     with threadpool_limits(1, user_api="blas"):
         for study in _wanted(studies, loaded):
             for kind, tables in _study(study, loaded, results, figures, built):
                 if show is not None and kind == "":
                     show(study.name, tables)
-                if html:
+                if html or document:
                     kept.setdefault(study.name, {})[kind] = tables
+    if document:
+        from mmbench.report.document import write_document
+
+        built.files.append(write_document(document, kept, built.files))
     if html:
         from mmbench.report.page import write_page
 

@@ -119,7 +119,9 @@ def options(**changed):
     given = dict.fromkeys(("methods", "datasets", "seeds", "protocol", "fidelity", "preset"), "")
     plain = {
         "study": "", "encoder": [], "set": [], "config": None, "device": "cpu", "jobs": 1,
-        "per_gpu": "1", "threads": 1, "checkpoint_seconds": 60.0, "results": Path("results"),
+        "per_gpu": "1",
+        "gpus_per_cell": 1, "cluster": "", "profile": "", "resources": {},
+        "threads": 1, "checkpoint_seconds": 60.0, "results": Path("results"),
         "cache": None, "plugins": [], "dry_run": True, "json": False,
     }  # fmt: skip
     return Options(**{**plain, **changed, "given": given | changed.get("given", {})})
