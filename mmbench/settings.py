@@ -34,6 +34,8 @@ class Settings(BaseModel):
     @classmethod
     def _read_exactly(cls, value: Any, info: ValidationInfo) -> Any:  # Any: not validated yet
         """Undo two readings that nobody means: ``true`` as 1, and the choice ``none`` as null."""
+        if value is not None and not isinstance(value, bool):
+            return value  # nearly all are neither, and a report reads thousands of settings
         members = _members(cls.model_fields[str(info.field_name)].annotation)
         if isinstance(value, bool) and {int, float} & set(members) and bool not in members:
             raise ValueError("a number is wanted, not true or false")

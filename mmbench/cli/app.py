@@ -219,6 +219,9 @@ def report(
     ] = None,
     figures: Annotated[bool, typer.Option(help="Draw the figures as well.")] = True,
     html: Annotated[bool, typer.Option("--html", help="Also write RESULTS/report.html.")] = False,
+    document: Annotated[
+        Path | None, typer.Option(help="Also write all tables and figures to this Markdown page.")
+    ] = None,
     absent_class: Annotated[
         str, typer.Option(help="MAP of a class without a test sample: left-out or zero.")
     ] = "left-out",
@@ -229,7 +232,7 @@ def report(
 
     code = reporting.report(
         results, study or [], source, readme, json, figures=figures, html=html,
-        absent_class=absent_class,
+        document=document, absent_class=absent_class,
     )  # fmt: skip
     raise typer.Exit(code)
 

@@ -28,6 +28,7 @@ def report(
     *,
     figures: bool,
     html: bool,
+    document: Path | None,
     absent_class: str,
 ) -> int:
     """Write the tables of the studies and print them; return 1 if a record cannot be read."""
@@ -56,8 +57,8 @@ def report(
             render.print_table(table, console())
 
     built = build.report(
-        results, list(studies), source, figures=figures, html=html, absent_class=absent_class,
-        show=show,
+        results, list(studies), source, figures=figures, html=html, document=document,
+        absent_class=absent_class, show=show,
     )  # fmt: skip
     if as_json:
         print(json.dumps([str(path) for path in built.files], indent=1))
@@ -116,7 +117,8 @@ def collect(results: Path, as_json: bool) -> int:
     with os.scandir(target) as there:
         times = {entry.name: entry.stat().st_mtime_ns for entry in there}
     runs = results / "runs"
-    for source, state in record_files(runs):
+    for found, state in record_files(runs):
+        source = Path(found)
         name = source.relative_to(runs).parts[0].removesuffix(".gz").removesuffix(".json")
         file = target / f"{name}.json.gz"
         if times.get(file.name) == state.st_mtime_ns:  # copied from this very file

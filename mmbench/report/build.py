@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from mmbench.errors import UserError
 from mmbench.record import Record
@@ -24,9 +25,8 @@ from mmbench.report.rows import Group, concerns, groups, members
 from mmbench.report.scores import score_table
 from mmbench.report.study import Study, load_study, study_names
 from mmbench.report.table import Table
+from mmbench.report.wins import win_tables
 from mmbench.store import write_atomic
-
-KINDS = ("", "imbalance", "statistics", "published")  # of a study's tables
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def report(
     *,
     figures: bool = True,
     html: bool = False,
+    document: Path | None = None,
     absent_class: str = "left-out",
     show: Callable[[str, list[Table]], None] | None = None,
 ) -> Built:
@@ -58,6 +59,7 @@ def report(
         source: ``runs``, ``records`` (reference records), or ``auto``: runs if there are any.
         figures: whether to draw them as well.
         html: whether to write ``<results>/report.html`` as well.
+        document: a Markdown page to write with all tables and figures.
         absent_class: ``left-out`` or ``zero``: what MAP does with a class without a test sample.
         show: gets the name and the main tables of each study in turn; none are kept, so that
             memory does not grow with their number.
@@ -69,25 +71,39 @@ def report(
     if absent_class == "zero":
         loaded = replace(loaded, frame=absent_as_zero(loaded.frame))
     built = Built({}, [], loaded.left_out, loaded.unreadable)
-    kept: dict[str, dict[str, list[Table]]] = {}  # the page alone needs them all at once
-    for study in _wanted(studies, loaded):
-        formed = list(groups(study, loaded.frame, loaded.tasks))
-        pooled = pools(study, formed)
-        for kind, tables in kinds_of(study, formed, pooled, loaded):
-            name = "-".join(filter(None, [study.name, kind]))
-            built.files.extend(_write(name, tables, results / "tables"))
-            built.tables[study.name] = built.tables.get(study.name, 0) + len(tables)
-            if show is not None and kind == "":
-                show(study.name, tables)
-            if html:
-                kept.setdefault(study.name, {})[kind] = tables
-        if figures:
-            built.files.extend(_draw(study, formed, pooled, loaded, results / "figures"))
+    kept: dict[str, dict[str, list[Table]]] = {}  # the pages alone need them all at once
+    # The sums are small: threads would wait for one another longer than the sums take.
+    with threadpool_limits(1, user_api="blas"):
+        for study in _wanted(studies, loaded):
+            for kind, tables in _study(study, loaded, results, figures, built):
+                if show is not None and kind == "":
+                    show(study.name, tables)
+                if html or document:
+                    kept.setdefault(study.name, {})[kind] = tables
+    if document:
+        from mmbench.report.document import write_document
+
+        built.files.append(write_document(document, kept, built.files))
     if html:
         from mmbench.report.page import write_page
 
         built.files.append(write_page(results / "report.html", kept, built.files, loaded.files))
     return built
+
+
+def _study(
+    study: Study, loaded: "Loaded", results: Path, figures: bool, built: Built
+) -> Iterator[tuple[str, list[Table]]]:
+    """Write one study and yield its tables by kind, as they are written."""
+    formed = list(groups(study, loaded.frame, loaded.tasks))
+    pooled = pools(study, formed)
+    for kind, tables in kinds_of(study, formed, pooled, loaded):
+        name = "-".join(filter(None, [study.name, kind]))
+        built.files.extend(_write(name, tables, results / "tables"))
+        built.tables[study.name] = built.tables.get(study.name, 0) + len(tables)
+        yield kind, tables
+    if figures:
+        built.files.extend(_draw(study, formed, pooled, loaded, results / "figures"))
 
 
 @dataclass(frozen=True)
@@ -157,6 +173,7 @@ def kinds_of(
             "": lambda: [score_table(study, group, loaded.reference) for group in formed],
             "imbalance": lambda: reached_tables(study, loaded.frame, formed, loaded.reference),
             "statistics": lambda: overall_tables(pooled),
+            "wins": lambda: win_tables(pooled),
         }
     cited = published_costs if study.cost else published_tables
     # Of a study that was not run they are all there is.

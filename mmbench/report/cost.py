@@ -98,7 +98,7 @@ def _table(study: Study, group: Group, reference: bool) -> Table:
                         f"{TITLES.get(primary, primary)} in percent,"),
         notes=(
             *(n.format(reference=name) for n in NOTES), *reasons(group.rows),
-            *_warning(study, group),
+            *(_warning(study, group) or _conclusion(rows, base)),
         ),
         bundle=group.bundle,
         dataset=group.dataset,
@@ -163,6 +163,21 @@ def _warning(study: Study, group: Group) -> tuple[str, ...]:
     n = _overlapping(group)
     said = OVERLAP.format(n=n, all=len(group.where), study=study.name)
     return (said,) if n else ()
+
+
+def _conclusion(
+    rows: Iterable[tuple[str, tuple[Entry, ...]]], base: Shown | None
+) -> tuple[str, ...]:
+    """Say in one sentence how far the rows' times lie from the base's."""
+    ratios = {name: e[2].value for name, e in rows if e[2].value is not None}
+    others = {n: r for n, r in ratios.items() if base is not None and n != base.name}
+    if base is None or not others:
+        return ()
+    least, most = (pick(others, key=lambda n: others[n]) for pick in (min, max))
+    return (
+        f"What may be concluded: on this device and with these encoders an epoch takes from "
+        f"{others[least]:.2f} ({least}) to {others[most]:.2f} times ({most}) that of {base.name}.",
+    )
 
 
 def points(study: Study, groups: Iterable[Group]) -> Mapping[str, list[Point]]:

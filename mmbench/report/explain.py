@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmbench.errors import UserError, nearest
-from mmbench.report.build import KINDS, load_results, tables_of
+from mmbench.report.build import load_results, tables_of
 from mmbench.report.frame import row_of
 from mmbench.report.study import study_names
 from mmbench.report.table import Entry, Source, Sources, Table
+from mmbench.report.titles import KINDS
 from mmbench.store import read_record
 
 TOLERANCE = 1e-9  # a table's CSV has all digits; what differs by more is another number

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmbench.report.cost import Point, overlapping, points
@@ -17,6 +19,7 @@ from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
 from mmbench.report.training import strength
 
+LETTERS = 17  # of a title fit in an inch
 SWEPT = re.compile(r"(?P<option>\w+) = (?P<value>-?\d+(\.\d+)?)")
 
 
@@ -89,9 +92,13 @@ def cost(title: str, reference: str, found: Mapping[str, Sequence[Point]]) -> Fi
     return figure
 
 
-def _subtitle(pool: Pool) -> str:
+def _titled(figure: Figure, pool: Pool, warning: str = "") -> None:
+    """Write above a figure what it shows, in lines that are no longer than it is wide."""
     rule = "" if pool.bundle[0] == "validated" else " (EPOCH SELECTED ON TEST)"
-    return f"protocol {pool.bundle[0]}{rule}; {', '.join(pool.datasets)}"
+    lines = [pool.title, f"protocol {pool.bundle[0]}{rule}; {pool.place}", warning]
+    wide = int(figure.get_figwidth() * LETTERS)
+    text = "\n".join(wrapped for line in lines if line for wrapped in wrap(line, wide))
+    figure.suptitle(text, fontsize=8, x=0.01, ha="left")
 
 
 def forest(pool: Pool) -> Figure | None:
@@ -99,40 +106,62 @@ def forest(pool: Pool) -> Figure | None:
     compared = pool.comparisons
     if not compared:
         return None
-    figure = new_figure(5.0, 1.0 + 0.24 * len(compared))
+    figure = new_figure(5.6, 1.3 + 0.2 * len(compared))
     axes = figure.add_subplot()
     for y, found in enumerate(compared):
-        colour = COLOURS[1] if found.adjusted < 0.05 else COLOURS[0]
+        sure = found.adjusted < 0.05
+        colour = COLOURS[1] if sure else COLOURS[0]
         axes.plot([100 * found.low, 100 * found.high], [y, y], color=colour, lw=1.5)
-        filled = colour if found.adjusted < 0.05 else "white"
-        axes.plot(100 * found.mean, y, "o", color=colour, mfc=filled, ms=5)
-    axes.axvline(0, color="0.5", lw=0.8, ls="--")
-    axes.set_yticks(range(len(compared)), [c.name for c in compared])
-    axes.invert_yaxis()
+        axes.plot(100 * found.mean, y, "o", color=colour, mfc=colour if sure else "white", ms=5)
+    axes.axvline(0, color="0.5", lw=0.8, ls="--", zorder=0)
+    _rows(axes, [c.name for c in compared])
+    # The same in digits: one far row would make the marks of all others one.
+    said = axes.secondary_yaxis("right")
+    said.set_yticks(
+        range(len(compared)),
+        [f"{100 * c.mean:+.2f}  ({100 * c.low:+.2f} to {100 * c.high:+.2f})" for c in compared],
+    )
+    said.tick_params(length=0, labelsize=7)
+    said.spines["right"].set_visible(False)
     axes.set_xlabel(
         f"points above {pool.reference}, 95 % bootstrap interval\nfilled: p < 0.05 after Holm"
     )
-    axes.set_title(f"{pool.title}\n{_subtitle(pool)}", fontsize=8, loc="left")
+    _titled(figure, pool)
     return figure
 
 
+def _rows(axes: Axes, names: Sequence[str], below: float = 0.0) -> None:
+    """Name the rows, the first on top, with room for ``below`` more under the last."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4 + below, -0.6)
+
+
 def heat(pool: Pool) -> Figure:
-    """Draw methods by data sets; colour: points above the data set's mean, text: the score."""
+    """Draw methods by data sets; colour: points above the data set's median, text: the score."""
     rows = list(pool.scores)
     means = 100 * np.array([[np.mean(list(e.values())) for e in pool.scores[r]] for r in rows])
-    centred = means - means.mean(axis=0)
-    limit = float(np.abs(centred).max()) or 1.0
-    figure = new_figure(1.8 + 0.9 * len(pool.datasets), 1.1 + 0.24 * len(rows))
+    centred = means - np.median(means, axis=0)
+    # One row far from the others must not take all colour from them.
+    limit = float(np.quantile(np.abs(centred), 0.9)) or float(np.abs(centred).max()) or 1.0
+    figure = new_figure(2.6 + 0.9 * len(pool.datasets), 1.5 + 0.2 * len(rows))
     axes = figure.add_subplot()
     image = axes.imshow(centred, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     for y, x in np.ndindex(means.shape):
         dark = abs(centred[y, x]) > 0.65 * limit
         colour = "white" if dark else "black"
         axes.text(x, y, f"{means[y, x]:.1f}", ha="center", va="center", color=colour, fontsize=7)
-    axes.set_xticks(range(len(pool.datasets)), pool.datasets)
+    axes.set_xticks(
+        range(len(pool.datasets)),
+        ["\n".join(wrap(p, 11, break_on_hyphens=True)) for p in pool.short],
+        fontsize=7,
+    )
     axes.set_yticks(range(len(rows)), rows)
-    figure.colorbar(image, label="points above the data set's mean")
-    axes.set_title(f"protocol {pool.bundle[0]}", fontsize=8, loc="left")
+    past = [bool((centred < -limit).any()), bool((centred > limit).any())]
+    ends: Any = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
+        (past[0], past[1]), "neither"
+    )  # Any: a literal to the stubs
+    figure.colorbar(image, label="points above\nthe data set's median", extend=ends)
+    _titled(figure, pool)
     return figure
 
 
@@ -142,23 +171,22 @@ def rank_diagram(pool: Pool) -> Figure:
     width = critical_difference(len(names), len(pool.datasets))
     order = sorted(range(len(names)), key=lambda i: ranks[i])
     groups = cliques(ranks.tolist(), width)
-    figure = new_figure(5.0, 1.2 + 0.2 * len(names) + 0.12 * len(groups))
+    figure = new_figure(5.0, 1.3 + 0.19 * len(names) + 0.12 * len(groups))
     axes = figure.add_subplot()
     for y, i in enumerate(order):
         axes.plot([1, ranks[i]], [y, y], color="0.8", lw=0.8, zorder=1)
-        axes.plot(ranks[i], y, "o", color=COLOURS[0], zorder=2)
+        axes.plot(ranks[i], y, "o", color=COLOURS[0], zorder=2, clip_on=False)
     for level, group in enumerate(groups):
         height = len(names) + 0.6 * level
         ends = [min(ranks[i] for i in group), max(ranks[i] for i in group)]
         axes.plot(ends, [height, height], color="black", lw=3, solid_capstyle="butt")
-    axes.set_yticks(range(len(names)), [f"{names[i]} ({ranks[i]:.2f})" for i in order])
+    _rows(axes, [f"{names[i]} ({ranks[i]:.2f})" for i in order], 0.6 * len(groups) + 0.2)
     axes.set_xlim(0.8, len(names) + 0.2)
-    axes.invert_yaxis()
     few = "" if len(pool.datasets) >= FEW_DATASETS else (
-        f"\nWARNING: {len(pool.datasets)} data sets are too few for this to mean much"
+        f"WARNING: {len(pool.datasets)} data sets are too few for this to mean much"
     )  # fmt: skip
-    axes.set_xlabel(f"mean rank, 1 is best; bars: within the critical difference {width:.2f}")
-    axes.set_title(f"{pool.title}\n{_subtitle(pool)}{few}", fontsize=7, loc="left")
+    axes.set_xlabel(f"mean rank, 1 is best\nbars: within the critical difference {width:.2f}")
+    _titled(figure, pool, few)
     return figure
 
 
@@ -173,7 +201,7 @@ def sweep(pool: Pool) -> Figure | None:
         return None
     x = [float(match["value"]) for match in found.values()]
     figure = new_figure(max(3.2, 2.9 * len(pool.datasets)), 2.7)
-    figure.suptitle(f"{pool.title}\n{_subtitle(pool)}", fontsize=8)
+    _titled(figure, pool)
     for number, dataset in enumerate(pool.datasets):
         axes = figure.add_subplot(1, len(pool.datasets), number + 1)
         moments = [mean_std([100 * v for v in pool.scores[r][number].values()]) for r in found]
@@ -201,15 +229,12 @@ def knob(pool: Pool) -> Figure | None:
     """
     if pool.knob is None or len(pool.datasets) < 2 or not pool.baselines:
         return None
-    name, turned = pool.knob
-    order = sorted(range(len(turned)), key=lambda i: turned[i])
-    x, base = [turned[i] for i in order], pool.baselines[0]
+    (name, x), base = pool.knob, pool.baselines[0]
     figure = new_figure(4.6, 3.2)
     axes = figure.add_subplot()
     for number, row in enumerate(r for r in pool.scores if r != base):
         gains = []
-        for i in order:
-            own, other = pool.scores[row][i], pool.scores[base][i]
+        for own, other in zip(pool.scores[row], pool.scores[base], strict=True):
             gains.append(
                 mean_std([100 * (own[s] - other[s]) for s in sorted(set(own) & set(other))])
             )
@@ -222,5 +247,5 @@ def knob(pool: Pool) -> Figure | None:
     axes.set_xlabel(f"{name} of the data set")
     axes.set_ylabel(f"points above {base}, mean ± sd")
     axes.legend(fontsize=7, ncols=2)
-    axes.set_title(f"{pool.title}\nprotocol {pool.bundle[0]}", fontsize=8, loc="left")
+    _titled(figure, pool)
     return figure

@@ -40,8 +40,8 @@ def load_frame(folder: Path, unreadable: list[str]) -> pd.DataFrame:
         folder: where the records lie.
         unreadable: gets the message of every file that is not a record, or a newer version's.
     """
-    start = len(str(folder)) + 1  # names below the folder, as text: paths cost more than the look
-    files = [(str(path)[start:], _stamp(state)) for path, state in record_files(folder)]
+    start = len(str(folder)) + 1
+    files = [(path[start:], _stamp(state)) for path, state in record_files(folder)]
     file = folder.parent / ".index" / f"{folder.name}.parquet"
     known = _read(file) if len(files) >= WORTH else None
     state = pd.DataFrame(
@@ -50,6 +50,8 @@ def load_frame(folder: Path, unreadable: list[str]) -> pd.DataFrame:
     if known is None:
         whole = _read_all(folder, state, unreadable)
         changed = len(files) >= WORTH
+    elif known[FILE].equals(state[FILE]) and known[STAMP].equals(state[STAMP]):
+        whole, changed = known, False
     else:
         merged = state.merge(known, on=[FILE, STAMP], how="left", indicator="_from")
         missing = merged["_from"] == "left_only"

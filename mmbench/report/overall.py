@@ -40,6 +40,22 @@ class Pool:
     baselines: tuple[str, ...]
     knob: tuple[str, tuple[float, ...]] | None = None
 
+    @property
+    def short(self) -> tuple[str, ...]:
+        """What sets the data sets apart: their names, or the values of the knob."""
+        if self.knob is None:
+            return self.datasets
+        return tuple(f"{self.knob[0]} = {value:g}" for value in self.knob[1])
+
+    @property
+    def place(self) -> str:
+        """All data sets in words."""
+        if self.knob is None:
+            return ", ".join(self.datasets)
+        names = dict.fromkeys(name.partition(" (")[0] for name in self.datasets)
+        values = ", ".join(f"{value:g}" for value in self.knob[1])
+        return f"{', '.join(names)} with {self.knob[0]} = {values}"
+
     def mean(self, row: str) -> float:
         """Return the mean over data sets of the mean over seeds."""
         return float(np.mean([np.mean(list(each.values())) for each in self.scores[row]]))
@@ -81,6 +97,11 @@ def pools(study: Study, groups: Iterable[Group]) -> list[Pool]:
 
 
 def _pool(study: Study, bundle: tuple[str, str, str], groups: Sequence[Group]) -> Pool:
+    knob = _knob(study, groups)
+    if knob is not None:
+        name, turned = knob
+        groups = [groups[i] for i in sorted(range(len(groups)), key=lambda i: turned[i])]
+        knob = name, tuple(sorted(turned))
     found: Scores = {}
     methods: dict[str, str] = {}
     for group in groups:
@@ -94,7 +115,7 @@ def _pool(study: Study, bundle: tuple[str, str, str], groups: Sequence[Group]) -
     return Pool(
         study.name, study.title, bundle, tuple(group.place for group in groups), whole,
         tuple(name for name in methods if name not in whole),
-        tuple(row for row in whole if methods[row] in study.baselines), _knob(study, groups),
+        tuple(row for row in whole if methods[row] in study.baselines), knob,
     )  # fmt: skip
 
 
@@ -119,30 +140,35 @@ def _table(pool: Pool) -> Table:
         rows.append((row, (*cells, *_compared(compared.get(row), row == pool.reference))))
     columns = ("Method", "mean", "mean rank", "Δ", "95 % interval", "p", "p (Holm)", "effect d_z",
                "wins/ties/losses")  # fmt: skip
-    protocol, fidelity, preset = pool.bundle
-    bundle = "" if fidelity in ("corrected", "stated") else ", released fidelity"
-    bundle += "" if preset in ("common", "stated") else ", authors' recipes"
     return Table(
-        name="-".join([f"{pool.study}-statistics", *_unusual(pool)]),
-        heading=f"{pool.title}: over {', '.join(pool.datasets)}",
+        name=pool_name(pool, "statistics"),
+        heading=f"{pool.title}: over {pool.place}",
         columns=columns,
         rows=tuple(rows),
         caption=(
-            "Primary metric in percent, mean over data sets of the mean over seeds. Protocol "
-            f"{protocol}: {RULES[protocol]}{bundle}. Δ: paired difference to {pool.reference}, the "
+            "Primary metric in percent, mean over data sets of the mean over seeds. "
+            f"{pool_caption(pool)}. Δ: paired difference to {pool.reference}, the "
             "baseline with the best mean; interval: percentile bootstrap of seeds within data "
             "sets; p: paired sign-flip permutation test, two-sided, then Holm's correction over "
             "the rows; d_z: Δ over the standard deviation of the differences within data sets."
         ),
         notes=_notes(pool, list(compared.values())),
-        protocol=protocol,
+        protocol=pool.bundle[0],
     )
 
 
-def _unusual(pool: Pool) -> list[str]:
-    """Return what sets a pool apart from the plain one."""
-    return [word for word in pool.bundle
-            if word not in ("validated", "corrected", "common", "stated")]  # fmt: skip
+def pool_name(pool: Pool, kind: str) -> str:
+    """Return the name of a pool's table: the kind, and what sets the pool apart."""
+    plain = ("validated", "corrected", "common", "stated")
+    return "-".join([pool.study, kind, *(word for word in pool.bundle if word not in plain)])
+
+
+def pool_caption(pool: Pool) -> str:
+    """Return the protocol of a pool and how it selects, and the bundle, in words."""
+    protocol, fidelity, preset = pool.bundle
+    bundle = "" if fidelity in ("corrected", "stated") else ", released fidelity"
+    bundle += "" if preset in ("common", "stated") else ", authors' recipes"
+    return f"Protocol {protocol}: {RULES[protocol]}{bundle}"
 
 
 def _percent(value: float, sign: str = "") -> Entry:
@@ -169,10 +195,19 @@ def _notes(pool: Pool, compared: Sequence[statistics.Comparison]) -> tuple[str, 
         notes.append(f"Left out, without a score on every data set: {', '.join(pool.partial)}.")
     if len(pool.datasets) < statistics.FEW_DATASETS:
         notes.append(
-            f"Mean ranks over {len(pool.datasets)} data set(s) mean little: at least "
+            f"Mean ranks over {_counted(len(pool.datasets), 'data set')} mean little: at least "
             f"{statistics.FEW_DATASETS} are needed for the critical difference to be trusted."
         )
+    if pool.knob is not None:
+        notes.append(
+            f"All are one data set with another {pool.knob[0]}: what holds over them need not hold "
+            "for other data sets, and ranks over them tell less than over as many data sets."
+        )
     return (*notes, conclusion(compared, str(pool.reference)))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def conclusion(compared: Sequence[statistics.Comparison], reference: str) -> str:

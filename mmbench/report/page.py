@@ -15,25 +15,10 @@ from mmbench.record import Record
 from mmbench.report.scores import TITLES
 from mmbench.report.study import load_study
 from mmbench.report.table import Entry, Sources, Table
+from mmbench.report.titles import FIGURES, KINDS, figure_kind
 from mmbench.store import read_record, write_atomic
 
 CURVES = 2000  # records; the curves of more would make a page of tens of megabytes
-KINDS = {
-    "": "Scores",
-    "imbalance": "Imbalance reached",
-    "statistics": "Statistics over the data sets",
-    "published": "Published beside measured",
-    "cost": "Cost",
-}
-FIGURES = {
-    "forest": "differences to the reference with intervals",
-    "heat": "rows by data set",
-    "ranks": "mean ranks and critical difference",
-    "sweep": "score against the option",
-    "knob": "gain against the knob of the data set",
-    "strength": "each modality over training",
-    "cost": "score against the time of an epoch",
-}
 
 
 @dataclass
@@ -127,22 +112,16 @@ def _study(
         title = KINDS[kind] if kind else "Released fidelity, and the authors' recipes"
         parts += [{"folded": False, "title": title, "tables": plain}] if plain else []
         parts += [{"folded": True, "title": title, "tables": folded}] if folded else []
-    own = [f for f in figures if f.suffix == ".svg" and _kind(f, name)]
+    own = [f for f in figures if f.suffix == ".svg" and figure_kind(f, name)]
     return {
         "name": name,
         "title": whole,
         "parts": parts,
         "figures": [
-            {"source": _embedded(f), "text": f"{whole}: {FIGURES[str(_kind(f, name))]}"}
+            {"source": _embedded(f), "text": f"{whole}: {FIGURES[str(figure_kind(f, name))]}"}
             for f in own
         ],
     }
-
-
-def _kind(file: Path, study: str) -> str | None:
-    """Return which figure of ``study`` a file holds, None if it is another study's."""
-    rest = file.stem.removeprefix(f"{study}-").split("-")[0]
-    return rest if file.stem.startswith(f"{study}-") and rest in FIGURES else None
 
 
 def _embedded(file: Path) -> str:

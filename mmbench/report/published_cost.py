@@ -72,10 +72,22 @@ def _table(study: Study, dataset: str, cited: Sequence[Number], group: Group | N
         ),
         rows=tuple(rows),
         caption=caption,
-        notes=(NOTE.format(base=reference),),
+        notes=(NOTE.format(base=reference), _conclusion(rows)),
         dataset=dataset,
         protocol="" if group is None else group.protocol,
     )  # fmt: skip
+
+
+def _conclusion(rows: Sequence[tuple[str, tuple[Entry, ...]]]) -> str:
+    """Say in one sentence what the two ratios of a row tell."""
+    gaps = [e[4].value for _, e in rows if e[4].value is not None]
+    if not gaps:
+        return "What may be concluded: nothing about the published times; none was measured here."
+    far = max(gaps, key=abs)
+    return (
+        f"What may be concluded: of {len(gaps)} rows there are both ratios, and ours lie up to "
+        f"{far:+.2f} from the published ones; encoders and devices differ."
+    )
 
 
 def _times(printed: Number | None, row: Shown | None) -> list[Entry]:

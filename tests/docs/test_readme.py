@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[2] / "README.md"
+RESULTS = README.parent / "docs" / "results.md"
 
 
 def test_the_method_of_the_readme_runs(tmp_path):
@@ -35,3 +36,5 @@ def test_the_tables_of_the_readme_are_those_the_records_give(study):
     tables = build_study(load_study(study), records, reference=True)
     expected = markdown([table for table in tables if not table.bundle])
     assert expected in README.read_text(encoding="utf-8")
+    shown = expected.split("\n\n", 1)[1].strip()  # that page names its maker once, on top
+    assert shown in RESULTS.read_text(encoding="utf-8")

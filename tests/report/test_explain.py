@@ -131,6 +131,7 @@ def typed(line):
     return Options(
         given=given, study="", encoder=[v for k, v in pairs if k == "--encoder"],
         set=[v for k, v in pairs if k == "--set"], config=None, device="cpu", jobs=1, per_gpu="1",
+        gpus_per_cell=1, cluster="", profile="", resources={},
         threads=1, checkpoint_seconds=60.0, results=Path("results"), cache=None, plugins=[],
         dry_run=True, json=False,
     )  # fmt: skip

@@ -3,8 +3,10 @@
 import dataclasses
 import subprocess
 import sys
+from itertools import combinations
 
 import pytest
+from matplotlib.text import Text
 
 from mmbench.report.drawing import styled
 from mmbench.report.figures import forest, heat, knob, rank_diagram, sweep, write_figures
@@ -51,8 +53,9 @@ def test_heat_map_prints_every_score(pool):
 
 def test_rank_diagram_warns_of_too_few_data_sets(pool):
     with styled():
-        axes = rank_diagram(pool).axes[0]
-    assert "too few" in axes.get_title(loc="left")
+        figure = rank_diagram(pool)
+    assert "too few" in figure.get_suptitle()
+    axes = figure.axes[0]
     assert next(t.get_text() for t in axes.get_yticklabels()) == "one (1.00)"
 
 
@@ -63,8 +66,8 @@ def test_sweep_draws_the_mean_over_the_option(swept):
     assert curve.get_ydata() == pytest.approx([55.0, 60.0, 65.0])
 
 
-def test_knob_draws_the_gain_in_the_order_of_the_option(pool):
-    turned = dataclasses.replace(pool, knob=("imbalance", (0.8, 0.2)))
+def test_knob_draws_the_gain_over_the_option(pool):
+    turned = dataclasses.replace(pool, knob=("imbalance", (0.2, 0.8)))
     with styled():
         axes = knob(turned).axes[0]
     one, two = (bar.lines[0] for bar in axes.containers)
@@ -72,6 +75,41 @@ def test_knob_draws_the_gain_in_the_order_of_the_option(pool):
     assert two.get_ydata() == pytest.approx([-5.0, -5.0])
     assert sorted(one.get_xdata()) == list(one.get_xdata())
     assert knob(pool) is None
+
+
+@pytest.mark.parametrize("drawn", [forest, heat, rank_diagram, sweep, knob])
+@pytest.mark.parametrize("many", [False, True], ids=["few rows", "many rows"])
+def test_no_text_leaves_the_figure_or_lies_on_other_text(pool, swept, drawn, many):
+    chosen = swept if drawn is sweep else pool
+    if drawn is knob:
+        chosen = dataclasses.replace(pool, knob=("imbalance", (0.2, 0.8)))
+    if many:
+        more = {f"a method, as its authors trained it {i}": v for i in range(12)
+                for v in [chosen.scores["base"]]}  # fmt: skip
+        more = {} if drawn in (sweep, knob) else more
+        names = tuple(f"{name} (option=0.{i})" for i, name in enumerate(chosen.datasets))
+        chosen = dataclasses.replace(
+            chosen, scores=chosen.scores | more, datasets=names, title="A long title " * 12
+        )
+    with styled():
+        figure = drawn(chosen)
+        assert faults(figure) == []
+
+
+def faults(figure):
+    """Return the texts that are cut off, and the pairs that lie on one another."""
+    with pytest.MonkeyPatch.context() as patch:
+        drawn, draw = [], Text.draw
+        patch.setattr(Text, "draw", lambda self, *a, **k: drawn.append(self) or draw(self, *a, **k))
+        figure.canvas.draw()
+    shown = [t for t in drawn if t.get_visible() and t.get_text().strip()]
+    boxes = {t: t.get_window_extent() for t in shown}
+    page = figure.bbox
+    cut = [t.get_text() for t, box in boxes.items()
+           if min(box.x0, box.y0, page.x1 - box.x1, page.y1 - box.y1) < -1]  # fmt: skip
+    both = [(a.get_text(), b.get_text()) for a, b in combinations(boxes, 2)
+            if boxes[a].padded(-1).overlaps(boxes[b].padded(-1))]  # fmt: skip
+    return cut + both
 
 
 def test_a_study_without_a_sweep_has_no_sweep_figure(pool):
@@ -90,7 +128,7 @@ def test_figures_are_the_same_bytes_each_time(pool, tmp_path):
 def test_a_figure_of_the_published_protocol_says_so(pool, tmp_path):
     leaky = Pool("s", "T", ("published", *BUNDLE[1:]), pool.datasets, pool.scores, (), ("base",))
     with styled():
-        assert "EPOCH SELECTED ON TEST" in forest(leaky).axes[0].get_title(loc="left")
+        assert "EPOCH SELECTED ON TEST" in forest(leaky).get_suptitle()
     assert all("-published" in f.name for f in write_figures([leaky], tmp_path))
 
 

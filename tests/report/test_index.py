@@ -1,11 +1,15 @@
 """The index gives what the files give, and is renewed when they change."""
 
+import json
 import os
+import subprocess
+import sys
 
 import pytest
 
 from mmbench.report import index
 from mmbench.report.index import load_frame
+from mmbench.store import read_record
 
 
 @pytest.fixture
@@ -107,3 +111,27 @@ def test_a_damaged_record_is_told_each_time_and_the_rest_is_read(folder):
         told = []
         assert len(load_frame(folder, told)) == 3
         assert "is not a readable record" in told[0]
+
+
+def test_a_record_read_without_its_curve_is_the_same_otherwise(template, tmp_path):
+    assert template.curve
+    for name, text in (
+        ("ours.json", json.dumps(template.model_dump(mode="json", exclude_none=True))),
+        ("dense.json", template.model_dump_json()),
+        ("uncut.json", template.model_copy(update={"selection": None}).model_dump_json()),
+    ):
+        (tmp_path / name).write_text(text)
+        whole = read_record(tmp_path / name)
+        cut = read_record(tmp_path / name, curve=False)
+        assert cut == whole.model_copy(update={"curve": []})
+
+
+def test_a_report_waits_for_no_library_it_does_not_need():
+    code = (
+        "import sys, mmbench.report.build;"
+        "sys.exit(', '.join({'torch', 'scipy.stats', 'sklearn'} & {*sys.modules}) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

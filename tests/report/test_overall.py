@@ -46,7 +46,7 @@ def test_mean_ranks_and_warning_stand_in_the_table(build):
     (table,) = overall_tables(build(TWO))
     rank = {name: entries[1].value for name, entries in table.rows}
     assert rank == {"concat": 2.5, "sum": 2.5, "iprm": 1.0}
-    assert any("Mean ranks over 2 data set(s) mean little" in note for note in table.notes)
+    assert any("Mean ranks over 2 data sets mean little" in note for note in table.notes)
     assert "none could reach it" in table.notes[-1]
 
 

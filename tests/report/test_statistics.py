@@ -90,6 +90,12 @@ def test_mean_ranks_share_ties():
     assert ranks.tolist() == [1.5, 1.75, 2.75]
 
 
+def test_mean_ranks_agree_with_scipy():
+    scores = rng(11).integers(0, 4, size=(9, 6)) / 4  # many ties
+    theirs = stats.rankdata(-scores, axis=1).mean(axis=0)
+    assert s.mean_ranks(scores) == pytest.approx(theirs)
+
+
 @pytest.mark.parametrize(("methods", "q"), [(2, 1.960), (5, 2.728), (10, 3.164)])
 def test_critical_difference_uses_the_tabulated_q(methods, q):
     # q of Demsar 2006, table 5(a)

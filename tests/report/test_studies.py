@@ -104,7 +104,8 @@ def test_bundles_can_be_rows(template, make):
 
 def test_baselines_stand_in_a_block_and_extensions_are_marked(template, make):
     marked = make(template, "iprm", 0, 0.7).model_copy(update={"remark": "an extension"})
-    tables = build_study(STUDY, [make(template, "concat", 0, 0.5), marked], False)
+    study = Study(name="s", title="T", rows=("concat", "iprm"), baselines=("concat",))
+    tables = build_study(study, [make(template, "concat", 0, 0.5), marked], False)
     text = markdown(tables)
     assert tables[0].breaks == (1,)
     assert line(text, "iprm †")
@@ -118,7 +119,9 @@ def options(**changed):
     given = dict.fromkeys(("methods", "datasets", "seeds", "protocol", "fidelity", "preset"), "")
     plain = {
         "study": "", "encoder": [], "set": [], "config": None, "device": "cpu", "jobs": 1,
-        "per_gpu": "1", "threads": 1, "checkpoint_seconds": 60.0, "results": Path("results"),
+        "per_gpu": "1",
+        "gpus_per_cell": 1, "cluster": "", "profile": "", "resources": {},
+        "threads": 1, "checkpoint_seconds": 60.0, "results": Path("results"),
         "cache": None, "plugins": [], "dry_run": True, "json": False,
     }  # fmt: skip
     return Options(**{**plain, **changed, "given": given | changed.get("given", {})})
