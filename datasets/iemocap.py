@@ -119,6 +119,7 @@ class Iemocap(NativeDataset):
         "1084, Happy 1636",
         size="2.6 GB; as much again while preparing",
     )
+    grouped_by = "speakers"
     published = 5531
     encoders = {"audio": "resnet18", "video": "resnet18", "text": "words"}
     config: IemocapConfig

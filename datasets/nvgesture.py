@@ -11,6 +11,7 @@ take the same window of 64 of 80 pictures; short clips are padded behind.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -66,6 +67,7 @@ class NVGesture(NativeDataset):
         counts="train 1050 (whole subjects, at least 15 %, for validation), test 482",
         size="37 GB (4 GB with frames=32, size=112 and window=24); as much again while preparing",
     )
+    grouped_by = "subjects"
     published = 1532
     trainer = {"batch_size": 4}
     encoders = {"rgb": "i3d", "flow": "i3d", "depth": "i3d"}
@@ -105,16 +107,10 @@ class NVGesture(NativeDataset):
                     f"there is no list {names[0]} in {root}; --root is the folder that holds it "
                     "and Video_data (mmbench show nvgesture prints the tree)"
                 )
-            found += [
-                _sample(root, f"{file}, line {number}", line, split)
-                for number, line in read_lines(file)
-            ]
+            found += [_sample(root, file, number, line, split) for number, line in read_lines(file)]
         held = _held_out([s.group for s in found if s.split == "train"])
         return [
-            Sample(s.id, s.label, s.group, "val", s.sources)
-            if s.split == "train" and s.group in held
-            else s
-            for s in found
+            replace(s, split="val") if s.split == "train" and s.group in held else s for s in found
         ]
 
 
@@ -130,8 +126,8 @@ def _held_out(groups: Sequence[str]) -> set[str]:
     return held
 
 
-def _sample(root: Path, place: str, line: str, split: str) -> Sample:
-    fields = {}
+def _sample(root: Path, file: Path, number: int, line: str, split: str) -> Sample:
+    place, fields = f"{file}, line {number}", {}
     for part in line.split(" "):
         key, _, value = part.partition(":")
         fields[key] = value
@@ -149,7 +145,8 @@ def _sample(root: Path, place: str, line: str, split: str) -> Sample:
     if subject is None:
         raise UserError(f"{place}: {path} does not end in subject<N>_r<N>; restore the list")
     name = f"{path.removeprefix('Video_data/')}:{int(color.begin)}"
-    return Sample(name, label, subject[1], split, {"rgb": color, "flow": color, "depth": depth})
+    streams = {"rgb": color, "flow": color, "depth": depth}
+    return Sample(name, label, subject[1], split, streams, f"{file.name}, line {number}")
 
 
 def _stream(folder: Path, field: str) -> Source:

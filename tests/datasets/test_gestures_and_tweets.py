@@ -156,7 +156,10 @@ def test_a_truncated_picture_is_named(tmp_path):
     stay = layouts.sarcasm(tmp_path)
     file = tmp_path / "dataset_image" / f"{stay['test2'][3]}.jpg"
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(UserError, match=rf"1 of 90 .*cannot be decoded:\n  {file.stem}: image: "):
+    with pytest.raises(
+        UserError,
+        match=rf"1 of 90 .*cannot be decoded:\n  {file.stem} \(test2.txt, line 4\): image: ",
+    ):
         data_cache.prepare(make("sarcasm"), cache=tmp_path / "cache", root=tmp_path)
 
 

@@ -65,7 +65,7 @@ def test_split_names_are_understood(rows):
     ("change", "message"),
     [
         ({"sound": "gone.wav"}, r"bad.csv, line 3, column sound: there is no file .*gone.wav"),
-        ({"photo": ""}, "the column 'photo' .* several kinds"),
+        ({"photo": ""}, "line 3, column photo: empty"),
         ({"told": ""}, "line 3, column told: empty"),
         ({"label": ""}, "line 3, column label: empty"),
         ({"photo": "a 1.wav"}, "line 3: 'a 1.wav'.*--kind photo=KIND"),
