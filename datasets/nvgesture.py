@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mmbench.dataset import DatasetInfo, Modality, Task
 from mmbench.errors import UserError
 from mmbench.native.dataset import NativeConfig, NativeDataset, Sample, first_of, read_lines
-from mmbench.native.flow import motion
+from mmbench.native.flow import motion, stored
 from mmbench.native.pictures import span
 from mmbench.native.source import Source
 from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD
@@ -44,9 +44,10 @@ class NVGestureConfig(NativeConfig):
     frames: int = setting(80, "pictures per clip", source="IPRM, AMSS, BSS", ge=8, le=80)
     window: int = setting(64, "pictures of a training clip", source="IPRM, AMSS, BSS", ge=8, le=80)
     size: int = setting(224, "height and width of a picture", source="IPRM", ge=16, le=256)
-    flow: Literal["dis", "farneback"] = setting(
-        "dis", "how motion is computed", source="datasets.md section 1.3"
-    )
+    flow: Literal["dis", "farneback", "tvl1", "npy"] = setting(
+        "dis", "how motion is computed (tvl1: 70 times the time), or npy: read from flow_data",
+        source="dis: datasets.md section 1.3; npy: IPRM, AMSS, BSS",
+    )  # fmt: skip
 
 
 @register_dataset("nvgesture")
@@ -63,7 +64,8 @@ class NVGesture(NativeDataset):
         layout="""
   ROOT/nvgesture_train_correct_cvpr2016_v2.lst      1050 lines (also ..._correct_v2.lst)
   ROOT/nvgesture_test_correct_cvpr2016_v2.lst        482 lines
-  ROOT/Video_data/class_01/subject13_r0/{sk_color,sk_depth}.avi""",
+  ROOT/Video_data/class_01/subject13_r0/{sk_color,sk_depth}.avi
+  ROOT/Video_data/flow_data/{train,test}/<line, from 0>.npy   for flow=npy: [H, W, 2, pictures]""",
         counts="train 1050 (whole subjects, at least 15 %, for validation), test 482",
         size="37 GB (4 GB with frames=32, size=112 and window=24); as much again while preparing",
     )
@@ -93,7 +95,9 @@ class NVGesture(NativeDataset):
         c = self.config
         return {
             "rgb": partial(span, count=c.frames, size=c.size, channels=3),
-            "flow": partial(motion, count=c.frames, size=c.size, algorithm=c.flow),
+            "flow": partial(stored, count=c.frames, size=c.size)
+            if c.flow == "npy"
+            else partial(motion, count=c.frames, size=c.size, algorithm=c.flow),
             "depth": partial(span, count=c.frames, size=c.size, channels=1),
         }
 
@@ -107,11 +111,21 @@ class NVGesture(NativeDataset):
                     f"there is no list {names[0]} in {root}; --root is the folder that holds it "
                     "and Video_data (mmbench show nvgesture prints the tree)"
                 )
-            found += [_sample(root, file, number, line, split) for number, line in read_lines(file)]
+            found += [
+                self._with_flow(root, index, _sample(root, file, number, line, split))
+                for index, (number, line) in enumerate(read_lines(file))
+            ]
         held = _held_out([s.group for s in found if s.split == "train"])
         return [
             replace(s, split="val") if s.split == "train" and s.group in held else s for s in found
         ]
+
+    def _with_flow(self, root: Path, index: int, sample: Sample) -> Sample:
+        """Let motion be read from the file of that number, if it was computed before."""
+        if self.config.flow != "npy":
+            return sample
+        file = root / "Video_data" / "flow_data" / sample.split / f"{index}.npy"
+        return replace(sample, sources={**sample.sources, "flow": Source(str(file))})
 
 
 def _held_out(groups: Sequence[str]) -> set[str]:

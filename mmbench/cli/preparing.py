@@ -90,7 +90,7 @@ def prepare_table(
     file = own.definition_file(name, cache)
     if file.is_file() and not rebuild:
         before = own.read_definition(file).table
-        if before != str(table.absolute()):
+        if before != str(table.absolute()) and Path(before).is_file():  # else it was moved
             raise UserError(
                 f"{name} is already made from {before}; give this one another name with --name "
                 "NAME, or replace it with --rebuild"

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from mmbench.data.words import PADDING, word_numbers
 from mmbench.errors import UserError
 from mmbench.native.source import Source
-from mmbench.nets.weights import from_pretrained
 
 WORDS = "words"
 
@@ -34,6 +33,8 @@ def tokens(source: Source, *, tokenizer: str, length: int) -> NDArray[np.generic
 
 @cache
 def _tokenizer(name: str) -> Any:  # Any: transformers is an extra
+    from mmbench.nets.weights import from_pretrained  # slow to import, and most texts need none
+
     tokenizer = from_pretrained("AutoTokenizer", name)
     # CLIP reads a text's vector at its end mark and nothing behind it, so that any number will do.
     if tokenizer.pad_token_id != PADDING and "clip" not in type(tokenizer).__name__.lower():

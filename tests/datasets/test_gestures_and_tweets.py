@@ -13,6 +13,7 @@ from mmbench.data import cache as data_cache
 from mmbench.data.loader import Loader
 from mmbench.data.verify import verify
 from mmbench.errors import UserError
+from mmbench.own.media import UnreadableError
 from mmbench.registry import DATASETS
 
 SMALL = {
@@ -79,28 +80,60 @@ def test_nvgesture_takes_the_listed_span_and_pads_behind(gestures):
     assert clip[0, :20].any((1, 2)).all() and not clip[0, 20:].any()
 
 
-def test_motion_is_none_in_still_places_and_seen_where_a_square_moves(tmp_path):
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory):
+    """A square of speckles that moves three pixels a picture, six pictures."""
     import av
 
-    from mmbench.native.flow import motion
     from mmbench.native.source import Source
 
+    file = tmp_path_factory.mktemp("moving") / "m.avi"
     speckle = (
         np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8).repeat(2, 0).repeat(2, 1)
     )
-    with av.open(str(tmp_path / "m.avi"), "w") as container:
+    with av.open(str(file), "w") as container:
         stream = container.add_stream("ffv1", rate=30, width=96, height=96, pix_fmt="gray")
         for k in range(6):
             shown = np.full((96, 96), 30, np.uint8)
             shown[32:64, 20 + 3 * k : 52 + 3 * k] = speckle
             container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, "gray")))
         container.mux(stream.encode(None))
-    flow = motion(Source(str(tmp_path / "m.avi")), count=8, size=96, algorithm="dis")
+    return Source(str(file))
+
+
+@pytest.mark.parametrize("algorithm", ["dis", "farneback", "tvl1"])
+def test_motion_is_none_in_still_places_and_seen_where_a_square_moves(algorithm, moving):
+    from mmbench.native.flow import motion
+
+    flow = motion(moving, count=8, size=96, algorithm=algorithm)
     assert flow.dtype == np.uint8 and flow.shape == (2, 8, 96, 96)
     pixels = flow.astype(float) / 127.5 * 20 - 20
     assert np.median(pixels[0, 1, 40:56, 32:48]) == pytest.approx(3, abs=0.5)
     assert np.median(np.abs(pixels[:, 1, :10])) < 0.5  # still
     assert np.abs(pixels[:, 6:]).max() < 0.1  # beyond the end
+
+
+def test_motion_computed_before_is_read_by_the_line_of_its_list(gestures, tmp_path):
+    from mmbench.native.flow import stored
+    from mmbench.native.source import Source
+
+    files = [s.sources["flow"].file for s in make("nvgesture", flow="npy").samples(gestures[0])]
+    assert [f.rpartition("flow_data/")[2] for f in (files[0], files[50])] == [
+        "train/0.npy",
+        "test/0.npy",
+    ]
+    flow = np.zeros((48, 96, 2, 3), np.float32)
+    flow[..., 0, :] = [8.0, 16.0, 90.0]
+    np.save(tmp_path / "0.npy", flow)
+    x = stored(Source(str(tmp_path / "0.npy")), count=5, size=48)
+    assert x.shape == (2, 5, 48, 48) and x.dtype == np.uint8
+    pixels = x.astype(float) / 127.5 * 20 - 20
+    # Half as wide: half the motion; cut at 20 pixels; the last is repeated.
+    assert pixels[0, :, 24, 24] == pytest.approx([4, 8, 20, 20, 20], abs=0.1)
+    assert np.abs(pixels[1]).max() < 0.1
+    np.save(tmp_path / "1.npy", flow[..., 0])
+    with pytest.raises(UnreadableError, match=r"shape \(48, 96, 2\), not motion"):
+        stored(Source(str(tmp_path / "1.npy")), count=5, size=48)
 
 
 def test_streams_are_moved_and_cut_alike(gestures):
