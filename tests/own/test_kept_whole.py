@@ -23,7 +23,7 @@ def dying(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments)
 setattr(owner, name, dying)
-from mmbench.__main__ import main
+from mmbench.cli import main
 sys.argv = ["mmbench", *sys.argv[3:]]
 main()
 """
