@@ -1,8 +1,10 @@
 """NVGesture and the sarcastic tweets in native layout: prepared, trained on, mistakes named."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from mmbench.data.verify import verify
 from mmbench.errors import UserError
 from mmbench.own.media import UnreadableError
 from mmbench.registry import DATASETS
+from mmbench.testing.files import picture
 
 SMALL = {
     "nvgesture": {"frames": 16, "window": 8, "size": 24},
@@ -88,13 +91,13 @@ def moving(tmp_path_factory):
     from mmbench.native.source import Source
 
     file = tmp_path_factory.mktemp("moving") / "m.avi"
-    speckle = (
-        np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8).repeat(2, 0).repeat(2, 1)
-    )
+    rng = np.random.default_rng(0)
+    ground = rng.integers(0, 80, (48, 48), np.uint8).repeat(2, 0).repeat(2, 1)  # still, but seen
+    speckle = rng.integers(0, 255, (16, 16), np.uint8).repeat(2, 0).repeat(2, 1)
     with av.open(str(file), "w") as container:
         stream = container.add_stream("ffv1", rate=30, width=96, height=96, pix_fmt="gray")
         for k in range(6):
-            shown = np.full((96, 96), 30, np.uint8)
+            shown = ground.copy()
             shown[32:64, 20 + 3 * k : 52 + 3 * k] = speckle
             container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, "gray")))
         container.mux(stream.encode(None))
@@ -211,6 +214,65 @@ def test_sarcasm_names_a_bad_line(tweets, tmp_path, line, message):
         (tmp_path / "text" / f"{name}.txt").write_text(line)
     with pytest.raises(UserError, match=message):
         make("sarcasm").samples(tmp_path)
+
+
+def tweets_with(root, **lists):
+    """Write lists of the tweets (id, text, label), without pictures."""
+    (root / "text").mkdir()
+    (root / "images").mkdir()
+    usual = [("1", "so fine", 0), ("2", "fine", 1)]
+    for split, name in (("train", "train"), ("val", "valid2"), ("test", "test2")):
+        listed = lists.get(split, [(f"{split}{key}", *rest) for key, *rest in usual])
+        lines = [repr([key, text, *[label] * (1 if split == "train" else 2)])
+                 for key, text, label in listed]  # fmt: skip
+        (root / "text" / f"{name}.txt").write_text("\n".join(lines))
+        for key, _, _ in listed:
+            picture(root / "images" / f"{key}.jpg", 0)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"val": []}, "the split val of sarcasm is empty"),
+        ({"train": [("1", "a", 0)]}, "no training sample of sarcasm is 'sarcastic'"),
+        (
+            {"train": [("1", "a", 0), ("2", "b", 1), ("1", "c", 1)]},
+            r"name '1' twice \(train.txt, line 1 and train.txt, line 3\)",
+        ),
+        (
+            {"test": [("1", "", 0), ("9", "b", 1)]},
+            r"1 of 6 .* have no files:\n  1 \(test2.txt, line 1\): there is no text",
+        ),
+    ],
+)
+def test_lists_that_cannot_be_used_are_refused_before_decoding(lists, message, tmp_path):
+    root, cache = tweets_with(tmp_path, **lists), tmp_path / "cache"
+    with pytest.raises(UserError, match=message):
+        data_cache.prepare(make("sarcasm"), cache=cache, root=root)
+    assert not list(cache.glob("**/*.npz"))
+
+
+def test_a_split_of_which_nothing_is_left_is_refused(tmp_path):
+    root = tweets_with(tmp_path)
+    for name in ("test1", "test2"):
+        (root / "images" / f"{name}.jpg").write_bytes(b"no picture")
+    skipping = make("sarcasm", unreadable="skip")
+    with pytest.raises(UserError, match="no sample of the split test of sarcasm can be used"):
+        data_cache.prepare(skipping, cache=tmp_path / "cache", root=root)
+    assert not data_cache.is_prepared(skipping, tmp_path / "cache")
+
+
+def test_more_than_ten_samples_are_counted_and_all_written_to_a_file(tmp_path):
+    many = [(f"t{k}", "so fine", k % 2) for k in range(30)]
+    root = tweets_with(tmp_path, train=many)
+    for key, _, _ in many[2:]:
+        (root / "images" / f"{key}.jpg").unlink()
+    with pytest.raises(UserError, match=r"(?s)28 of 34 .*and 18 more; all of them: \S+") as caught:
+        data_cache.prepare(make("sarcasm"), cache=tmp_path / "cache", root=root)
+    file = re.search(r"all of them: (\S+)", str(caught.value))[1]
+    lines = Path(file).read_text().splitlines()
+    assert len(lines) == 28 and lines[-1].startswith("t29 (train.txt, line 30): there is no ")
 
 
 def test_a_tokenizer_that_is_not_there_is_named(tweets, tmp_path, monkeypatch):
