@@ -45,7 +45,7 @@ class NVGestureConfig(NativeConfig):
     window: int = setting(64, "pictures of a training clip", source="IPRM, AMSS, BSS", ge=8, le=80)
     size: int = setting(224, "height and width of a picture", source="IPRM", ge=16, le=256)
     flow: Literal["dis", "farneback", "tvl1", "npy"] = setting(
-        "dis", "how motion is computed (tvl1: 70 times the time), or npy: read from flow_data",
+        "dis", "how motion is computed (tvl1 is slow), or npy: read from flow_data",
         source="dis: datasets.md section 1.3; npy: IPRM, AMSS, BSS",
     )  # fmt: skip
 
