@@ -1,6 +1,6 @@
 """Prepare, the loader from the cache, and decoding on the fly, side by side in one run.
 
-    python benchmarks/prepare_speed.py [--markdown docs/data-speed.md]
+    python benchmarks/prepare_speed.py [--device cuda] [--markdown docs/data-speed.md]
 
 Clips in CREMA-D's layout and shapes (480 x 360, 30 pictures a second, 2.5 s, 16 kHz) are written,
 and their pictures extracted to JPEG beforehand, as the released code wants them. Then batches of 64
@@ -10,10 +10,10 @@ are made, in turns, so that a machine that others load is the same for all of th
   STFT; open two JPEGs, crop, mirror, normalise each;
 * on the fly from the video: the same, the pictures out of the FLV;
 * from the memory map of the prepared cache;
-* from the prepared cache in memory.
+* from the prepared cache in the memory of the device.
 
-One process, one thread each. The cached ways read what training reads; augmentation, which is
-batched code on the device, is measured apart.
+One process, one thread each; every batch ends on the device. The cached ways read what training
+reads; augmentation, which is batched code on the device, is measured apart.
 """
 
 import argparse
@@ -47,7 +47,7 @@ TITLES = {
     "jpeg": "on the fly, JPEG pictures (as released)",
     "flv": "on the fly, FLV",
     "map": "cache, memory-mapped",
-    "memory": "cache, in memory",
+    "memory": "cache, in the device's memory",
     "map, augmented": "cache, memory-mapped, crop and flip",
 }
 TARGET = 30  # times faster than on the fly
@@ -87,8 +87,10 @@ def extract(samples: Sequence[Sample], folder: Path) -> None:
 class OnTheFly:
     """Makes batches as the released loaders do."""
 
-    def __init__(self, dataset: NativeDataset, samples: Sequence[Sample], jpeg: Path) -> None:
-        self.samples, self.jpeg = samples, jpeg
+    def __init__(
+        self, dataset: NativeDataset, samples: Sequence[Sample], jpeg: Path, device: torch.device
+    ) -> None:
+        self.samples, self.jpeg, self.device = samples, jpeg, device
         self.audio = dataset.decoders()["audio"]
         self.transform = transforms.Compose(
             [
@@ -113,17 +115,18 @@ class OnTheFly:
                 files = sorted((self.jpeg / sample.id).iterdir())[:2]
                 pictures = [Image.open(file).convert("RGB") for file in files]
             clips.append(torch.stack([self.transform(p) for p in pictures], 1))
-        torch.stack(sounds), torch.stack(clips)
+        for batch in (torch.stack(sounds), torch.stack(clips)):
+            batch.to(self.device)
 
 
 def cached(
-    dataset: NativeDataset, cache: Path, share: float, augmented: bool
+    dataset: NativeDataset, cache: Path, share: float, augmented: bool, device: torch.device
 ) -> Callable[[int], None]:
     """Return a function that reads that many samples in training order."""
     prepared = data_cache.load(dataset, cache=cache)
     changes = prepared.augmentations if augmented else None
     loader = Loader(
-        prepared.splits["train"], torch.device("cpu"), torch.float32, BATCH, 0, changes, share,
+        prepared.splits["train"], device, torch.float32, BATCH, 0, changes, share,
         prepared.task.modalities,
     )  # fmt: skip
     index = torch.arange(len(loader))
@@ -137,6 +140,8 @@ def cached(
                 if seen >= samples:
                     break
             state["epoch"] += 1
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
     read(len(loader))  # the memory map's pages are in memory from now on
     return read
@@ -205,7 +210,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--actors", type=int, nargs="+", default=[12, 24, 48], help="12 clips each")
     parser.add_argument("--markdown", type=Path, help="also write the tables there")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda: where batches are wanted")
     options = parser.parse_args()
+    device = torch.device(options.device)
     torch.set_num_threads(1)
     loads = [os.getloadavg()[0]]
     cls = DATASETS.load("cremad")
@@ -225,18 +232,18 @@ def main() -> None:
             samples = list(dataset.samples(root))
             if not jpeg.exists():
                 extract(samples, jpeg)
-            live = OnTheFly(dataset, samples, jpeg)
+            live = OnTheFly(dataset, samples, jpeg, device)
             ways: dict[str, Callable[[int], None]] = {
                 "jpeg": partial(live.batch, video=False),
                 "flv": partial(live.batch, video=True),
-                "map": cached(dataset, cache, 0.0, False),
-                "memory": cached(dataset, cache, 0.9, False),
-                "map, augmented": cached(dataset, cache, 0.0, True),
+                "map": cached(dataset, cache, 0.0, False, device),
+                "memory": cached(dataset, cache, 0.9, False, device),
+                "map, augmented": cached(dataset, cache, 0.0, True, device),
             }
             lines, ratios[title] = table_of_ways(title, in_turns(ways, options.rounds))
             sections += lines
     loads.append(os.getloadavg()[0])
-    text = page(sections, ratios, sizes, loads, options.rounds)
+    text = page(sections, ratios, sizes, loads, options.rounds, device)
     print(text, end="")
     if options.markdown:
         options.markdown.write_text(text, encoding="utf-8")
@@ -248,9 +255,10 @@ def page(
     sizes: Sequence[tuple[int, float, float]],
     loads: Sequence[float],
     rounds: int,
+    device: torch.device,
 ) -> str:
     """Return the whole page."""
-    here = environment(torch.device("cpu"))
+    here = environment(device)
     verdicts = []
     for title, values in ratios.items():
         reached = statistics.median(values)

@@ -94,6 +94,7 @@ class Cremad(NativeDataset):
         size="3.0 GB (7.0 GB with audio=stft20s); as much again while preparing",
     )
     published = 7442
+    grouped_by = "speakers"
     encoders = {"audio": "resnet18", "video": "resnet18"}
     config: CremadConfig
 
@@ -124,7 +125,8 @@ class Cremad(NativeDataset):
         require(root, self.name, "AudioWAV")
         if not (root / "Image-01-FPS").is_dir():
             require(root, self.name, "VideoFlash")
-        split = self._by_actor(root) if self.config.split == "actor" else self._by_list(root)
+        by_list = self.config.split == "ogm"
+        split, places = self._by_list(root) if by_list else (self._by_actor(root), {})
         return [
             Sample(
                 stem,
@@ -135,12 +137,15 @@ class Cremad(NativeDataset):
                     "audio": Source(str(root / "AudioWAV" / f"{stem}.wav")),
                     "video": Source(str(_video(root, stem))),
                 },
+                places.get(stem, ""),
             )
             for stem, where in split.items()
         ]
 
-    def _by_list(self, root: Path) -> dict[str, str]:
+    def _by_list(self, root: Path) -> tuple[dict[str, str], dict[str, str]]:
+        """Return every clip's split, and where it is listed."""
         split: dict[str, str] = {}
+        places: dict[str, str] = {}
         for name in ("train", "test"):
             file = first_of(root, [f"{folder}{name}.csv" for folder in LISTS])
             if file is None:
@@ -148,15 +153,18 @@ class Cremad(NativeDataset):
                     f"split=ogm needs the list {name}.csv, which is not in {root}; get it from "
                     "data/CREMAD of github.com/GeWu-Lab/OGM-GE_CVPR2022, or type --set split=actor"
                 )
-            for stem in _read(file):
+            for stem, place in _read(file):
                 if stem in split:
-                    raise UserError(f"{file}: {stem} is listed twice; keep one of the lines")
-                split[stem] = name
+                    raise UserError(
+                        f"{stem} is listed twice ({places[stem]} and {place}); keep one of them"
+                    )
+                split[stem], places[stem] = name, place
         train = [stem for stem, name in split.items() if name == "train"]
         label = np.array([EMOTIONS.index(stem.split("_")[2]) for stem in train])
         actors = [stem.split("_")[0] for stem in train] if self.config.val == "actor" else None
-        taken = carve(label, actors, TENTH, seed=0)
-        return split | {stem: "val" for stem, out in zip(train, taken, strict=True) if out}
+        taken = carve(label, actors, TENTH, seed=0, classes=EMOTIONS)
+        val = {stem: "val" for stem, out in zip(train, taken, strict=True) if out}
+        return split | val, places
 
     def _by_actor(self, root: Path) -> dict[str, str]:
         """Draw 73, 9 and 9 of 91 actors with seed 0."""
@@ -178,8 +186,8 @@ def _video(root: Path, stem: str) -> Path:
     return extracted if extracted.is_dir() else root / "VideoFlash" / f"{stem}.flv"
 
 
-def _read(file: Path) -> list[str]:
-    """Return the clips of a list of lines ``clip,emotion``."""
+def _read(file: Path) -> list[tuple[str, str]]:
+    """Return (clip, place) of every line ``clip,emotion``."""
     stems = []
     for number, line in read_lines(file):
         stem, _, label = (part.strip() for part in line.partition(","))
@@ -199,5 +207,5 @@ def _read(file: Path) -> list[str]:
                 f"{file}, line {number}: the label is {label}, the clip's name says {parts[3]}; "
                 "restore the published list"
             )
-        stems.append(stem)
+        stems.append((stem, f"{file.name}, line {number}"))
     return stems

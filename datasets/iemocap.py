@@ -4,9 +4,11 @@ Read from ``IEMOCAP_full_release``, which needs a signed licence. Labels come fr
 files: neutral, angry, sad, and happy with excited; others are dropped (datasets.md section 1.4).
 
 Splits. ``split=mla`` reads the two lists of Cecile-hi/Multimodal-Learning-with-Alternating-
-Unimodal-Adaptation from the root; validation is what they leave. ``split=random`` draws 60/20/20.
-Both share speakers between splits. ``split=session`` trains on sessions 1 to 3, validates on 4 and
-tests on 5: no speaker is shared. Their numbers are not comparable.
+Unimodal-Adaptation from the root; their train and test share all ten speakers, which ``verify``
+says. Validation is carved from train, a whole speaker (``val=speaker``), or it is the utterances
+that the lists leave, as in that repository (``val=rest``). ``split=random`` draws 60/20/20.
+``split=session`` trains on sessions 1 to 3, validates on 4 and tests on 5: no speaker is shared.
+Their numbers are not comparable.
 
 Pictures come from ``faces/<utterance>/*.jpg`` if that is there, else from the conversation's video
 between the utterance's first and last second. Deviation: mel energies are standardised by train
@@ -23,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.data.splitting import carve
 from mmbench.dataset import DatasetInfo, Modality, Task
 from mmbench.errors import UserError
 from mmbench.native.dataset import (
@@ -48,7 +51,8 @@ SPOKEN = re.compile(r"^(\S+) \[[\d.-]+\]: ?(.*)$")
 UTTERANCE = re.compile(r"^Ses(\d\d)[FM]_.+_([FM])\d{3}$")
 SIGN = " [split|sign] "
 RATE, STEPS = 16000, 1024  # of the mel energies, datasets.md section 1.0
-ROWS = 256  # standardised at once
+ROWS = 64  # standardised at once
+TENTH = 0.1  # of train for validation
 BY_SESSION = {"01": "train", "02": "train", "03": "train", "04": "val", "05": "test"}
 
 
@@ -58,6 +62,10 @@ class IemocapConfig(NativeConfig):
     split: Literal["mla", "random", "session"] = setting(
         "mla", "the published lists; 60/20/20; or by session, which shares no speaker",
         source="datasets.md section 1.4",
+    )  # fmt: skip
+    val: Literal["speaker", "rest"] = setting(
+        "speaker", "split=mla: validation takes a speaker out of train, or what no list names",
+        source="speaker: mmbench; rest: MLA",
     )  # fmt: skip
     frames: int = setting(1, "pictures per utterance", source="MLA: the middle one", ge=1, le=8)
     size: int = setting(256, "height and width of a picture", source="MLA", ge=16, le=512)
@@ -115,10 +123,11 @@ class Iemocap(NativeDataset):
   ROOT/Session{1..5}/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
   ROOT/faces/<utterance>/*.jpg                       optional, instead of the videos
   ROOT/my_train_iemo.txt  ROOT/my_test_iemo.txt      for split=mla""",
-        counts="split=mla: 3318 / 1106 / 1107 for train, val, test; Neutral 1708, Angry 1103, Sad "
-        "1084, Happy 1636",
+        counts="split=mla: train 3318 (a speaker of ten for validation), test 1107; val=rest: 1106 "
+        "more for validation; all: Neutral 1708, Angry 1103, Sad 1084, Happy 1636",
         size="2.6 GB; as much again while preparing",
     )
+    grouped_by = "speakers"
     published = 5531
     encoders = {"audio": "resnet18", "video": "resnet18", "text": "words"}
     config: IemocapConfig
@@ -152,24 +161,34 @@ class Iemocap(NativeDataset):
         if not sessions:
             require(root, self.name, "Session1")
         found = {u.name: u for session in sessions for u in _utterances(session)}
-        where = self._splits(root, found)
+        where, places = self._splits(root, found)
         return [
             Sample(name, CLASSES.index(LABELS[u.emotion]), u.speaker, where[name],
-                   _sources(root, u))
+                   _sources(root, u), places.get(name, ""))
             for name, u in found.items()
+            if name in where
         ]  # fmt: skip
 
-    def _splits(self, root: Path, found: Mapping[str, Utterance]) -> dict[str, str]:
+    def _splits(
+        self, root: Path, found: Mapping[str, Utterance]
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the split of every utterance in use, and where it is listed, if it is."""
         if self.config.split == "session":
-            return {name: BY_SESSION[name[3:5]] for name in found}
-        if self.config.split == "random":
-            order = np.random.default_rng(0).permutation(sorted(found)).tolist()
-            train, val = round(0.6 * len(order)), round(0.2 * len(order))
-            return {
-                name: "train" if i < train else "val" if i < train + val else "test"
-                for i, name in enumerate(order)
-            }
-        where = dict.fromkeys(found, "val")
+            return {name: BY_SESSION[name[3:5]] for name in found}, {}
+        if self.config.split == "mla":
+            return self._by_list(root, found)
+        order = np.random.default_rng(0).permutation(sorted(found)).tolist()
+        train, val = round(0.6 * len(order)), round(0.2 * len(order))
+        return {
+            name: "train" if i < train else "val" if i < train + val else "test"
+            for i, name in enumerate(order)
+        }, {}
+
+    def _by_list(
+        self, root: Path, found: Mapping[str, Utterance]
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        where: dict[str, str] = {}
+        places: dict[str, str] = {}
         for split in ("train", "test"):
             file = first_of(root, [f"my_{split}_iemo.txt"])
             if file is None:
@@ -177,11 +196,21 @@ class Iemocap(NativeDataset):
                     f"split=mla needs the list my_{split}_iemo.txt, which is not in {root}; get it "
                     "from the MLA repository, or type --set split=session"
                 )
-            for name in _list(file, found):
-                if where[name] != "val":
-                    raise UserError(f"{file}: {name} is listed twice; restore the published lists")
-                where[name] = split
-        return where
+            for name, place in _list(file, found):
+                if name in where:
+                    raise UserError(
+                        f"{name} is listed twice ({places[name]} and {place}); restore the "
+                        "published lists"
+                    )
+                where[name], places[name] = split, place
+        if self.config.val == "rest":
+            return dict.fromkeys(found, "val") | where, places
+        train = [name for name, split in where.items() if split == "train"]
+        label = np.array([CLASSES.index(LABELS[found[name].emotion]) for name in train])
+        taken = carve(label, [found[name].speaker for name in train], TENTH, seed=0,
+                      classes=CLASSES)  # fmt: skip
+        val = {name: "val" for name, out in zip(train, taken, strict=True) if out}
+        return where | val, places
 
     def finish(
         self, inputs: Mapping[str, Mapping[str, NDArray[np.generic]]]
@@ -189,18 +218,23 @@ class Iemocap(NativeDataset):
         """Standardise the mel energies by train, one mean and deviation for all of them."""
         if not self.config.normalise:
             return {}
-        train = inputs["train"]["audio"]
-        parts = [
-            train[i : i + ROWS].astype(np.float64)
-            for i in range(0, min(len(train), ROWS * 8), ROWS)
-        ]
-        drawn = np.concatenate([p.ravel() for p in parts])
-        mean, std = float(drawn.mean()), float(drawn.std()) or 1.0
+        mean, std = _moments(inputs["train"]["audio"])
         for arrays in inputs.values():
             x = arrays["audio"]
             for i in range(0, len(x), ROWS):
                 x[i : i + ROWS] = (x[i : i + ROWS].astype(np.float32) - mean) / std
         return {"standardised": {"audio": {"mean": mean, "std": std}}}
+
+
+def _moments(x: NDArray[np.generic]) -> tuple[float, float]:
+    """Return mean and deviation of all numbers of an array that may not fit in memory."""
+    total = squares = 0.0
+    for i in range(0, len(x), ROWS):
+        part = x[i : i + ROWS].astype(np.float64)
+        total += float(part.sum())
+        squares += float(np.square(part).sum())
+    mean = total / x.size
+    return mean, max(0.0, squares / x.size - mean**2) ** 0.5 or 1.0
 
 
 def _utterances(session: Path) -> Iterator[Utterance]:
@@ -224,8 +258,8 @@ def _transcript(file: Path) -> dict[str, str]:
     return {m[1]: m[2].strip() for m in map(SPOKEN.match, lines) if m}
 
 
-def _list(file: Path, found: Mapping[str, Utterance]) -> Iterator[str]:
-    """Yield the utterances of a list of lines ``<utterance>.mp4 [split|sign] text [..] class``."""
+def _list(file: Path, found: Mapping[str, Utterance]) -> Iterator[tuple[str, str]]:
+    """Yield (utterance, place) of lines ``<utterance>.mp4 [split|sign] text [..] class``."""
     for number, line in read_lines(file):
         place, parts = f"{file}, line {number}", line.split(SIGN.strip())
         name, label = parts[0].strip().removesuffix(".mp4"), parts[-1].strip()
@@ -243,7 +277,7 @@ def _list(file: Path, found: Mapping[str, Utterance]) -> Iterator[str]:
             raise UserError(
                 f"{place}: the label is {label}, the evaluation file says {found[name].emotion}"
             )
-        yield name
+        yield name, f"{file.name}, line {number}"
 
 
 def _sources(root: Path, u: Utterance) -> dict[str, Source]:

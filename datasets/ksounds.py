@@ -99,6 +99,7 @@ class KSounds(NativeDataset):
         size="12.4 GB; as much again while preparing",
     )
     published = 17396
+    grouped_by = "videos"
     encoders = {"audio": "resnet18", "video": "resnet18"}
     config: KSoundsConfig
 
@@ -138,11 +139,14 @@ class KSounds(NativeDataset):
                 )
             listed[name] = [_line(file, number, line) for number, line in read_lines(file)]
         train = listed["train"]
-        taken = carve(np.array([c for _, c in train]), [n[:11] for n, _ in train], TENTH, seed=0)
+        labels, videos = np.array([c for _, c, _ in train]), [n[:11] for n, _, _ in train]
+        taken = carve(labels, videos, TENTH, seed=0, classes=CLASSES)
         where = ["val" if out else "train" for out in taken] + ["test"] * len(listed["test"])
         return [
-            Sample(name, label, name[:11], split, _sources(root, name, split == "test", clips))
-            for (name, label), split in zip([*train, *listed["test"]], where, strict=True)
+            Sample(
+                name, label, name[:11], split, _sources(root, name, split == "test", clips), place
+            )
+            for (name, label, place), split in zip([*train, *listed["test"]], where, strict=True)
         ]
 
 
@@ -152,7 +156,8 @@ def _clips(root: Path) -> dict[str, Path]:
     return {p.stem: p for folder in folders for p in sorted(folder.rglob("*.mp4"))}
 
 
-def _line(file: Path, number: int, line: str) -> tuple[str, int]:
+def _line(file: Path, number: int, line: str) -> tuple[str, int, str]:
+    """Return (name, label, place)."""
     parts = line.rsplit(",", 2)
     place = f"{file}, line {number}"
     if len(parts) != 3 or not parts[2].strip().isdigit():
@@ -165,7 +170,7 @@ def _line(file: Path, number: int, line: str) -> tuple[str, int]:
             f"{place}: {name!r} is neither <id>_<start>_<end> nor <id>_<start> with an id of 11 "
             "characters; restore the published list"
         )
-    return name, label
+    return name, label, f"{file.name}, line {number}"
 
 
 def _sources(root: Path, name: str, test: bool, clips: Mapping[str, Path]) -> dict[str, Source]:

@@ -11,6 +11,7 @@ take the same window of 64 of 80 pictures; short clips are padded behind.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from mmbench.dataset import DatasetInfo, Modality, Task
 from mmbench.errors import UserError
 from mmbench.native.dataset import NativeConfig, NativeDataset, Sample, first_of, read_lines
-from mmbench.native.flow import motion
+from mmbench.native.flow import motion, stored
 from mmbench.native.pictures import span
 from mmbench.native.source import Source
 from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD
@@ -43,9 +44,10 @@ class NVGestureConfig(NativeConfig):
     frames: int = setting(80, "pictures per clip", source="IPRM, AMSS, BSS", ge=8, le=80)
     window: int = setting(64, "pictures of a training clip", source="IPRM, AMSS, BSS", ge=8, le=80)
     size: int = setting(224, "height and width of a picture", source="IPRM", ge=16, le=256)
-    flow: Literal["dis", "farneback"] = setting(
-        "dis", "how motion is computed", source="datasets.md section 1.3"
-    )
+    flow: Literal["dis", "farneback", "tvl1", "npy"] = setting(
+        "dis", "how motion is computed (tvl1 is slow), or npy: read from flow_data",
+        source="dis: datasets.md section 1.3; npy: IPRM, AMSS, BSS",
+    )  # fmt: skip
 
 
 @register_dataset("nvgesture")
@@ -62,10 +64,12 @@ class NVGesture(NativeDataset):
         layout="""
   ROOT/nvgesture_train_correct_cvpr2016_v2.lst      1050 lines (also ..._correct_v2.lst)
   ROOT/nvgesture_test_correct_cvpr2016_v2.lst        482 lines
-  ROOT/Video_data/class_01/subject13_r0/{sk_color,sk_depth}.avi""",
+  ROOT/Video_data/class_01/subject13_r0/{sk_color,sk_depth}.avi
+  ROOT/Video_data/flow_data/{train,test}/<line, from 0>.npy   for flow=npy: [H, W, 2, pictures]""",
         counts="train 1050 (whole subjects, at least 15 %, for validation), test 482",
         size="37 GB (4 GB with frames=32, size=112 and window=24); as much again while preparing",
     )
+    grouped_by = "subjects"
     published = 1532
     trainer = {"batch_size": 4}
     encoders = {"rgb": "i3d", "flow": "i3d", "depth": "i3d"}
@@ -91,7 +95,9 @@ class NVGesture(NativeDataset):
         c = self.config
         return {
             "rgb": partial(span, count=c.frames, size=c.size, channels=3),
-            "flow": partial(motion, count=c.frames, size=c.size, algorithm=c.flow),
+            "flow": partial(stored, count=c.frames, size=c.size)
+            if c.flow == "npy"
+            else partial(motion, count=c.frames, size=c.size, algorithm=c.flow),
             "depth": partial(span, count=c.frames, size=c.size, channels=1),
         }
 
@@ -106,16 +112,20 @@ class NVGesture(NativeDataset):
                     "and Video_data (mmbench show nvgesture prints the tree)"
                 )
             found += [
-                _sample(root, f"{file}, line {number}", line, split)
-                for number, line in read_lines(file)
+                self._with_flow(root, index, _sample(root, file, number, line, split))
+                for index, (number, line) in enumerate(read_lines(file))
             ]
         held = _held_out([s.group for s in found if s.split == "train"])
         return [
-            Sample(s.id, s.label, s.group, "val", s.sources)
-            if s.split == "train" and s.group in held
-            else s
-            for s in found
+            replace(s, split="val") if s.split == "train" and s.group in held else s for s in found
         ]
+
+    def _with_flow(self, root: Path, index: int, sample: Sample) -> Sample:
+        """Let motion be read from the file of that number, if it was computed before."""
+        if self.config.flow != "npy":
+            return sample
+        file = root / "Video_data" / "flow_data" / sample.split / f"{index}.npy"
+        return replace(sample, sources={**sample.sources, "flow": Source(str(file))})
 
 
 def _held_out(groups: Sequence[str]) -> set[str]:
@@ -130,8 +140,8 @@ def _held_out(groups: Sequence[str]) -> set[str]:
     return held
 
 
-def _sample(root: Path, place: str, line: str, split: str) -> Sample:
-    fields = {}
+def _sample(root: Path, file: Path, number: int, line: str, split: str) -> Sample:
+    place, fields = f"{file}, line {number}", {}
     for part in line.split(" "):
         key, _, value = part.partition(":")
         fields[key] = value
@@ -149,7 +159,8 @@ def _sample(root: Path, place: str, line: str, split: str) -> Sample:
     if subject is None:
         raise UserError(f"{place}: {path} does not end in subject<N>_r<N>; restore the list")
     name = f"{path.removeprefix('Video_data/')}:{int(color.begin)}"
-    return Sample(name, label, subject[1], split, {"rgb": color, "flow": color, "depth": depth})
+    streams = {"rgb": color, "flow": color, "depth": depth}
+    return Sample(name, label, subject[1], split, streams, f"{file.name}, line {number}")
 
 
 def _stream(folder: Path, field: str) -> Source:

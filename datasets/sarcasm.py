@@ -116,7 +116,8 @@ class Sarcasm(NativeDataset):
                 key, text, label = _line(f"{file}, line {number}", line, length)
                 if not GIVEAWAYS & set(text.split()):
                     sources = {"image": Source(f"{folder}/{key}.jpg"), "text": Source(text=text)}
-                    found.append(Sample(key, label, key, split, sources))
+                    place = f"{name}, line {number}"
+                    found.append(Sample(key, label, key, split, sources, place))
         return found
 
 

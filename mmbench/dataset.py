@@ -131,6 +131,7 @@ class Dataset(ABC):
             build has succeeded, and the next ``build`` finds it.
         generator: True if it is drawn from a formula: it is run by name, and is not part of
             ``--datasets embedded``.
+        grouped_by: what the groups are, e.g. ``"speakers"``; ``verify`` counts those in two splits.
         trainer: defaults of the trainer for this data set, e.g. ``{"epochs": 30}``.
         encoders: default encoder per modality as ``"name"``; missing: by kind.
     """
@@ -143,6 +144,7 @@ class Dataset(ABC):
     rooted: ClassVar[bool] = True
     resumable: ClassVar[bool] = False
     generator: ClassVar[bool] = False
+    grouped_by: ClassVar[str] = "groups"
     trainer: ClassVar[Mapping[str, object]] = {}
     encoders: ClassVar[Mapping[str, str]] = {}
 

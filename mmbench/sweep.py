@@ -11,6 +11,7 @@ from mmbench.dataset import Dataset, Task
 from mmbench.errors import UserError, nearest
 from mmbench.method import Method
 from mmbench.nets.encoders import encoder_names
+from mmbench.own.table import TABLES
 from mmbench.registry import DATASETS, ENCODERS, METHODS
 from mmbench.settings import Settings, TrainerSettings, validate
 
@@ -47,7 +48,7 @@ def expand(request: Request, cache: Path) -> list[Cell]:
         UserError: for anything unknown, out of range or not prepared.
     """
     methods = _names(request.methods, METHODS.names(), "method", {"all": METHODS.names()})
-    datasets = _dataset_names(request.datasets, cache)
+    datasets = _dataset_names(request, cache)
     shared = _inside(request.shared, methods, datasets)
     by_prefix = _split_settings({**shared, **request.settings}, methods, datasets)
     cells: dict[str, Cell] = {}
@@ -164,33 +165,54 @@ def _names(
         else:
             raise UserError(
                 f"unknown {kind} {name!r}{nearest(name, [*known, *groups])} "
-                f"(mmbench list {kind}s shows all {len(known)})"
+                f"(mmbench list {kind}s shows all {len(known)}{_own_table(name, kind)})"
             )
     if not found:
         raise UserError(f"no {kind} given; name some, or say 'all'")
     return list(dict.fromkeys(found))
 
 
-def _dataset_names(asked: Sequence[str], cache: Path) -> list[str]:
+def _own_table(name: str, kind: str) -> str:
+    """Return what to do with a table of the user's that stands in the place of a name."""
+    if kind == "dataset" and Path(name).suffix.lower() in TABLES:
+        return f"; a table is prepared first: mmbench prepare {name}"
+    return ""
+
+
+def _configured(name: str, request: Request) -> Dataset:
+    """Return a data set as the request's settings have it."""
+    cls: type[Dataset] = DATASETS.load(name)
+    given = {**request.shared, **request.settings}
+    values = {k.removeprefix(f"{name}."): v for k, v in given.items() if k.startswith(f"{name}.")}
+    return cls(validate(cls.Config, values, name))
+
+
+def _dataset_names(request: Request, cache: Path) -> list[str]:
+    asked = request.datasets
     groups: dict[str, Sequence[str]] = {"embedded": [], "all": []}
     if {"embedded", "all"} & set(asked):
         classes = {n: DATASETS.load(n) for n in DATASETS.names()}
         groups["embedded"] = [n for n, c in classes.items() if c.embedded and not c.generator]
         groups["all"] = [
-            n for n, c in classes.items()
-            if n in groups["embedded"] or data_cache.is_prepared(c(), cache)
+            n for n in classes
+            if n in groups["embedded"] or data_cache.is_prepared(_configured(n, request), cache)
         ]  # fmt: skip
     return _names(asked, DATASETS.names(), "dataset", groups)
 
 
-def unprepared(cache: Path) -> dict[str, str]:
-    """Return the data sets that ``--datasets all`` leaves out, each with how to prepare it."""
-    classes = {n: DATASETS.load(n) for n in DATASETS.names()}
-    return {
-        n: data_cache.command(c(), cache)
-        for n, c in classes.items()
-        if not c.embedded and not data_cache.is_prepared(c(), cache)
-    }
+def unprepared(request: Request, cache: Path) -> dict[str, str]:
+    """Return the data sets that ``--datasets all`` leaves out, each with what to type for it."""
+    left = {}
+    for name in DATASETS.names():
+        dataset = _configured(name, request)
+        if not dataset.embedded and not data_cache.is_prepared(dataset, cache):
+            known = data_cache.others(dataset, cache)
+            left[name] = (
+                f"is prepared with other options; add {known[0]}"
+                if known
+                else f"is not prepared; {data_cache.command(dataset, cache)}"
+            )
+    return left
 
 
 def _inside(

@@ -309,9 +309,11 @@ def prepare(
         preparing.prepare_table(Path(name), as_, columns, kind or [], rebuild, set_ or [], cache)
         return
     if as_ or columns or kind:
+        from mmbench.own.table import TABLES
+
         raise UserError(
             f"--name, --columns and --kind are for your own table; {name!r} does not end in "
-            f"{', '.join(preparing.TABLE_SUFFIXES)}"
+            f"{', '.join(sorted(TABLES))}"
         )
     preparing.prepare(name, root, rebuild, set_ or [], cache, plugin or [])
 

@@ -1,25 +1,27 @@
 """``prepare`` and ``verify``."""
 
 import re
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from mmbench.cli.output import pairs, print_rows
 from mmbench.dataset import Dataset
 from mmbench.errors import UserError
+from mmbench.own.table import TABLES
 from mmbench.plugins import load_plugin
 from mmbench.registry import DATASETS
 from mmbench.scan import check_name
 from mmbench.settings import default_cache, parse_value, validate
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-
 
 def is_table(name: str) -> bool:
     """Say whether ``name`` is a file of the user's own rather than a data set's name."""
-    return Path(name).suffix.lower() in TABLE_SUFFIXES
+    return Path(name).suffix.lower() in TABLES
 
 
 def _dataset(name: str, settings: Sequence[str], plugins: Sequence[str], cache: Path) -> Dataset:
@@ -53,8 +55,14 @@ def prepare(
 
     cache = cache or default_cache()
     dataset = _dataset(name, settings, plugins, cache)
+    again = data_cache.is_prepared(dataset, cache) and not rebuild
     where = data_cache.prepare(dataset, cache=cache, root=root, rebuild=rebuild)
-    print(f"prepared {name} in {where}\ncheck it with: mmbench verify {name}")
+    if again:
+        print(f"{name} was prepared before in {where}; after a change of its files or lists, "
+              "prepare it again with --rebuild")  # fmt: skip
+    else:
+        print(f"prepared {name} in {where}")
+    _say_next(dataset, cache)
 
 
 def prepare_table(
@@ -82,7 +90,7 @@ def prepare_table(
     file = own.definition_file(name, cache)
     if file.is_file() and not rebuild:
         before = own.read_definition(file).table
-        if before != str(table.absolute()):
+        if before != str(table.absolute()) and Path(before).is_file():  # else it was moved
             raise UserError(
                 f"{name} is already made from {before}; give this one another name with --name "
                 "NAME, or replace it with --rebuild"
@@ -90,16 +98,36 @@ def prepare_table(
     check_name(name, "--name", table)
     used = [column.strip() for column in columns.split(",") if column.strip()]
     read = read_table(table, columns=used, kinds=pairs(kinds, "--kind"))
-    cls = own.define(read, name, _values(name, settings))
+    found = ", ".join(f"{m} ({kind})" for m, kind in read.kinds.items())
+    print(f"{table.name}: {len(read.rows)} rows, {len(read.classes)} classes; modalities: {found}",
+          file=sys.stderr)  # fmt: skip
+    cls = own.define(read, name, _values(name, settings), cache)
     dataset = cls()
+    again = data_cache.is_prepared(dataset, cache) and not rebuild
     where = data_cache.prepare(dataset, cache=cache, rebuild=rebuild)
     own.save(cls.definition, cache)
     prepared = data_cache.load(dataset, cache=cache)
     counts = ", ".join(f"{len(arrays)} {split}" for split, arrays in prepared.splits.items())
-    print(f"prepared {name} in {where}\n{len(prepared.task.classes)} classes; {counts}")
+    print(f"{f'{name} was prepared before' if again else f'prepared {name}'} in {where}")
+    print(f"{len(prepared.task.classes)} classes; {counts}")
     for m in prepared.task.modalities:
         print(f"  {m.name}: {cls.definition.kinds[m.name]}, {' x '.join(map(str, m.shape))}")
-    print(f"check it: mmbench verify {name}\nuse it:   mmbench run --methods all --datasets {name}")
+    for one, two in combinations(prepared.splits, 2) if read.grouped else ():
+        shared = set(prepared.splits[one].groups) & set(prepared.splits[two].groups)
+        if shared:
+            print(f"  {one} and {two} share {len(shared)} groups: see mmbench verify {name}")
+    _say_next(dataset, cache)
+
+
+def _say_next(dataset: Dataset, cache: Path) -> None:
+    """Print what to type now."""
+    from mmbench.data import cache as data_cache
+
+    options = shlex.join(data_cache.options(dataset, cache, f"{dataset.name}."))
+    print(
+        f"check it: {data_cache.command(dataset, cache, verb='verify')}\n"
+        f"use it:   mmbench run --methods all --datasets {dataset.name} {options}".rstrip()
+    )
 
 
 def verify(

@@ -148,8 +148,8 @@ def make_cells(options: Options) -> list[Cell]:
     )
     discover(cache)
     if "all" in request.datasets:
-        for name, command in unprepared(cache).items():
-            print(f"left out: {name} is not prepared; {command}", file=sys.stderr)
+        for name, what in unprepared(request, cache).items():
+            print(f"left out: {name} {what}", file=sys.stderr)
     if study is None:
         return expand(request, cache)
     cells = expand_study(request, study, cache)

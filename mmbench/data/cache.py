@@ -1,9 +1,9 @@
 """Prepared data: one folder per data set and settings, with a hashed manifest.
 
 ``<cache>/<name>/<digest>/`` holds ``<split>.<modality>.npy``, ``<split>.label.npy``,
-``<split>.json`` (ids and groups) and ``manifest.json``. It is built beside its place, flushed to
-the disk and renamed, so that what is there is whole; of two processes that prepare at once, the
-slower one drops its copy.
+``<split>.json`` (ids and groups) and ``manifest.json``. It is built beside its place, in
+``.progress-<digest>`` if it can be continued, flushed to the disk and renamed, so that what is
+there is whole; of two processes that prepare at once, the slower one waits, or drops its copy.
 """
 
 import errno
@@ -27,7 +27,7 @@ from mmbench.data import manifest as manifests
 from mmbench.data.locking import alone
 from mmbench.dataset import SPLITS, Dataset, Prepared, SplitArrays
 from mmbench.errors import UserError
-from mmbench.settings import default_cache
+from mmbench.settings import default_cache, validate
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST}
@@ -50,17 +50,39 @@ def is_prepared(dataset: Dataset, cache: Path) -> bool:
     return (cache_folder(dataset, cache) / "manifest.json").is_file()
 
 
-def command(dataset: Dataset, cache: Path, *flags: str) -> str:
-    """Return the ``mmbench prepare`` line for this very config and cache, ready to paste."""
-    words = ["mmbench", "prepare", dataset.name, *flags]
-    if dataset.rooted and not dataset.embedded:
+def command(dataset: Dataset, cache: Path, *flags: str, verb: str = "prepare") -> str:
+    """Return the ``mmbench prepare`` line for this very config and cache, ready to paste.
+
+    Args:
+        dataset: with its config.
+        cache: the folder of all caches.
+        flags: put behind the name.
+        verb: another command of mmbench that takes the same ``--set`` and ``--cache``.
+    """
+    words = ["mmbench", verb, dataset.name, *flags]
+    if verb == "prepare" and dataset.rooted and not dataset.embedded:
         words += ["--root", "DIR"]
+    return shlex.join(words + options(dataset, cache))
+
+
+def options(dataset: Dataset, cache: Path, prefix: str = "") -> list[str]:
+    """Return the words that say this config, its keys behind ``prefix``, and this cache."""
     changed = dataset.config.model_dump(mode="json", exclude_defaults=True)
-    for key, value in changed.items():
-        words += ["--set", f"{key}={_typed(value)}"]
-    if cache != default_cache():
-        words += ["--cache", str(cache)]
-    return shlex.join(words)
+    words = [w for k, v in changed.items() for w in ("--set", f"{prefix}{k}={_typed(v)}")]
+    return words + (["--cache", str(cache)] if cache != default_cache() else [])
+
+
+def others(dataset: Dataset, cache: Path) -> list[str]:
+    """Return the other settings this data set is prepared with, as ``run`` takes them."""
+    found = []
+    for file in sorted((cache / dataset.name).glob("*/manifest.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError, UserError):
+            config = json.loads(file.read_text(encoding="utf-8"))["config"]
+            other = type(dataset)(validate(type(dataset).Config, config, dataset.name))
+            if cache_folder(other, cache) == file.parent != cache_folder(dataset, cache):
+                words = options(other, default_cache(), f"{dataset.name}.")
+                found.append(shlex.join(words) or "the defaults")
+    return found
 
 
 def _typed(value: Any) -> str:  # Any: whatever a config holds
@@ -88,7 +110,8 @@ def prepare(
     target = cache_folder(dataset, cache)
     if root is not None:
         _check_root(root)
-    if is_prepared(dataset, cache) and not rebuild:
+    scratch = target.parent / f".progress-{target.name}"
+    if is_prepared(dataset, cache) and not rebuild and not scratch.exists():
         return target
     with _explained(dataset, target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,26 +119,28 @@ def prepare(
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".scratch-") as name:
                 _make(dataset, root, Path(name), target, rebuild)
             return target
-        scratch = target.parent / f".progress-{target.name}"
         with alone(scratch):
             if rebuild or not is_prepared(dataset, cache):  # nobody made it while this one waited
-                scratch.mkdir(exist_ok=True)
                 _make(dataset, root, scratch, target, rebuild)
-                shutil.rmtree(scratch)
+            shutil.rmtree(scratch)
     return target
 
 
 def _make(dataset: Dataset, root: Path | None, scratch: Path, target: Path, rebuild: bool) -> None:
-    """Build the arrays, write them beside ``target``, and rename."""
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as name:
-        work, built = Path(name), Path(name) / "built"
-        built.mkdir()
+    """Build the arrays, write them below ``scratch``, and rename."""
+    work = scratch / ".building"
+    shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
+    built = work / "built"
+    built.mkdir(parents=True)
+    try:
         splits = _build(dataset, root, scratch)
         _check(dataset, splits)
         notes = scratch / "notes.json"
         kept = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
-        manifests.write(dataset, splits, built, kept)
+        manifests.write(dataset, splits, built, kept, scratch)
         _install(built, target, work, rebuild)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _check_root(root: Path) -> None:
@@ -254,8 +279,12 @@ def ensure(dataset: Dataset, *, cache: Path) -> Prepared:
     """
     if not is_prepared(dataset, cache):
         if not dataset.embedded:
+            known = others(dataset, cache)
+            how = " with these options" if known else ""
+            instead = f"; or take what is prepared: {'; '.join(known)}" if known else ""
             raise UserError(
-                f"{dataset.name} is not prepared on this machine; type: {command(dataset, cache)}"
+                f"{dataset.name} is not prepared on this machine{how}; "
+                f"type: {command(dataset, cache)}{instead}"
             )
         logger.info("preparing %s, once for all runs on this machine", dataset.name)
         prepare(dataset, cache=cache)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmbench.cell import digest
 from mmbench.dataset import Dataset, SplitArrays
@@ -23,13 +24,19 @@ NEEDED = {"files", "counts", "split_hash", "data_hash"}
 
 
 def write(
-    dataset: Dataset, splits: Mapping[str, SplitArrays], folder: Path, notes: Mapping[str, Any]
+    dataset: Dataset,
+    splits: Mapping[str, SplitArrays],
+    folder: Path,
+    notes: Mapping[str, Any],
+    scratch: Path,
 ) -> None:
-    """Write all files of a prepared data set into ``folder``, the manifest last, and flush them."""
+    """Write all files of a prepared data set into ``folder``, the manifest last, and flush them.
+
+    An array that is a file of ``scratch`` already is moved, not copied: large sets need the room.
+    """
     for split, arrays in splits.items():
         for modality, array in {**arrays.inputs, "label": arrays.label}.items():
-            with flushed(folder / f"{split}.{modality}.npy") as handle:
-                np.save(handle, np.ascontiguousarray(array), allow_pickle=False)
+            _write_array(array, folder / f"{split}.{modality}.npy", scratch)
         text = json.dumps({"ids": arrays.ids, "groups": arrays.groups})
         with flushed(folder / f"{split}.json") as handle:
             handle.write(text.encode())
@@ -61,6 +68,26 @@ def flushed(file: Path) -> Iterator[BinaryIO]:
         yield handle
         handle.flush()
         os.fsync(handle.fileno())
+
+
+def _write_array(array: NDArray[np.generic], file: Path, scratch: Path) -> None:
+    held = Path(str(getattr(array, "filename", None) or ""))  # of a memory map
+    if held.parent == scratch and _is_all_of(array, held):
+        assert isinstance(array, np.memmap)
+        array.flush()
+        held.replace(file)
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+        return
+    with flushed(file) as handle:
+        np.save(handle, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def _is_all_of(array: NDArray[np.generic], file: Path) -> bool:
+    """Say whether a memory map is the file as a whole, as it stands there."""
+    whole = np.load(file, mmap_mode="r", allow_pickle=False)
+    same = (array.shape, array.dtype) == (whole.shape, whole.dtype)
+    return bool(same and array.flags.c_contiguous and whole.flags.c_contiguous)
 
 
 def split_hash(splits: Mapping[str, SplitArrays]) -> str:

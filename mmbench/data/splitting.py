@@ -1,5 +1,6 @@
 """Carving a split: stratified by class, and whole groups when samples share a speaker or source."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,11 @@ from mmbench.errors import UserError
 
 
 def carve(
-    label: NDArray[np.int64], groups: Sequence[str] | None, share: float, seed: int
+    label: NDArray[np.int64],
+    groups: Sequence[str] | None,
+    share: float,
+    seed: int,
+    classes: Sequence[str] = (),
 ) -> NDArray[np.bool_]:
     """Choose about ``share`` of the samples, every class in its proportion.
 
@@ -19,6 +24,7 @@ def carve(
         share: of the samples, between 0 and 0.5. With groups it is met as nearly as their number
             and sizes let it be; at least one is taken.
         seed: of the draw.
+        classes: their names, for the message.
 
     Returns:
         [N], True where the sample is taken.
@@ -32,7 +38,9 @@ def carve(
     nothing = np.zeros(len(label))
     try:
         if groups is None:
-            draw = StratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed)
+            kinds = len(set(label.tolist()))  # one of each at least
+            size = share if math.ceil(share * len(label)) >= kinds else kinds
+            draw = StratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)
             taken[next(draw.split(nothing, label))[1]] = True
         else:
             most = int(np.bincount(label).max())  # more parts than that cannot be stratified
@@ -40,9 +48,19 @@ def carve(
             fold = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
             taken[next(fold.split(nothing, label, groups))[1]] = True
     except ValueError as err:
-        kinds = "" if groups is None else f" in {len(set(groups))} groups"
         raise UserError(
-            f"cannot carve {share:.0%} of {len(label)} samples{kinds}: {err}; give more samples, "
-            "or a column 'split'"
+            f"cannot take {share:.0%} of {len(label)} samples out of train, stratified: "
+            f"{_too_few(label, groups, classes) or err}; give more samples, or a column 'split'"
         ) from err
     return taken
+
+
+def _too_few(label: NDArray[np.int64], groups: Sequence[str] | None, classes: Sequence[str]) -> str:
+    """Return which class, or the groups, are too few; empty if neither is."""
+    if groups is not None and len(set(groups)) < 2:
+        return f"they are of {len(set(groups))} group"
+    rare = {int(c): int(n) for c, n in zip(*np.unique(label, return_counts=True), strict=True)}
+    rarest = min(rare, key=lambda c: rare[c], default=None)
+    if rarest is None or rare[rarest] > 1:
+        return ""
+    return f"only 1 is of class {classes[rarest] if classes else rarest!r}"

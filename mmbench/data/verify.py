@@ -1,19 +1,20 @@
 """``mmbench verify``: hashes, counts, class balance, leaks and finite values of prepared data."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmbench.data import manifest as manifests
 from mmbench.data.cache import cache_folder, load, read_manifest
 from mmbench.dataset import Dataset, SplitArrays
 
 SHOWN = 5  # samples that were left out, named
-ROWS = 4096  # rows looked at together: bounds the memory
+AT_ONCE = 1 << 26  # bytes looked at together: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def verify(dataset: Dataset, *, cache: Path) -> list[Check]:
         checks.append(Check("source", True, str(manifest["notes"]["source"])))
     if left_out := manifest.get("notes", {}).get("left_out"):
         found = f"{len(left_out)} samples could not be read: {'; '.join(left_out[:SHOWN])}"
+        if len(left_out) > SHOWN:
+            found += f"; the rest in {folder / 'manifest.json'}, notes, left_out"
         checks.append(Check("left out", True, found))
     if "listed" in manifest.get("notes", {}):
         checks.append(_complete(manifest))
@@ -63,8 +66,8 @@ def verify(dataset: Dataset, *, cache: Path) -> list[Check]:
     for one, two in combinations(splits, 2):
         shared = set(splits[one].ids) & set(splits[two].ids)
         checks.append(Check(f"ids {one}/{two}", not shared, f"{len(shared)} shared"))
-        groups = set(splits[one].groups) & set(splits[two].groups)
-        checks.append(Check(f"groups {one}/{two}", True, f"{len(groups)} shared"))
+        found = _shared(*((name, set(splits[name].groups)) for name in (one, two)))
+        checks.append(Check(f"{dataset.grouped_by} {one}/{two}", True, found))
     return checks
 
 
@@ -78,13 +81,20 @@ def _complete(manifest: Mapping[str, Any]) -> Check:  # Any: JSON values
     return Check("complete", there + left_out == notes["listed"], detail)
 
 
+def _shared(one: tuple[str, set[str]], two: tuple[str, set[str]]) -> str:
+    shared = len(one[1] & two[1])
+    if not shared:
+        return "0 shared"
+    return f"{shared} shared, of {len(one[1])} in {one[0]} and {len(two[1])} in {two[0]}"
+
+
 def _check_split(dataset: Dataset, split: str, arrays: SplitArrays) -> list[Check]:
     per_class = np.bincount(arrays.label, minlength=len(dataset.task.classes))
     repeated = len(arrays.ids) - len(set(arrays.ids))
     infinite = [
         m
         for m, x in arrays.inputs.items()
-        if not all(np.isfinite(x[i : i + ROWS]).all() for i in range(0, len(x), ROWS))
+        if x.dtype.kind == "f" and not all(np.isfinite(part).all() for part in _parts(x))
     ]
     found = f"NaN or infinity in {', '.join(infinite)}" if infinite else "no NaN or infinity"
     return [
@@ -92,3 +102,8 @@ def _check_split(dataset: Dataset, split: str, arrays: SplitArrays) -> list[Chec
         Check(f"unique ids {split}", not repeated, f"{repeated} repeated"),
         Check(f"finite {split}", not infinite, found),
     ]
+
+
+def _parts(x: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
+    rows = max(1, AT_ONCE * len(x) // max(1, x.nbytes))
+    return (x[i : i + rows] for i in range(0, len(x), rows))

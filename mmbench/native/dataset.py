@@ -1,7 +1,6 @@
 """What data sets that are read from their published files have in common."""
 
 import json
-import sys
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.cell import digest
+from mmbench.data.leftout import refuse_or_tell
 from mmbench.dataset import SPLITS, Dataset, DatasetConfig, SplitArrays
 from mmbench.errors import UserError
 from mmbench.native.source import Source
@@ -20,7 +20,6 @@ from mmbench.own.decoding import Decoded, decode_all, gather
 from mmbench.own.media import UnreadableError, explained, refuse_empty
 from mmbench.settings import setting
 
-SHOWN = 10  # samples named in a message; the rest are counted
 ENTRIES = 8  # of a folder, named in a message
 Decoder = Callable[..., NDArray[np.generic]]
 
@@ -46,6 +45,7 @@ class Sample:
         group: speaker, subject or source, used to look for leaks.
         split: ``train``, ``val`` or ``test``.
         sources: per modality.
+        place: where it is listed, e.g. ``train.csv, line 4``; empty if there is no list.
     """
 
     id: str
@@ -53,6 +53,12 @@ class Sample:
     group: str
     split: str
     sources: Mapping[str, Source]
+    place: str = ""
+
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+        return f"{self.id} ({self.place})" if self.place else self.id
 
 
 class NativeDataset(Dataset):
@@ -102,7 +108,8 @@ class NativeDataset(Dataset):
         root = root.absolute()
         listed = self.samples(root)
         self._check_listed(listed)
-        present, left_out = self._present(listed, root)
+        present, left_out = self._present(listed, root, scratch)
+        self._check_classes(present)  # before hours of decoding
         decoders = self.decoders()
         decoded = decode_all(
             present,
@@ -110,11 +117,12 @@ class NativeDataset(Dataset):
             partial(_decode, decoders),
             scratch / "shards",
         )
-        left_out += self._unreadable(present, decoded)
-        rows = np.array([i for i in range(len(present)) if i not in decoded.unreadable])
+        left_out += self._unreadable(present, decoded, scratch)
+        readable = [i for i in range(len(present)) if i not in decoded.unreadable]
+        self._check_classes([present[i] for i in readable])
+        rows = np.array(readable, dtype=np.int64)
         split = np.array([present[i].split for i in rows])
         label = np.array([present[i].label for i in rows], dtype=np.int64)
-        self._check_classes(label, split)
         inputs = gather(decoded, rows, split, scratch)
         notes = {
             "source": str(root),
@@ -135,14 +143,16 @@ class NativeDataset(Dataset):
         }
 
     def _check_listed(self, listed: Sequence[Sample]) -> None:
-        seen: set[str] = set()
-        twice = [s.id for s in listed if s.id in seen or seen.add(s.id)]  # type: ignore[func-returns-value]  # add returns None
-        if twice:
-            raise UserError(
-                f"the lists of {self.name} name {twice[0]!r} twice"
-                + (f" (and {len(twice) - 1} more)" if twice[1:] else "")
-                + "; keep each sample in one line of one list"
-            )
+        first: dict[str, Sample] = {}
+        for sample in listed:
+            if sample.id in first:
+                places = " and ".join(dict.fromkeys([first[sample.id].place, sample.place]))
+                raise UserError(
+                    f"the lists of {self.name} name {sample.id!r} twice"
+                    + (f" ({places})" if places else "")
+                    + "; keep each sample in one line of one list"
+                )
+            first[sample.id] = sample
         empty = [name for name in SPLITS if not any(s.split == name for s in listed)]
         if empty:
             raise UserError(
@@ -150,50 +160,57 @@ class NativeDataset(Dataset):
                 f"mmbench show {self.name} prints which lists it comes from"
             )
 
-    def _present(self, listed: Sequence[Sample], root: Path) -> tuple[list[Sample], list[str]]:
+    def _present(
+        self, listed: Sequence[Sample], root: Path, scratch: Path
+    ) -> tuple[list[Sample], list[str]]:
         """Return the samples whose files are there, and what is missing of the others."""
         lacking = {
-            sample.id: [s.file for s in sample.sources.values() if s.missing()] for sample in listed
+            s.id: [_below(x.file, root) or m for m, x in s.sources.items() if x.missing()]
+            for s in listed
         }
         found = [
-            f"{key}: there is no {', '.join(_below(file, root) for file in files)}"
-            for key, files in lacking.items()
-            if files
+            f"{s.called}: there is no {', '.join(dict.fromkeys(lacking[s.id]))}"
+            for s in listed
+            if lacking[s.id]
         ]
         if len(found) == len(listed):
             raise UserError(
                 f"none of the {len(listed)} samples that {self.name} lists has its files below "
                 f"{root} (e.g. {found[0]}); mmbench show {self.name} prints the folder tree"
             )
-        self._stop_or_say("missing", found, len(listed), "have no files",
-                          "get them, or leave them out with --set missing=skip")  # fmt: skip
+        refuse_or_tell(
+            found,
+            f"{len(found)} of {len(listed)} samples of {self.name} have no files",
+            skip=self.config.missing == "skip",
+            advice="get them, or leave them out with --set missing=skip",
+            scratch=scratch,
+        )
         return [s for s in listed if not lacking[s.id]], found
 
-    def _unreadable(self, present: Sequence[Sample], decoded: Decoded) -> list[str]:
+    def _unreadable(self, present: Sequence[Sample], decoded: Decoded, scratch: Path) -> list[str]:
         found = [
-            f"{present[i].id}: {'; '.join(f'{m}: {what}' for m, what in mistakes.items())}"
+            f"{present[i].called}: {'; '.join(f'{m}: {what}' for m, what in mistakes.items())}"
             for i, mistakes in sorted(decoded.unreadable.items())
         ]
-        self._stop_or_say("unreadable", found, len(present), "cannot be decoded",
-                          "mend them and type the command again (what was decoded is kept), or "
-                          "leave them out with --set unreadable=skip")  # fmt: skip
+        refuse_or_tell(
+            found,
+            f"{len(found)} of {len(present)} samples of {self.name} cannot be decoded",
+            skip=self.config.unreadable == "skip",
+            advice="mend them and type the command again (what was decoded is kept), or leave "
+            "them out with --set unreadable=skip",
+            scratch=scratch,
+        )
         return found
 
-    def _stop_or_say(
-        self, option: str, found: Sequence[str], total: int, what: str, advice: str
-    ) -> None:
-        if not found:
-            return
-        count = f"{len(found)} of {total} samples of {self.name} {what}"
-        listed = "".join(f"\n  {line}" for line in found[:SHOWN])
-        if len(found) > SHOWN:
-            listed += f"\n  and {len(found) - SHOWN} more"
-        if getattr(self.config, option) == "error":
-            raise UserError(f"{count}:{listed}\n{advice}")
-        print(f"{count} and are left out:{listed}", file=sys.stderr)
-
-    def _check_classes(self, label: NDArray[np.int64], split: NDArray[np.str_]) -> None:
-        there = set(label[split == "train"].tolist())
+    def _check_classes(self, usable: Sequence[Sample]) -> None:
+        """Refuse an empty split, and a class that training would never see."""
+        for name in SPLITS:
+            if not any(s.split == name for s in usable):
+                raise UserError(
+                    f"no sample of the split {name} of {self.name} can be used; check that its "
+                    "files are there"
+                )
+        there = {s.label for s in usable if s.split == "train"}
         absent = [name for i, name in enumerate(self.task.classes) if i not in there]
         if absent:
             raise UserError(
@@ -243,8 +260,9 @@ def read_lines(file: Path) -> list[tuple[int, str]]:
 
 
 def _below(file: str, root: Path) -> str:
+    """Return a file's place below the root; empty if there is no file."""
     path = Path(file)
-    return str(path.relative_to(root)) if path.is_relative_to(root) else file
+    return str(path.relative_to(root)) if file and path.is_relative_to(root) else file
 
 
 def _key(sample: Sample, decoders: Mapping[str, "partial[NDArray[np.generic]]"], root: Path) -> str:

@@ -1,6 +1,7 @@
 """Motion between successive pictures of a video, in bytes."""
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from mmbench.errors import UserError
 from mmbench.native.pictures import span
 from mmbench.native.source import Source
+from mmbench.own.media import UnreadableError
 
 REACH = 20.0  # pixels that count; the convention of I3D
 
@@ -23,7 +25,7 @@ def motion(source: Source, *, count: int, size: int, algorithm: str) -> NDArray[
         source: a video with a span in frames.
         count: pictures.
         size: their height and width, in which motion is measured.
-        algorithm: ``dis`` (medium preset) or ``farneback``.
+        algorithm: ``dis`` (medium preset), ``farneback`` or ``tvl1``.
 
     Raises:
         UserError: if OpenCV is not installed.
@@ -36,8 +38,39 @@ def motion(source: Source, *, count: int, size: int, algorithm: str) -> NDArray[
         flow[k] = between(pictures[k], pictures[k + 1])
     if there > 1:
         flow[there - 1] = flow[there - 2]
+    return _in_bytes(flow).transpose(3, 0, 1, 2)
+
+
+def stored(source: Source, *, count: int, size: int) -> NDArray[np.generic]:
+    """Return motion that was computed before, in the same form as ``motion``.
+
+    Args:
+        source: a ``.npy`` file, [height, width, 2, pictures], in pixels of that size.
+        count: pictures; what is missing at the end repeats the last.
+        size: height and width, to which it is resized; pixels shrink with it.
+
+    Raises:
+        UnreadableError: if the file has another shape.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    held = np.load(Path(source.file), mmap_mode="r", allow_pickle=False)
+    if held.ndim != 4 or held.shape[2] != 2 or not held.size or held.dtype.kind != "f":
+        raise UnreadableError(
+            f"it holds {held.dtype} of shape {held.shape}, not motion [height, width, 2, pictures]"
+        )
+    flow = torch.from_numpy(held[..., :count].astype(np.float32).transpose(3, 2, 0, 1))
+    small = interpolate(flow, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    scale = np.array([size / held.shape[1], size / held.shape[0]], np.float32)
+    pixels = small.numpy() * scale[:, None, None]
+    repeated = pixels[np.minimum(np.arange(count), len(pixels) - 1)]
+    return _in_bytes(repeated).transpose(1, 0, 2, 3)
+
+
+def _in_bytes(flow: NDArray[np.float32]) -> NDArray[np.uint8]:
     scaled = (np.clip(flow, -REACH, REACH) + REACH) * (255 / (2 * REACH))
-    return np.round(scaled).astype(np.uint8).transpose(3, 0, 1, 2)
+    return np.round(scaled).astype(np.uint8)
 
 
 def _between(algorithm: str) -> Any:  # Any: OpenCV is an extra
@@ -49,4 +82,7 @@ def _between(algorithm: str) -> Any:  # Any: OpenCV is an extra
     if algorithm == "dis":
         dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         return lambda a, b: dis.calc(a, b, None)
+    if algorithm == "tvl1":
+        tvl1 = cv2.optflow.DualTVL1OpticalFlow_create()
+        return lambda a, b: tvl1.calc(a, b, None)
     return lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)

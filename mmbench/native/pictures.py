@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mmbench.native.source import Source
-from mmbench.own.media import UnreadableError, opened, pyav
+from mmbench.own.media import UnreadableError, coloured, opened, pyav, whole
 
 
 def segments(total: int, parts: int) -> list[int]:
@@ -37,17 +37,13 @@ def image(source: Source, *, size: int, fit: str = "stretch") -> NDArray[np.gene
     with Image.open(source.file) as picture:
         if fit == "stretch":
             return _resized(picture, size).transpose(2, 0, 1)
-        square = ImageOps.fit(_coloured(picture), (size, size), Image.Resampling.BICUBIC)
+        square = ImageOps.fit(coloured(picture), (size, size), Image.Resampling.BICUBIC)
         return np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)
 
 
 def _resized(picture: Image.Image, size: int) -> NDArray[np.uint8]:
-    small = _coloured(picture).resize((size, size), Image.Resampling.BILINEAR)
+    small = coloured(picture).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(small, dtype=np.uint8)
-
-
-def _coloured(picture: Image.Image) -> Image.Image:
-    return (picture.convert("RGBA") if picture.mode == "P" else picture).convert("RGB")
 
 
 def frames(
@@ -85,7 +81,7 @@ def _in_folder(folder: Path) -> list[Image.Image]:
 
 def _whole(file: Path) -> Image.Image:
     with Image.open(file) as picture:
-        return picture.convert("RGB")
+        return coloured(picture)
 
 
 def _per_second(source: Source) -> Iterator[Image.Image]:
@@ -111,7 +107,7 @@ def _per_second(source: Source) -> Iterator[Image.Image]:
 def _from(container: Any, stream: Any, begin: float) -> Iterator[Any]:  # Any: PyAV is an extra
     if begin:  # to the key picture before it
         container.seek(int(begin / stream.time_base), stream=stream)
-    yield from container.decode(stream)
+    yield from whole(container, stream)
 
 
 def _half(picture: Image.Image, side: str) -> Image.Image:
@@ -150,7 +146,7 @@ def _numbered(source: Source, count: int) -> Iterator[tuple[int, Any]]:  # Any: 
     with opened(av, source.file) as container:
         if not container.streams.video:
             raise UnreadableError("it has no video stream")
-        for number, frame in enumerate(container.decode(video=0)):
+        for number, frame in enumerate(whole(container, container.streams.video[0])):
             if number >= last:
                 break
             if number >= first:

@@ -21,14 +21,19 @@ class Source:
     end: float = 0.0
 
     def missing(self) -> bool:
-        """Say whether there is nothing where the file should be."""
-        return bool(self.file) and not Path(self.file).exists()
+        """Say whether there is no such file, or no text."""
+        return not (Path(self.file).exists() if self.file else self.text.strip())
 
     def facts(self, root: Path) -> list[object]:
-        """Return what changes when the source does: place, size, text and span."""
+        """Return what changes when the source does: place, size, time of change, text and span."""
         if not self.file:
             return [self.text]
         path = Path(self.file)
         inside = sorted(path.iterdir()) if path.is_dir() else [path]
         place = path.relative_to(root).as_posix() if path.is_relative_to(root) else self.file
-        return [place, [[p.name, p.stat().st_size] for p in inside], self.begin, self.end]
+        return [place, [_stamp(p) for p in inside], self.begin, self.end]
+
+
+def _stamp(path: Path) -> list[object]:
+    facts = path.stat()
+    return [path.name, facts.st_size, facts.st_mtime_ns]

@@ -2,8 +2,8 @@
 
 import copy
 import json
+import logging
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import create_model
 
 from mmbench.cell import digest
+from mmbench.data.leftout import refuse_or_tell
 from mmbench.data.splitting import carve
 from mmbench.dataset import (
     SPLITS,
@@ -27,20 +28,22 @@ from mmbench.dataset import (
     Task,
 )
 from mmbench.errors import UserError
+from mmbench.own.contents import file_hashes
 from mmbench.own.decoding import Decoded, decode_all, gather
 from mmbench.own.media import UnreadableError, decode, frames_of
-from mmbench.own.table import SHOWN, OwnKind, Row, Table, read_table
+from mmbench.own.table import OwnKind, Row, Table, read_table
 from mmbench.registry import DATASETS
 from mmbench.settings import setting, validate
 
 ROWS = 1024  # standardised at once
+logger = logging.getLogger(__name__)
 
 
 class OwnConfig(DatasetConfig):
     """How files become arrays, and how the splits are made if the table does not say."""
 
     content: str = setting(
-        "", "hash of the table, its kinds and the sizes of its files", source="set by prepare"
+        "", "hash of the table, its kinds and its files", source="set by prepare"
     )
     rate: int = setting(16000, "audio: samples per second", source="mmbench", ge=4000, le=96000)
     seconds: float = setting(
@@ -130,26 +133,34 @@ class OwnTable(Dataset):
         """
         own = self.definition
         table = read_table(Path(own.table), columns=tuple(own.kinds), kinds=own.kinds)
-        if content_hash(table) != self.config.content:
+        hashes = hashes_of(table, scratch.parent)
+        if content_hash(table, hashes) != self.config.content:
             raise UserError(
                 f"{own.table} or its files changed since it was prepared; type: "
                 f"mmbench prepare {own.table} --name {own.name}"
             )
+        label = np.array([own.classes.index(row.label) for row in table.rows], dtype=np.int64)
+        everything = np.arange(len(table.rows))
+        self._check_splits(table, label, self._splits(table, everything, label))  # before decoding
         shapes = {m.name: m.shape for m in self.task.modalities}
         plain = OwnConfig(**self.config.model_dump())  # its own class is made here: not picklable
         decoded = decode_all(
             table.rows,
-            [self._key(row) for row in table.rows],
+            [self._key(row, hashes) for row in table.rows],
             partial(_decode, own.kinds, plain, shapes),
             scratch / "shards",
         )
-        left_out = self._left_out(table, decoded)
-        rows = np.array([i for i in range(len(table.rows)) if i not in decoded.unreadable])
-        label = np.array([own.classes.index(table.rows[i].label) for i in rows], dtype=np.int64)
+        left_out = self._left_out(table, decoded, scratch)
+        rows = np.array([i for i in everything if i not in decoded.unreadable], dtype=np.int64)
+        label = label[rows]
         split = self._splits(table, rows, label)
-        self._check_classes(label, split)
+        self._check_splits(table, label, split)
         inputs = gather(decoded, rows, split, scratch)
-        notes: dict[str, Any] = {"source": f"{own.table}", "left_out": left_out}
+        notes: dict[str, Any] = {
+            "source": own.table,
+            "listed": len(table.rows),
+            "left_out": left_out,
+        }
         if self.config.standardise:
             notes["standardised"] = _standardise(inputs)
         (scratch / "notes.json").write_text(json.dumps(notes), encoding="utf-8")
@@ -163,56 +174,65 @@ class OwnTable(Dataset):
             for name in SPLITS
         }
 
-    def _key(self, row: Row) -> str:
+    def _key(self, row: Row, hashes: Mapping[str, str]) -> str:
         """Return a text that changes with whatever changes the row's arrays."""
         options = self.config.model_dump(
             mode="json", exclude={"content", "unreadable", "standardise", "val", "test",
                                   "split_seed"},
         )  # fmt: skip
-        return digest([_facts(row, self.definition.kinds), dict(self.definition.kinds), options])
+        return digest(
+            [_facts(row, self.definition.kinds, hashes), dict(self.definition.kinds), options]
+        )
 
-    def _left_out(self, table: Table, decoded: Decoded) -> list[str]:
-        """Return what cannot be read; refuse it unless the user said to leave it out."""
+    def _left_out(self, table: Table, decoded: Decoded, scratch: Path) -> list[str]:
+        """Return the rows that cannot be read; refuse them unless they are to be left out."""
         found = [
-            f"{table.rows[i].place}, column {m}: {what}"
-            for i in sorted(decoded.unreadable)
-            for m, what in decoded.unreadable[i].items()
+            f"{table.rows[i].place}, "
+            + "; ".join(f"column {m}: {what}" for m, what in mistakes.items())
+            for i, mistakes in sorted(decoded.unreadable.items())
         ]
-        if not found:
-            return []
-        count = f"{len(decoded.unreadable)} of {len(table.rows)} rows cannot be used"
-        listed = "".join(f"\n  {line}" for line in found[:SHOWN])
-        if len(found) > SHOWN:
-            listed += f"\n  and {len(found) - SHOWN} more"
-        if self.config.unreadable == "error":
-            raise UserError(
-                f"{count}:{listed}\nmend or remove them and type the command again (what was "
-                "decoded is kept), or leave them out with --set unreadable=skip"
-            )
-        print(f"{count} and are left out:{listed}", file=sys.stderr)
+        refuse_or_tell(
+            found,
+            f"{len(found)} of {len(table.rows)} rows cannot be used",
+            skip=self.config.unreadable == "skip",
+            advice="mend or remove them and type the command again (what was decoded is kept), or "
+            "leave them out with --set unreadable=skip",
+            scratch=scratch,
+        )
         return found
 
     def _splits(
         self, table: Table, rows: NDArray[np.int64], label: NDArray[np.int64]
     ) -> NDArray[np.str_]:
         """Return each row's split: the table's, with what it lacks carved out."""
+        given = {row.split for row in table.rows}
         split = np.array([table.rows[i].split or "train" for i in rows], dtype="<U5")
         groups = np.array([table.rows[i].group for i in rows])
         for name, share in (("test", self.config.test), ("val", self.config.val)):
-            if name not in split:
+            if name not in given:
                 train = np.flatnonzero(split == "train")
-                given = groups[train].tolist() if table.grouped else None
-                split[train[carve(label[train], given, share, self.config.split_seed)]] = name
+                kept = groups[train].tolist() if table.grouped else None
+                names = self.definition.classes
+                split[train[carve(label[train], kept, share, self.config.split_seed, names)]] = name
         return split
 
-    def _check_classes(self, label: NDArray[np.int64], split: NDArray[np.str_]) -> None:
+    def _check_splits(
+        self, table: Table, label: NDArray[np.int64], split: NDArray[np.str_]
+    ) -> None:
         own = self.definition
+        for name in SPLITS:
+            if name not in split:
+                raise UserError(
+                    f"{own.table}: the split {name!r} has no usable row; give some, or leave the "
+                    "column 'split' out"
+                )
         absent = [c for i, c in enumerate(own.classes) if not (label[split == "train"] == i).any()]
         if absent:
+            where = next(row.place for row in table.rows if row.label == absent[0])
             raise UserError(
                 f"{own.table}: no training row has the label {absent[0]!r}"
                 + (f" (nor {', '.join(map(repr, absent[1:]))})" if absent[1:] else "")
-                + "; give some, or remove the rows with that label"
+                + f", which {where} has; give some, or remove the rows with that label"
             )
 
 
@@ -220,27 +240,35 @@ def _array_kind(shape: tuple[int, ...]) -> Kind:
     return "vector" if len(shape) == 1 else "spectrogram" if shape[0] == 1 else "image"
 
 
-def _facts(row: Row, kinds: Mapping[str, OwnKind]) -> list[Any]:  # Any: JSON values
-    return [
-        [m, v] if kinds[m] == "text" else [m, v, os.stat(v).st_size] for m, v in row.values.items()
-    ]
+def _facts(
+    row: Row, kinds: Mapping[str, OwnKind], hashes: Mapping[str, str]
+) -> list[Any]:  # Any: JSON values
+    return [[m, v if kinds[m] == "text" else hashes[v]] for m, v in row.values.items()]
 
 
-def content_hash(table: Table) -> str:
-    """Return the hash of everything in the table, and of the sizes of the files it names."""
+def hashes_of(table: Table, folder: Path) -> dict[str, str]:
+    """Return the hash of every file that a table names; ``folder`` holds what is known of them."""
+    named = [v for row in table.rows for m, v in row.values.items() if table.kinds[m] != "text"]
+    return file_hashes(named, folder / "files.json")
+
+
+def content_hash(table: Table, hashes: Mapping[str, str]) -> str:
+    """Return the hash of everything in the table and its files, wherever they lie."""
     rows = [
-        [row.id, row.label, row.split, row.group, _facts(row, table.kinds)] for row in table.rows
+        [row.id, row.label, row.split, row.group, _facts(row, table.kinds, hashes)]
+        for row in table.rows
     ]
     return digest([dict(table.kinds), rows])
 
 
-def define(table: Table, name: str, options: Mapping[str, Any]) -> type[OwnTable]:
+def define(table: Table, name: str, options: Mapping[str, Any], cache: Path) -> type[OwnTable]:
     """Make the data set's class of a table and register it.
 
     Args:
         table: checked.
         name: as ``--datasets`` will call it.
         options: of ``OwnConfig``, as the user set them.
+        cache: the folder of all caches.
 
     Raises:
         UserError: if the name is taken or not usable, an option is not allowed, or the first
@@ -250,7 +278,7 @@ def define(table: Table, name: str, options: Mapping[str, Any]) -> type[OwnTable
     return make(
         Definition(
             name, str(table.file.absolute()), table.kinds, shapes, table.classes,
-            content_hash(table), dict(options),
+            content_hash(table, hashes_of(table, cache / name)), dict(options),
         )
     )  # fmt: skip
 
@@ -333,11 +361,17 @@ def discover(cache: Path) -> Sequence[str]:
         files = sorted(cache.glob("*/own.json"))
     except PermissionError:  # whoever needs the cache itself says so
         return []
-    found = [read_definition(file) for file in files]
-    for definition in found:
-        if definition.name not in known:
-            make(definition)
-    return [definition.name for definition in found]
+    found = []
+    for file in files:
+        try:
+            definition = read_definition(file)
+            if definition.name not in known:
+                make(definition)
+        except UserError as err:  # one damaged table must not stop what does not use it
+            logger.warning("left out: %s", err)
+        else:
+            found.append(definition.name)
+    return found
 
 
 def _decode(

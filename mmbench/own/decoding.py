@@ -9,6 +9,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -26,6 +27,7 @@ from mmbench.dataset import SPLITS
 from mmbench.errors import UserError
 
 SHARD = 64  # samples: a second or two of decoding video
+FORM = "places"  # of a shard; another word when that changes
 Arrays = Mapping[str, NDArray[np.generic]]
 S = TypeVar("S")
 Decode = Callable[[S], tuple[Arrays, Mapping[str, str]]]
@@ -36,18 +38,20 @@ class Decoded:
     """What was decoded.
 
     Attributes:
-        shards: files, each with ``index`` [n] int64 and one array [n, ...] per modality.
+        shards: files, each with ``place`` [n] int64 and one array [n, ...] per modality; and the
+            numbers of the samples that belong into each, which ``place`` points into.
         unreadable: per sample number what is wrong, per modality.
     """
 
-    shards: tuple[Path, ...]
+    shards: tuple[tuple[Path, tuple[int, ...]], ...]
     unreadable: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.int64], Arrays]]:
         """Yield (index, arrays) shard by shard: memory holds one at a time."""
-        for file in self.shards:
+        for file, members in self.shards:
             with np.load(file, allow_pickle=False) as held:
-                yield held["index"], {m: held[m] for m in held.files if m != "index"}
+                index = np.array(members, dtype=np.int64)[held["place"]]
+                yield index, {m: held[m] for m in held.files if m != "place"}
 
 
 def decode_all(
@@ -66,25 +70,26 @@ def decode_all(
     """
     folder.mkdir(parents=True, exist_ok=True)
     todo: dict[Path, list[int]] = {}
-    shards: list[Path] = []
+    shards: dict[Path, list[int]] = {}
     for members in _members(keys):
-        file = folder / f"{digest([keys[i] for i in members], 24)}.npz"
-        shards.append(file)
-        if not file.is_file():
+        file = folder / f"{digest([FORM, *(keys[i] for i in members)], 24)}.npz"
+        shards[file] = members
+        if not _is_whole(file):
             todo[file] = members
     unreadable: dict[int, Mapping[str, str]] = {}
     done = len(keys) - sum(map(len, todo.values()))
     with Progress(len(keys), done) as progress, _pool(len(todo)) as pool:
-        waiting: dict[Future[dict[int, Mapping[str, str]]], Path] = {
-            pool.submit(_shard, file, members, [samples[i] for i in members], decode): file
+        waiting: dict[Future[Mapping[int, Mapping[str, str]]], Path] = {
+            pool.submit(_shard, file, [samples[i] for i in members], decode): file
             for file, members in todo.items()
         }
         try:
             while waiting:
                 ended, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in ended:
-                    unreadable |= future.result()
-                    progress.advance(len(todo[waiting.pop(future)]))
+                    members = todo[waiting.pop(future)]
+                    unreadable |= {members[place]: x for place, x in future.result().items()}
+                    progress.advance(len(members))
         except BrokenProcessPool as err:
             raise UserError(
                 "a process that decodes was killed, perhaps for memory; type the command again: it "
@@ -92,8 +97,25 @@ def decode_all(
             ) from err
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-    kept = (file if file.is_file() else _incomplete(file) for file in shards)
+    kept = (
+        (file if file.is_file() else _incomplete(file), tuple(members))
+        for file, members in shards.items()
+    )
     return Decoded(tuple(kept), unreadable)
+
+
+def _is_whole(file: Path) -> bool:
+    """Say whether a shard is there and as it was written: a power cut may have eaten some of it."""
+    try:
+        with zipfile.ZipFile(file) as held:
+            whole = held.testzip() is None
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error):
+        whole = False
+    if not whole:
+        file.unlink()
+    return whole
 
 
 def _incomplete(file: Path) -> Path:
@@ -122,9 +144,8 @@ def _pool(shards: int) -> ProcessPoolExecutor:
 
 def _settle() -> None:
     """Leave Ctrl-C to the parent, end with it, even if it is killed, and use one thread."""
-    import torch
-
-    torch.set_num_threads(1)  # there is a process per core already
+    # There is a process per core already. Read when torch is imported, by what needs it.
+    os.environ["OMP_NUM_THREADS"] = "1"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -136,23 +157,25 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _shard(
-    file: Path, members: Sequence[int], samples: Sequence[S], decode: Decode[S]
-) -> dict[int, Mapping[str, str]]:
-    """Decode one shard and write it; return the mistakes of the samples that are not in it."""
+def _shard(file: Path, samples: Sequence[S], decode: Decode[S]) -> dict[int, Mapping[str, str]]:
+    """Decode one shard and write it; return the mistakes of the samples that are not in it.
+
+    Samples are told apart by their place in the shard: their numbers in the whole set may be others
+    when the next process goes on, after a change of a list.
+    """
     unreadable: dict[int, Mapping[str, str]] = {}
     held: list[tuple[int, Arrays]] = []
-    for number, sample in zip(members, samples, strict=True):
+    for place, sample in enumerate(samples):
         arrays, mistakes = decode(sample)
         if mistakes:
-            unreadable[number] = mistakes
+            unreadable[place] = mistakes
         else:
-            held.append((number, arrays))
+            held.append((place, arrays))
     part = file.with_name(f".{file.stem}.{os.getpid()}.npz")
-    index = np.array([number for number, _ in held], dtype=np.int64)
+    places = np.array([place for place, _ in held], dtype=np.int64)
     names = list(held[0][1]) if held else []
     stacked: dict[str, Any] = {m: np.stack([arrays[m] for _, arrays in held]) for m in names}
-    np.savez(part, index=index, **stacked)
+    np.savez(part, place=places, **stacked)
     part.replace(_incomplete(file) if unreadable else file)
     return unreadable
 

@@ -1,6 +1,5 @@
 """From one file, or one text, to the array that an encoder takes."""
 
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,11 +15,15 @@ from mmbench.native.text import tokens
 from mmbench.own.table import OwnKind
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from mmbench.own.dataset import OwnConfig
 
 HOP = 0.01  # seconds from one spectrogram frame to the next
 WINDOW = 0.025  # seconds in one spectrogram frame
 FLOOR = 1e-6  # added to the power before the logarithm
+DEEPEST = 65535  # brightness of 16 bits
+LONGEST_WAV = 0x7FFF0000  # bytes; a header that says more means: unknown
 
 
 class UnreadableError(Exception):
@@ -90,7 +93,7 @@ def sound_of(value: str, rate: int) -> NDArray[np.float32]:
         if not container.streams.audio:
             raise UnreadableError("it has no audio stream")
         resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
-        for frame in container.decode(audio=0):
+        for frame in whole(container, container.streams.audio[0]):
             parts += [part.to_ndarray()[0] for part in resampler.resample(frame)]
         parts += [part.to_ndarray()[0] for part in resampler.resample(None)]
     wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
@@ -105,9 +108,29 @@ def image(value: str, config: "OwnConfig") -> NDArray[np.generic]:
 
     with Image.open(value) as picture:
         size = (config.image_size, config.image_size)
-        colour = picture.convert("RGBA").convert("RGB") if picture.mode == "P" else picture
-        small = colour.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+        small = coloured(picture).resize(size, Image.Resampling.BILINEAR)
         return np.asarray(small, dtype=np.uint8).transpose(2, 0, 1)
+
+
+def coloured(picture: "Image.Image") -> "Image.Image":
+    """Return a picture of any mode as RGB; grey ones of 16 bits keep their upper eight.
+
+    Raises:
+        UnreadableError: if its numbers are no brightness from 0 to 65535.
+    """
+    from PIL import Image
+
+    if picture.mode == "P":
+        return picture.convert("RGBA").convert("RGB")
+    if picture.mode[0] not in "IF":
+        return picture.convert("RGB")
+    numbers = np.asarray(picture)
+    if picture.mode == "F" or numbers.min() < 0 or numbers.max() > DEEPEST:
+        raise UnreadableError(
+            f"its numbers are {numbers.dtype} from {numbers.min():g} to {numbers.max():g}, not a "
+            "brightness of 8 or 16 bits; save it as .npy instead"
+        )
+    return Image.fromarray((numbers >> 8).astype(np.uint8)).convert("RGB")
 
 
 def video(value: str, config: "OwnConfig") -> NDArray[np.generic]:
@@ -120,7 +143,8 @@ def video(value: str, config: "OwnConfig") -> NDArray[np.generic]:
     with opened(av, value) as container:
         if not container.streams.video:
             raise UnreadableError("it has no video stream")
-        total = sum(1 for _ in container.decode(video=0))  # a header's count may be missing
+        # A header's count may be missing, or tell of what was cut off.
+        total = sum(1 for _ in whole(container, container.streams.video[0]))
     if not total:
         raise UnreadableError("its video stream is empty")
     wanted = [
@@ -142,6 +166,27 @@ def video(value: str, config: "OwnConfig") -> NDArray[np.generic]:
 def opened(av: Any, value: str) -> Any:  # Any: PyAV is an extra
     """Open a media file; its metadata may be in any encoding."""
     return av.open(value, metadata_errors="replace")
+
+
+def whole(container: Any, stream: Any) -> Iterator[Any]:  # Any: as above
+    """Yield what a stream holds, decoded.
+
+    Raises:
+        UnreadableError: if the file ends in the middle of a packet, of whichever stream.
+    """
+    # A sound that was written to a pipe has no length in its header: its end is where it ends.
+    endless = container.format.name == "wav" and _streamed(container.name)
+    for packet in container.demux():
+        if packet.is_corrupt and not endless:
+            raise UnreadableError("it is cut short: it ends in the middle of a packet")
+        if packet.stream_index == stream.index:
+            yield from packet.decode()
+
+
+def _streamed(file: str) -> bool:
+    with open(file, "rb") as handle:
+        size = int.from_bytes(handle.read(8)[4:], "little")
+    return not 0 < size < LONGEST_WAV
 
 
 def array(value: str, config: "OwnConfig") -> NDArray[np.generic]:
@@ -201,8 +246,10 @@ def refuse_empty(file: Path) -> None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn what decoders raise on a broken file into an UnreadableError."""
+    """Turn whatever a decoder raises on a broken file into an UnreadableError."""
     try:
         yield
-    except (OSError, ValueError, EOFError, SyntaxError, zlib.error) as err:
+    except (UserError, UnreadableError):
+        raise
+    except Exception as err:  # libraries raise anything on broken bytes, struct.error included
         raise UnreadableError(f"{type(err).__name__}: {err}") from err

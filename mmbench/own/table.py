@@ -21,6 +21,7 @@ META = ("label", "split", "group", "id")
 SPLIT_NAMES = {"train": "train", "test": "test", "val": "val", "valid": "val", "dev": "val",
                "validation": "val"}  # fmt: skip
 SHOWN = 10  # problems printed; the rest are counted
+LONGEST_PATH = 4096  # characters; what is longer is text
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def _jsonl(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 raise UserError(
                     f"{place}: keys {', '.join(values)}, while the first row has {', '.join(names)}"
                 )
-            yield place, {k: _text(values[k]) for k in names}
+            yield place, {k: _text(values[k], place, k) for k in names}
 
 
 def _parquet(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
@@ -177,11 +178,19 @@ def _parquet(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
     except ArrowException as err:
         raise UserError(f"cannot read the table {file}: {err}") from err
     for number, values in enumerate(rows, 1):
-        yield f"{file.name}, row {number}", {k: _text(v) for k, v in values.items()}
+        place = f"{file.name}, row {number}"
+        yield place, {k: _text(v, place, k) for k, v in values.items()}
 
 
-def _text(value: Any) -> str:  # Any: JSON values
-    return "" if value is None else str(value).strip()
+def _text(value: Any, place: str, column: str) -> str:  # Any: JSON values
+    if value is None or value != value:  # NaN, which pandas writes where a value is missing
+        return ""
+    if isinstance(value, dict | list | bytes):
+        raise UserError(
+            f"{place}, column {column}: holds a {type(value).__name__}, not a text, a number or "
+            "the path of a file; save what it holds as files, and their paths in the table"
+        )
+    return str(value).strip()
 
 
 def _check_columns(file: Path, modalities: Sequence[str], header: Sequence[str]) -> None:
@@ -190,6 +199,11 @@ def _check_columns(file: Path, modalities: Sequence[str], header: Sequence[str])
             raise UserError(
                 f"{file} has no column {name!r}{nearest(name, header)}; its columns are "
                 f"{', '.join(header)}"
+            )
+        if not name:
+            raise UserError(
+                f"{file} has a column without a name (pandas writes one unless told index=False); "
+                "remove it, give it a name, or choose others with --columns"
             )
         if not name.isidentifier() or name in ("fused", *META):
             raise UserError(
@@ -218,19 +232,41 @@ def _check_kinds(kinds: Mapping[str, str], modalities: Sequence[str]) -> dict[st
 
 
 def _infer(file: Path, column: str, raw: Sequence[tuple[str, Mapping[str, str]]]) -> OwnKind:
-    """Return the kind that the suffixes of a column say; text if no value has a known one."""
+    """Return the kind that the suffixes of a column say; text if no value has a known one.
+
+    Raises:
+        UserError: if the values are of several kinds, or name files of none.
+    """
     first: dict[OwnKind, str] = {}
+    files = 0
     for place, values in raw:
-        suffix = Path(values[column]).suffix.lower() if len(values[column]) < 4096 else ""
+        value = values[column]
+        if not value:
+            continue  # reported with its line later
+        suffix = Path(value).suffix.lower() if len(value) < LONGEST_PATH else ""
         kinds = [kind for kind, known in SUFFIXES.items() if suffix in known]
-        first.setdefault(kinds[0] if kinds else "text", f"{place}: {values[column][:60]!r}")
-    if len(first) == 1:
-        return next(iter(first))
+        first.setdefault(kinds[0] if kinds else "text", f"{place}: {value[:60]!r}")
+        files += bool(suffix and not kinds and _is_file(file.parent / value))
+    if list(first) == ["text"] and files:
+        raise UserError(
+            f"the column {column!r} of {file} names files whose kind is not known "
+            f"({first['text']}). Write a text itself into the table; save numbers as .npy; or "
+            f"state the kind with --kind {column}=KIND"
+        )
+    if len(first) <= 1:
+        return next(iter(first), "text")
     listed = "; ".join(f"{kind} ({where})" for kind, where in first.items())
     raise UserError(
         f"the column {column!r} of {file} looks like several kinds: {listed}. Mend the rows, or "
         f"state the kind with --kind {column}=KIND"
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a text that cannot be a path
+        return False
 
 
 def _row(
@@ -248,7 +284,7 @@ def _row(
             problems.append(f"{place}, column {column}: empty")
         if kind != "text" and value:
             value = str((file.parent / value).absolute())
-            if not Path(value).is_file():
+            if not _is_file(Path(value)):
                 problems.append(f"{place}, column {column}: there is no file {value}")
         found[column] = value
     if not values["label"]:
@@ -265,6 +301,6 @@ def _row(
 def _classes(labels: Iterator[str]) -> tuple[str, ...]:
     names = set(labels)
     try:
-        return tuple(sorted(names, key=int))
+        return tuple(sorted(names, key=float))
     except ValueError:
         return tuple(sorted(names))

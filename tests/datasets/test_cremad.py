@@ -69,8 +69,9 @@ def test_prepared_verified_and_trained_on_from_the_command_line(root, prepared, 
     assert verified.exit_code == 0, verified.output
     details = {check["name"]: check["detail"] for check in json.loads(verified.output)}
     assert details["complete"] == "72 of 72 listed samples, 0 left out; 7442 were published"
-    assert details["groups train/val"] == "0 shared"
-    assert details["groups train/test"] == "5 shared"  # as in the published lists
+    assert details["speakers train/val"] == "0 shared"
+    # As in the published lists.
+    assert details["speakers train/test"] == "5 shared, of 5 in train and 6 in test"
     run = [sys.executable, "-P", "-m", "mmbench", "run", "--methods", "concat", "--datasets",
            "cremad", "--cache", prepared, "--results", tmp_path, "--set", "trainer.epochs=1",
            "--encoder", "audio=conv",
@@ -180,7 +181,11 @@ def test_missing_broken_and_pointer_files_are_named_or_left_out(tmp_path):
     whole = (video / f"{stems[3]}.flv").read_bytes()
     (video / f"{stems[3]}.flv").write_bytes(whole[:40])
     cache = tmp_path / "cache"
-    with pytest.raises(UserError, match=rf"1 of 48 .* have no files:\n  {stems[0]}: there is no "):
+    with pytest.raises(
+        UserError,
+        match=r"1 of 48 .* have no files:\n"
+        rf"  {stems[0]} \(train.csv, line \d+\): there is no AudioWAV/{stems[0]}.wav",
+    ):
         data_cache.prepare(make(), cache=cache, root=tmp_path)
     with pytest.raises(UserError, match=r"3 of 47 .* cannot be decoded") as caught:
         data_cache.prepare(make(missing="skip"), cache=cache, root=tmp_path)

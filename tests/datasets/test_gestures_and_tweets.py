@@ -1,8 +1,10 @@
 """NVGesture and the sarcastic tweets in native layout: prepared, trained on, mistakes named."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from mmbench.data import cache as data_cache
 from mmbench.data.loader import Loader
 from mmbench.data.verify import verify
 from mmbench.errors import UserError
+from mmbench.own.media import UnreadableError
 from mmbench.registry import DATASETS
+from mmbench.testing.files import picture
 
 SMALL = {
     "nvgesture": {"frames": 16, "window": 8, "size": 24},
@@ -79,28 +83,60 @@ def test_nvgesture_takes_the_listed_span_and_pads_behind(gestures):
     assert clip[0, :20].any((1, 2)).all() and not clip[0, 20:].any()
 
 
-def test_motion_is_none_in_still_places_and_seen_where_a_square_moves(tmp_path):
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory):
+    """A square of speckles that moves three pixels a picture, six pictures."""
     import av
 
-    from mmbench.native.flow import motion
     from mmbench.native.source import Source
 
-    speckle = (
-        np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8).repeat(2, 0).repeat(2, 1)
-    )
-    with av.open(str(tmp_path / "m.avi"), "w") as container:
+    file = tmp_path_factory.mktemp("moving") / "m.avi"
+    rng = np.random.default_rng(0)
+    ground = rng.integers(0, 80, (48, 48), np.uint8).repeat(2, 0).repeat(2, 1)  # still, but seen
+    speckle = rng.integers(0, 255, (16, 16), np.uint8).repeat(2, 0).repeat(2, 1)
+    with av.open(str(file), "w") as container:
         stream = container.add_stream("ffv1", rate=30, width=96, height=96, pix_fmt="gray")
         for k in range(6):
-            shown = np.full((96, 96), 30, np.uint8)
+            shown = ground.copy()
             shown[32:64, 20 + 3 * k : 52 + 3 * k] = speckle
             container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, "gray")))
         container.mux(stream.encode(None))
-    flow = motion(Source(str(tmp_path / "m.avi")), count=8, size=96, algorithm="dis")
+    return Source(str(file))
+
+
+@pytest.mark.parametrize("algorithm", ["dis", "farneback", "tvl1"])
+def test_motion_is_none_in_still_places_and_seen_where_a_square_moves(algorithm, moving):
+    from mmbench.native.flow import motion
+
+    flow = motion(moving, count=8, size=96, algorithm=algorithm)
     assert flow.dtype == np.uint8 and flow.shape == (2, 8, 96, 96)
     pixels = flow.astype(float) / 127.5 * 20 - 20
     assert np.median(pixels[0, 1, 40:56, 32:48]) == pytest.approx(3, abs=0.5)
     assert np.median(np.abs(pixels[:, 1, :10])) < 0.5  # still
     assert np.abs(pixels[:, 6:]).max() < 0.1  # beyond the end
+
+
+def test_motion_computed_before_is_read_by_the_line_of_its_list(gestures, tmp_path):
+    from mmbench.native.flow import stored
+    from mmbench.native.source import Source
+
+    files = [s.sources["flow"].file for s in make("nvgesture", flow="npy").samples(gestures[0])]
+    assert [f.rpartition("flow_data/")[2] for f in (files[0], files[50])] == [
+        "train/0.npy",
+        "test/0.npy",
+    ]
+    flow = np.zeros((48, 96, 2, 3), np.float32)
+    flow[..., 0, :] = [8.0, 16.0, 90.0]
+    np.save(tmp_path / "0.npy", flow)
+    x = stored(Source(str(tmp_path / "0.npy")), count=5, size=48)
+    assert x.shape == (2, 5, 48, 48) and x.dtype == np.uint8
+    pixels = x.astype(float) / 127.5 * 20 - 20
+    # Half as wide: half the motion; cut at 20 pixels; the last is repeated.
+    assert pixels[0, :, 24, 24] == pytest.approx([4, 8, 20, 20, 20], abs=0.1)
+    assert np.abs(pixels[1]).max() < 0.1
+    np.save(tmp_path / "1.npy", flow[..., 0])
+    with pytest.raises(UnreadableError, match=r"shape \(48, 96, 2\), not motion"):
+        stored(Source(str(tmp_path / "1.npy")), count=5, size=48)
 
 
 def test_streams_are_moved_and_cut_alike(gestures):
@@ -156,7 +192,10 @@ def test_a_truncated_picture_is_named(tmp_path):
     stay = layouts.sarcasm(tmp_path)
     file = tmp_path / "dataset_image" / f"{stay['test2'][3]}.jpg"
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(UserError, match=rf"1 of 90 .*cannot be decoded:\n  {file.stem}: image: "):
+    with pytest.raises(
+        UserError,
+        match=rf"1 of 90 .*cannot be decoded:\n  {file.stem} \(test2.txt, line 4\): image: ",
+    ):
         data_cache.prepare(make("sarcasm"), cache=tmp_path / "cache", root=tmp_path)
 
 
@@ -175,6 +214,65 @@ def test_sarcasm_names_a_bad_line(tweets, tmp_path, line, message):
         (tmp_path / "text" / f"{name}.txt").write_text(line)
     with pytest.raises(UserError, match=message):
         make("sarcasm").samples(tmp_path)
+
+
+def tweets_with(root, **lists):
+    """Write lists of the tweets (id, text, label), without pictures."""
+    (root / "text").mkdir()
+    (root / "images").mkdir()
+    usual = [("1", "so fine", 0), ("2", "fine", 1)]
+    for split, name in (("train", "train"), ("val", "valid2"), ("test", "test2")):
+        listed = lists.get(split, [(f"{split}{key}", *rest) for key, *rest in usual])
+        lines = [repr([key, text, *[label] * (1 if split == "train" else 2)])
+                 for key, text, label in listed]  # fmt: skip
+        (root / "text" / f"{name}.txt").write_text("\n".join(lines))
+        for key, _, _ in listed:
+            picture(root / "images" / f"{key}.jpg", 0)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"val": []}, "the split val of sarcasm is empty"),
+        ({"train": [("1", "a", 0)]}, "no training sample of sarcasm is 'sarcastic'"),
+        (
+            {"train": [("1", "a", 0), ("2", "b", 1), ("1", "c", 1)]},
+            r"name '1' twice \(train.txt, line 1 and train.txt, line 3\)",
+        ),
+        (
+            {"test": [("1", "", 0), ("9", "b", 1)]},
+            r"1 of 6 .* have no files:\n  1 \(test2.txt, line 1\): there is no text",
+        ),
+    ],
+)
+def test_lists_that_cannot_be_used_are_refused_before_decoding(lists, message, tmp_path):
+    root, cache = tweets_with(tmp_path, **lists), tmp_path / "cache"
+    with pytest.raises(UserError, match=message):
+        data_cache.prepare(make("sarcasm"), cache=cache, root=root)
+    assert not list(cache.glob("**/*.npz"))
+
+
+def test_a_split_of_which_nothing_is_left_is_refused(tmp_path):
+    root = tweets_with(tmp_path)
+    for name in ("test1", "test2"):
+        (root / "images" / f"{name}.jpg").write_bytes(b"no picture")
+    skipping = make("sarcasm", unreadable="skip")
+    with pytest.raises(UserError, match="no sample of the split test of sarcasm can be used"):
+        data_cache.prepare(skipping, cache=tmp_path / "cache", root=root)
+    assert not data_cache.is_prepared(skipping, tmp_path / "cache")
+
+
+def test_more_than_ten_samples_are_counted_and_all_written_to_a_file(tmp_path):
+    many = [(f"t{k}", "so fine", k % 2) for k in range(30)]
+    root = tweets_with(tmp_path, train=many)
+    for key, _, _ in many[2:]:
+        (root / "images" / f"{key}.jpg").unlink()
+    with pytest.raises(UserError, match=r"(?s)28 of 34 .*and 18 more; all of them: \S+") as caught:
+        data_cache.prepare(make("sarcasm"), cache=tmp_path / "cache", root=root)
+    file = re.search(r"all of them: (\S+)", str(caught.value))[1]
+    lines = Path(file).read_text().splitlines()
+    assert len(lines) == 28 and lines[-1].startswith("t29 (train.txt, line 30): there is no ")
 
 
 def test_a_tokenizer_that_is_not_there_is_named(tweets, tmp_path, monkeypatch):

@@ -133,12 +133,16 @@ def test_iemocap_reads_the_published_lists(talks, tmp_path):
         (link / session.name).symlink_to(session)
     (link / "my_train_iemo.txt").write_text("".join(map(line, kept[:30])))
     (link / "my_test_iemo.txt").write_text("".join(map(line, kept[30:40])))
-    found = make("iemocap", split="mla").samples(link)
+    found = make("iemocap", split="mla", val="rest").samples(link)
     assert {s: sum(x.split == s for x in found) for s in SPLITS} == {
         "train": 30, "val": 10, "test": 10,
     }  # fmt: skip
+    found = make("iemocap", split="mla").samples(link)
+    speakers = {s: {x.group for x in found if x.split == s} for s in SPLITS}
+    assert len(speakers["val"]) == 1 and not speakers["train"] & speakers["val"]
+    assert sum(x.split != "test" for x in found) == 30  # out of the train list, and no other
     (link / "my_test_iemo.txt").write_text(line(kept[0]))
-    with pytest.raises(UserError, match="is listed twice"):
+    with pytest.raises(UserError, match=r"listed twice \(my_train_iemo.txt, line 1 and my_test"):
         make("iemocap", split="mla").samples(link)
     (link / "my_test_iemo.txt").write_text("Ses09F_x_F000.mp4 [split|sign] a [split|sign] Sad\n")
     with pytest.raises(UserError, match="line 1: Ses09F_x_F000 is not an utterance"):

@@ -1,12 +1,15 @@
 """Decoding: what each kind of file becomes, and what is said of files that cannot be read."""
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from mmbench.own import media
 from mmbench.own.dataset import OwnConfig
 from mmbench.own.media import UnreadableError, decode, frames_of
-from mmbench.testing.files import clip, picture, pixels, tone
+from mmbench.testing.files import clip, film, picture, pixels, tone
 
 SMALL = OwnConfig(seconds=0.5, image_size=24, frames=4, words=6)
 
@@ -102,6 +105,48 @@ def broken(folder):
         ("array", "object.npy", "allow_pickle"),
         ("array", "cut.npy", "Error"),
     ]
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.mp4", "a.avi"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_a_file_that_is_cut_short_is_not_used(name, share, tmp_path):
+    kind = "audio" if name == "a.wav" else "video"
+    file = tone(tmp_path / name, 0) if kind == "audio" else film(tmp_path / name, 0, 30)
+    decode(kind, str(file), SMALL)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole)) | 1])  # odd: no whole 16-bit sample
+    with pytest.raises(UnreadableError):
+        decode(kind, str(file), SMALL)
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF])
+def test_a_sound_written_to_a_pipe_is_whole_where_it_ends(size, tmp_path):
+    file = tone(tmp_path / "a.wav", 1)
+    usual = decode("audio", str(file), SMALL)
+    written = bytearray(file.read_bytes())
+    place = written.index(b"data") + 4
+    written[4:8] = written[place : place + 4] = size.to_bytes(4, "little")
+    file.write_bytes(written)
+    np.testing.assert_array_equal(decode("audio", str(file), SMALL), usual)
+
+
+def test_grey_of_sixteen_bits_keeps_its_shades_and_other_numbers_are_refused(tmp_path):
+    deep = (np.arange(24 * 24).reshape(24, 24) * 100).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    x = decode("image", str(tmp_path / "deep.png"), SMALL)
+    np.testing.assert_array_equal(x[1], deep >> 8)
+    Image.fromarray(deep.astype(np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(UnreadableError, match=r"float32 from 0 to 57500, .*\.npy"):
+        decode("image", str(tmp_path / "float.tif"), SMALL)
+
+
+def test_whatever_a_decoder_raises_is_a_file_that_cannot_be_read(tmp_path, monkeypatch):
+    def fail(value, config):
+        raise struct.error("unpack requires a buffer of 4 bytes")
+
+    monkeypatch.setitem(media.DECODERS, "image", fail)
+    with pytest.raises(UnreadableError, match="error: unpack requires"):
+        decode("image", str(picture(tmp_path / "a.png", 0)), SMALL)
 
 
 def test_unreadable_files_say_why(tmp_path):

@@ -65,7 +65,7 @@ def test_split_names_are_understood(rows):
     ("change", "message"),
     [
         ({"sound": "gone.wav"}, r"bad.csv, line 3, column sound: there is no file .*gone.wav"),
-        ({"photo": ""}, "the column 'photo' .* several kinds"),
+        ({"photo": ""}, "line 3, column photo: empty"),
         ({"told": ""}, "line 3, column told: empty"),
         ({"label": ""}, "line 3, column label: empty"),
         ({"photo": "a 1.wav"}, "line 3: 'a 1.wav'.*--kind photo=KIND"),
@@ -106,6 +106,44 @@ def test_a_table_that_cannot_be_used_says_so(content, message, tmp_path):
     file.write_text(content)
     with pytest.raises(UserError, match=message):
         read_table(file)
+
+
+def test_files_of_an_unknown_kind_are_not_taken_for_text(tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("hello")
+    file = tmp_path / "t.csv"
+    file.write_text("label,said\nx,a.txt\ny,b.txt\n")
+    with pytest.raises(UserError, match=r"'said' .* names files whose kind is not known .*a.txt"):
+        read_table(file)
+    assert read_table(file, kinds={"said": "text"}).kinds == {"said": "text"}
+    file.write_text("label,said\nx,see a.txt\ny,This ends in nothing.md\n")
+    assert read_table(file).kinds == {"said": "text"}
+
+
+def test_values_that_pandas_leaves_out_are_empty_and_nested_ones_are_refused(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def table(**columns):
+        parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+        return tmp_path / "t.parquet"
+
+    missing = table(label=[1.0, float("nan"), 2.0], said=["a", "b", None])
+    with pytest.raises(UserError) as caught:
+        read_table(missing)
+    assert "row 2, column label: empty" in str(caught.value)
+    assert "row 3, column said: empty" in str(caught.value)
+    held = table(label=["a", "b"], picture=[{"bytes": b"x"}, {"bytes": b"y"}])
+    with pytest.raises(UserError, match="row 1, column picture: holds a dict"):
+        read_table(held)
+    whole = table(label=[10.0, 9.0], said=["a", "b"])
+    assert read_table(whole).classes == ("9.0", "10.0")
+
+
+def test_a_column_without_a_name_is_explained(tmp_path):
+    (tmp_path / "t.csv").write_text(",label,said\n0,x,a\n1,y,b\n")
+    with pytest.raises(UserError, match=r"column without a name \(pandas .*index=False"):
+        read_table(tmp_path / "t.csv")
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):
