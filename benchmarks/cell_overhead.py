@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no stubs
+from threadpoolctl import threadpool_limits
 
 from mmbench.cell import Cell
 from mmbench.errors import MMBenchError

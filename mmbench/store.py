@@ -180,10 +180,10 @@ def record_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
         if entry.name.endswith((".json", ".json.gz")):
             yield entry.path, entry.stat()
         elif entry.is_dir():
-            yield from _speaking(entry.path)
+            yield from speaking(entry.path)
 
 
-def _speaking(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+def speaking(folder: str) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the file that speaks for the cell of a run directory, if there is one."""
     done = f"{folder}/record.json"
     try:

@@ -29,8 +29,7 @@ def show_runs(runs: Sequence[RunDirectory], as_json: bool) -> None:
 
 
 def _record_file(run: RunDirectory) -> Path | None:
-    found = speaking(run.path)
-    return found[0] if found else None
+    return next((Path(file) for file, _ in speaking(str(run.path))), None)
 
 
 def _print_record(record: Record, failures: int) -> None:
