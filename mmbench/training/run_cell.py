@@ -281,7 +281,12 @@ def _train(
     trainer = Trainer(
         parts.method, seen, parts.select, cell.trainer, cell.seed, directory.path, hooks, ranks
     )
-    trainer.train()
+    outside = parts.method.fit
+    try:
+        trainer.train()
+    finally:
+        # or the two hold each other, and data and weights stay in memory beside the next cell's
+        parts.method.fit = outside
     final = _final(trainer, parts)  # leaves the method at the selected epoch
     parameters = list(parts.method.parameters())
     task = parts.prepared.task

@@ -109,14 +109,7 @@ class Trainer:
             NonFiniteLoss: with the epoch and step.
             StopRequested: after writing a checkpoint.
         """
-        outside, self.method.fit = self.method.fit, offered(self)
-        try:
-            self._train()
-        finally:
-            # or the two hold each other, and data and weights stay in memory beside the next cell's
-            self.method.fit = outside
-
-    def _train(self) -> None:
+        self.method.fit = offered(self)
         self.method.train()
         if not self._resume():
             seed_everything(derive(self.seed, "fit"))
