@@ -59,5 +59,5 @@ def test_all_takes_what_is_prepared_with_the_options_given_and_names_them_otherw
 
 
 def test_a_table_in_the_place_of_a_name_is_told_apart(tmp_path):
-    with pytest.raises(UserError, match="a table is prepared first: mmbench prepare my.csv"):
+    with pytest.raises(UserError, match=r"a table is prepared first: mmbench prepare my\.csv"):
         expand(replace(request(), datasets=["my.csv"]), tmp_path)
