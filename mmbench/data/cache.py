@@ -120,8 +120,13 @@ def prepare(
                 _make(dataset, root, Path(name), target, rebuild)
             return target
         with alone(scratch):
-            if rebuild or not is_prepared(dataset, cache):  # nobody made it while this one waited
-                _make(dataset, root, scratch, target, rebuild)
+            try:
+                if rebuild or not is_prepared(dataset, cache):  # not made while this one waited
+                    _make(dataset, root, scratch, target, rebuild)
+            except BaseException:
+                with suppress(OSError):  # it holds what the next one goes on with
+                    scratch.rmdir()
+                raise
             shutil.rmtree(scratch)
     return target
 

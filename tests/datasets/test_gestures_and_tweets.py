@@ -251,6 +251,7 @@ def test_lists_that_cannot_be_used_are_refused_before_decoding(lists, message, t
     with pytest.raises(UserError, match=message):
         data_cache.prepare(make("sarcasm"), cache=cache, root=root)
     assert not list(cache.glob("**/*.npz"))
+    assert not list(cache.glob("sarcasm/*/shards"))
 
 
 def test_a_split_of_which_nothing_is_left_is_refused(tmp_path):
