@@ -35,7 +35,7 @@ def test_without_debians_packages_what_is_missing_is_named(bare):
 
 def test_a_failed_installation_gives_apts_reason(bare):
     program(bare, "apt-get", 'echo "E: no network" >&2; exit 100')
-    with pytest.raises(Unavailable, match="cannot install slurm-wlm munge .*: E: no network"):
+    with pytest.raises(Unavailable, match=r"cannot install slurm-wlm munge .*: E: no network"):
         install()
 
 
