@@ -75,6 +75,7 @@ class Grid:
     folder: Path
     cache: Path
     reference: "Grid | None" = None
+    lease = LEASE
 
     def __post_init__(self) -> None:
         self.results = self.folder / "results"
