@@ -14,7 +14,7 @@ from mmbench.launch import lease as leases
 from mmbench.launch.lease import Owner
 from mmbench.store import read_record
 
-LONG = 400  # epochs: time enough to interfere
+LONG = 100  # epochs: time enough to interfere
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
 

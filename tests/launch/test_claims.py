@@ -182,7 +182,7 @@ def history(sweep):
 
 def test_a_worker_with_nothing_to_do_waits_twice_the_lease_time_and_ends(make, tmp_path):
     sweep = make()
-    held = hold(sweep.directories()[0])
+    held = hold(sweep.directories()[0], seconds=0.2)
     source = claims(sweep, seconds=0.2)
     begun = time.monotonic()
     while (pause := source.again()) is not None:
