@@ -60,6 +60,7 @@ class Claims:
         self.running: dict[Lease, int] = {}
         self.lock = threading.Lock()  # of ``running``
         self.worked = time.monotonic()  # when a cell was last taken or ended here
+        self.longest = owner.seconds  # of all leases met
         self.no_room = False  # said, until a cell is taken again
         self.pause_until = 0.0  # no claims before
         self._done = threading.Event()
@@ -107,7 +108,7 @@ class Claims:
 
     def again(self) -> float | None:
         """Return when to look again; None if all is done, or others do the rest."""
-        patience = max(2 * self.owner.seconds, FOR_ROOM if self.no_room else 0.0)
+        patience = max(2 * self.longest, FOR_ROOM if self.no_room else 0.0)
         if not len(self) or self.sweep.cancelled or time.monotonic() - self.worked > patience:
             return None
         return self.beat_seconds
@@ -208,6 +209,7 @@ class Claims:
         if newest and not newest.end:
             left = newest.left(leases.server_time(self.sweep.runs))
             if left > 0:
+                self.longest = max(self.longest, left)
                 self._look_later(index, left)
                 return None
         troubled = past or any(name.startswith("failed-") for name in listed)

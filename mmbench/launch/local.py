@@ -87,6 +87,7 @@ class _Worker:
     log: Path
     task: Task | None = None
     idle: bool = False  # waits for a cell that others hold
+    dismissed: bool = False  # was told that there is nothing more for it
 
     @property
     def cell(self) -> Cell | None:
@@ -242,6 +243,7 @@ class Pool:
             self._tell(worker, {**order, "lease": lease.number if lease else None})
             self.watch(worker.cell, {"kind": "started"})
         elif self.stopping or self.source.again() is None:
+            worker.dismissed = True
             self._tell(worker, {"do": "stop"})
         else:
             worker.idle = True
@@ -256,7 +258,7 @@ class Pool:
             self._ended(dead, {"kind": "failed", "reason": reason, "died": how})
         elif code != 0 and not self.stopping:
             raise UserError(f"a worker could not start ({_how(code)}); see {dead.log}")
-        if len(self.source) and not self.stopping:
+        if len(self.source) and not (self.stopping or dead.dismissed):
             self._start(dead.slot)
 
     def _start(self, slot: Slot) -> None:

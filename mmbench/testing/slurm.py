@@ -150,7 +150,7 @@ class Cluster:
         for node in NODES:
             self.start_node(node)
         try:
-            wait_for(self._all_idle, "the nodes to be idle")
+            wait_for(self._all_idle, "the nodes to be idle", seconds=180)
         except TimeoutError as err:
             said = (self.folder / "ctld.log").read_text()[-2000:]
             raise Unavailable(f"the private SLURM cluster does not come up: {err}\n{said}") from err

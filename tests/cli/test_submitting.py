@@ -54,3 +54,36 @@ def test_folders_of_the_script_do_not_depend_on_where_it_was_typed(cache, tmp_pa
     (group,) = shown(cache, tmp_path, *words)
     assert f"{tmp_path}/results/sweeps/" in group["script"]
     assert group["jobs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "jobs"),
+    [
+        ("--gpus 4 --gpus-per-cell 2", 5),
+        ("--gpus 4 --gpus-per-cell 2 --per-gpu 5", 1),
+        ("--gpus 3 --gpus-per-cell 2", 10),
+        ("--cpus 8 --gpus-per-cell 2", 3),
+        ("--cpus 8 --jobs 2", 5),
+        ("--cpus 8 --slurm gres=gpu:1 --device cuda", 10),
+        ("--cpus 8 --slurm gres=gpu:2 --device cuda --gpus-per-cell 2 --per-gpu 2", 5),
+    ],
+)
+def test_jobs_are_as_many_as_ten_cells_need(cache, tmp_path, asked, jobs):
+    words = ("--datasets", "mfeat3", "--seeds", "5", "--cluster", "slurm", "--time", "60")
+    (group,) = shown(cache, tmp_path, *words, *asked.split())
+    assert (group["cells"], group["jobs"]) == (10, jobs)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ((), "no time limit"),
+        (("--time", "60", "--gpus", "1", "--gpus-per-cell", "2"), "needs jobs with as many GPUs"),
+        (("--time", "60", "--gpus", "1", "--per-gpu", "auto"), "give a number with --cluster"),
+    ],
+)
+def test_what_cannot_be_submitted_is_refused_in_a_dry_run_too(cache, tmp_path, asked, message):
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        shown(cache, tmp_path, "--datasets", "mfeat3", "--seeds", "1", "--cluster", "slurm", *asked)
+    assert caught.value.returncode == 2
+    assert message in caught.value.stderr

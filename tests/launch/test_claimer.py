@@ -14,7 +14,7 @@ from mmbench.launch import lease as leases
 from mmbench.launch.lease import Owner
 from mmbench.store import read_record
 
-LONG = 400  # epochs: time enough to interfere
+LONG = 100  # epochs: time enough to interfere
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
 
@@ -150,6 +150,20 @@ def test_an_owner_whose_cell_was_taken_over_stops_without_a_record(make):
     wait_for_text(claimer, "another worker took over")
     assert not names(sweep, "record.json") + names(sweep, "failed-*")
     assert names(sweep, "lease-*") == ["lease-0001.json", "lease-0002.json"]
+
+
+def test_a_worker_leaves_the_last_cells_to_others_and_ends(make):
+    sweep = make(lease=1.0)
+    (folder,) = sweep.directories()
+    folder.mkdir()
+    other = leases.take(folder, 1, Owner(worker="other", seconds=1.0))
+    claimer = sweep.start()
+    while claimer.poll() is None:
+        other.beat()
+        time.sleep(0.05)
+    assert claimer.returncode == 0
+    assert "1 cells are with other workers" in claimer.log.read_text()
+    assert len(list(sweep.folder.logs.glob("worker-*.log"))) == 1, "no process was started in vain"
 
 
 def test_a_cancelled_sweep_stops_with_checkpoints_and_nothing_goes_on(make):

@@ -182,7 +182,7 @@ def history(sweep):
 
 def test_a_worker_with_nothing_to_do_waits_twice_the_lease_time_and_ends(make, tmp_path):
     sweep = make()
-    held = hold(sweep.directories()[0])
+    held = hold(sweep.directories()[0], seconds=0.2)
     source = claims(sweep, seconds=0.2)
     begun = time.monotonic()
     while (pause := source.again()) is not None:
@@ -190,6 +190,16 @@ def test_a_worker_with_nothing_to_do_waits_twice_the_lease_time_and_ends(make, t
         held.beat()
         time.sleep(pause)
     assert time.monotonic() - begun >= 0.4
+
+
+def test_a_worker_waits_for_leases_longer_than_its_own(make, tmp_path):
+    sweep = make()
+    (folder,) = sweep.directories()
+    hold(folder).file.write_text("damaged")
+    source = claims(sweep, seconds=0.01)
+    assert take(source, tmp_path) is None
+    time.sleep(0.05)
+    assert source.again() is not None
 
 
 def test_a_waiting_worker_takes_over_what_becomes_stale(make, tmp_path):

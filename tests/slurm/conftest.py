@@ -75,6 +75,7 @@ class Grid:
     folder: Path
     cache: Path
     reference: "Grid | None" = None
+    lease = LEASE
 
     def __post_init__(self) -> None:
         self.results = self.folder / "results"
@@ -154,12 +155,12 @@ class Grid:
         try:
             wait_for(condition, what, seconds)
         except TimeoutError as err:
-            raise AssertionError(f"{err}\n{self.cluster.jobs()}\n{self.log()}") from err
+            raise AssertionError(f"{err}\n{self.cluster.jobs()}\n{self.log(1500)}") from err
 
-    def log(self) -> str:
+    def log(self, most: int = 1_000_000) -> str:
         """Return the ends of all logs."""
         files = sorted(file for file in self.results.glob("sweeps/*/logs/*") if file.is_file())
-        return "\n".join(f"== {file.name}\n{file.read_text()[-1500:]}" for file in files)
+        return "\n".join(f"== {file.name}\n{file.read_text()[-most:]}" for file in files)
 
     def records(self) -> dict[str, dict[str, Any]]:  # Any: JSON values
         """Return what each cell computed, by its run directory: all but times."""
@@ -188,7 +189,7 @@ class Grid:
         assert self.records() == self.reference.records()
         assert self.table() == self.reference.table()
         said = re.findall(r" done (\S+)", self.log())
-        assert sorted(said) == sorted(self.records()), "each cell is run to the end once"
+        assert sorted(said) == sorted(self.records()), f"not each ran once:\n{self.log(1500)}"
         left = [file.name for file in self.results.glob("runs/*/*") if file.name != "cell.json"]
         assert left == ["record.json"] * 3
 
