@@ -263,11 +263,6 @@ def _train(
     dataset = make_dataset(cell)
     cls = METHODS.load(cell.method)
     reason = cls.refuse(dataset.task, validate(cls.Config, cell.method_config, cell.method))
-    common: dict[str, Any] = {
-        "cell_id": cell.id,
-        "cell": cell,
-        "environment": environment(choose(run.device), run),
-    }
     if reason is not None:
         raise Refused(reason)
     reset_peak(choose(run.device))
@@ -279,10 +274,14 @@ def _train(
     )
     trainer.train()
     final = _final(trainer, parts)  # leaves the method at the selected epoch
+    hooks.trained(parts.method, parts.loaders["test"])
     parameters = list(parts.method.parameters())
     task = parts.prepared.task
     return Record(
         status="done",
+        cell_id=cell.id,
+        cell=cell,
+        environment=environment(device, run),  # now: assemble sets the number of threads
         started=trainer.started if trainer.resumed else started,
         finished=now(),
         data=Data(
@@ -317,7 +316,6 @@ def _train(
             "metrics": list(task.metrics),
             "primary": task.primary,
         },
-        **common,
     )
 
 
