@@ -56,7 +56,7 @@ def names(built):
 
 def test_a_report_shows_the_studies_that_the_records_are_about(template, make, tmp_path):
     write(tmp_path, [make(template, "concat", 0, 0.5), make(template, "iprm", 0, 0.7)])
-    assert names(report(tmp_path, [], "runs")) == ["cost", "naive", "rebalanced"]
+    assert names(report(tmp_path, [], "runs")) == ["naive", "rebalanced", "cost"]
 
 
 def test_a_report_leaves_nothing_out(template, make, tmp_path):
