@@ -261,12 +261,15 @@ def reproduce(
     cache: Cache = None,
     plugin: Plugin = None,
     dry_run: Annotated[bool, typer.Option(help="Print the command, and stop.")] = False,
+    features: Annotated[
+        str, typer.Option(help="Also draw the test features in RESULTS/figures: pca or tsne.")
+    ] = "",
 ) -> None:
     """Run a cell again and compare; exit code 1: it differs. Example: mmbench reproduce 0123abcd"""
     from mmbench.cli import provenance
 
     raise typer.Exit(
-        provenance.reproduce(cell, results, source, device, cache, plugin or [], dry_run)
+        provenance.reproduce(cell, results, source, device, cache, plugin or [], dry_run, features)
     )
 
 

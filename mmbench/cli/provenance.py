@@ -14,9 +14,12 @@ from mmbench.store import read_record
 
 if TYPE_CHECKING:
     from mmbench.cell import Cell
+    from mmbench.data.loader import Loader
+    from mmbench.method import Method
     from mmbench.record import Record
     from mmbench.report.explain import Explained
     from mmbench.report.table import Source
+    from mmbench.training.trainer import Hooks
 
 TOLD = 10  # differing numbers that are printed
 
@@ -99,12 +102,28 @@ def reproduce(
     cache: Path | None,
     plugins: Sequence[str],
     dry_run: bool,
+    features: str = "",
 ) -> int:
     """Print the command that makes a cell, run it beside the results, and compare.
 
+    Args:
+        name: the cell's id, or a part of its record's name.
+        results: the results folder.
+        source: ``runs``, ``records`` or ``auto``.
+        device: where to train.
+        cache: of prepared data.
+        plugins: files or modules with methods and data sets.
+        dry_run: stop before training.
+        features: ``pca`` or ``tsne``: also draw the features of the trained model.
+
     Returns:
         0 if every number is the same, 1 if not.
+
+    Raises:
+        UserError: if there is no such cell, or it fails this time.
     """
+    if features not in ("", "pca", "tsne"):
+        raise UserError(f"--features is pca or tsne; found {features!r}")
     from mmbench.own.dataset import discover
 
     for plugin in plugins:
@@ -124,10 +143,28 @@ def reproduce(
     from mmbench.training.run_cell import run_cell
 
     with tempfile.TemporaryDirectory(prefix="mmbench-reproduce-") as folder:
-        new = run_cell(old.cell, results=Path(folder), cache=cache or default_cache(), run=run)
+        new = run_cell(
+            old.cell, results=Path(folder), cache=cache or default_cache(), run=run,
+            hooks=_drawing(features, old.cell.folder, results / "figures"),
+        )  # fmt: skip
     if new.failure and not old.failure:
         raise UserError(f"the cell failed this time: {new.failure.message}")
     return _tell(compare(old, new))
+
+
+def _drawing(kind: str, name: str, folder: Path) -> "Hooks":
+    """Return hooks that draw the features of the trained model, if a kind was asked for."""
+    from mmbench.training.trainer import Hooks
+
+    def trained(method: "Method", test: "Loader") -> None:
+        from mmbench.report.projection import write_features
+        from mmbench.training.imbalance import features
+
+        found, label = features(method, test), test.label.cpu().numpy()
+        for file in write_features(folder, name, kind, found, label, method.task.classes):  # type: ignore[arg-type]  # checked above
+            print(f"wrote {file}")
+
+    return Hooks(trained=trained) if kind else Hooks()
 
 
 def _still_made(cell: "Cell", cache: Path) -> bool:

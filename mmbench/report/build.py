@@ -228,7 +228,7 @@ def _wanted(names: Sequence[str], loaded: Loaded) -> list[Study]:
     if names:
         return [load_study(name) for name in names]
     shown, seen = [], np.zeros(len(frame), bool)
-    every = [load_study(name) for name in study_names()]
+    every = sorted(map(load_study, study_names()), key=lambda study: (study.order, study.name))
     for study in every:
         if study.rows == "found":
             continue

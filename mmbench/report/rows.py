@@ -256,10 +256,16 @@ def groups(
 def _places(
     frame: pd.DataFrame, among: NDArray[np.bool_], keys: list[str]
 ) -> list[tuple[tuple[str, ...], Positions]]:
-    """Return where the records stand that share these columns, sorted by them."""
+    """Return where the records stand that share these columns, sorted by them, the plain first."""
     positions = np.flatnonzero(among)
     alike: dict[Any, Any] = frame[keys].iloc[positions].groupby(keys).indices  # Any: stubs say so
-    return [(key, positions[where]) for key, where in sorted(alike.items())]
+    return [(key, positions[alike[key]]) for key in sorted(alike, key=_plain_first)]
+
+
+def _plain_first(key: tuple[str, ...]) -> tuple[object, ...]:
+    """Return what sorts tables by data set, and within it the usual before the rest."""
+    dataset, *rest = key
+    return dataset, *((word not in ("validated", "corrected", "common"), word) for word in rest)
 
 
 def _unaffected(columns: Columns, plain: Positions, bundle: tuple[str, ...]) -> Positions:

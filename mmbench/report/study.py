@@ -51,6 +51,7 @@ class Study(Settings):
         seeds: how many seeds ``run --study`` takes unless told.
         cost: whether it is about time and memory: the rows then run in turns, one at a time.
         strength: rows whose modalities are drawn over training.
+        order: reports show studies with smaller numbers first.
         logged: what is drawn there as well: names before the ``/`` of what a method logs.
     """
 
@@ -62,6 +63,7 @@ class Study(Settings):
     vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict, max_length=1)
     settings: dict[str, Any] = Field(default_factory=dict)
     seeds: int = Field(3, ge=1)
+    order: int = 9
     cost: bool = False
     strength: tuple[str, ...] = ()
     logged: tuple[str, ...] = ()

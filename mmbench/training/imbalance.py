@@ -101,7 +101,7 @@ def _accuracy(
 
 
 def _probe(method: Method, train: Loader, test: Loader) -> dict[str, float]:
-    fitted, asked = _features(method, train), _features(method, test)
+    fitted, asked = features(method, train), features(method, test)
     scores = {}
     for m in method.names:
         if not (np.isfinite(fitted[m]).all() and np.isfinite(asked[m]).all()):
@@ -112,9 +112,14 @@ def _probe(method: Method, train: Loader, test: Loader) -> dict[str, float]:
     return scores
 
 
-def _features(method: Method, loader: Loader) -> dict[str, np.ndarray]:
+@torch.no_grad()
+def features(method: Method, loader: Loader) -> dict[str, np.ndarray]:
+    """Return what each encoder makes of a split, [N, d], in its order, in eval mode."""
+    training = method.training
+    method.eval()
     parts: dict[str, list[Tensor]] = {m: [] for m in method.names}
     for batch in loader.everything():
         for m, z in method.encode(batch.inputs).items():
             parts[m].append(z.float().cpu())
+    method.train(training)
     return {m: torch.cat(z).numpy() for m, z in parts.items()}

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -267,11 +266,6 @@ def _train(
     dataset = make_dataset(cell)
     cls = METHODS.load(cell.method)
     reason = cls.refuse(dataset.task, validate(cls.Config, cell.method_config, cell.method))
-    common: dict[str, Any] = {
-        "cell_id": cell.id,
-        "cell": cell,
-        "environment": environment(choose(run.device), run),
-    }
     if reason is not None:
         raise Refused(reason)
     reset_peak(choose(run.device))
@@ -288,10 +282,14 @@ def _train(
         # or the two hold each other, and data and weights stay in memory beside the next cell's
         parts.method.fit = outside
     final = _final(trainer, parts)  # leaves the method at the selected epoch
+    hooks.trained(parts.method, parts.loaders["test"])
     parameters = list(parts.method.parameters())
     task = parts.prepared.task
     return Record(
         status="done",
+        cell_id=cell.id,
+        cell=cell,
+        environment=environment(device, run),  # now: assemble sets the number of threads
         started=trainer.started if trainer.resumed else started,
         finished=now(),
         data=Data(
@@ -326,7 +324,6 @@ def _train(
             "metrics": list(task.metrics),
             "primary": task.primary,
         },
-        **common,
     )
 
 

@@ -48,12 +48,14 @@ class Hooks:
         progress: told what ``mmbench status`` shows.
         checkpoint_seconds: also write a checkpoint inside an epoch after this long.
         before_record: raises ``LeaseLost`` if the record is no longer this process's to write.
+        trained: given the method at the selected epoch, and the test split; must not change it.
     """
 
     stop: Callable[[], bool] = lambda: False
     progress: Callable[[dict[str, Any]], None] = lambda values: None
     checkpoint_seconds: float = 60.0
     before_record: Callable[[], None] = lambda: None
+    trained: Callable[[Method, Loader], None] = lambda method, test: None
 
 
 class Trainer:

@@ -22,8 +22,10 @@ def test_a_cell_is_reproduced_bit_for_bit_and_a_forged_record_is_not(tmp_path):
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "results").glob("runs/*/record.json")
     again = ["reproduce", file.parent.name.split(".")[-1], "--device", "cpu", *places]
-    same = mmbench(*again)
+    same = mmbench(*again, "--features", "pca")
     assert same.returncode == 0, same.stdout + same.stderr
+    (drawn,) = (tmp_path / "results").glob("figures/features-pca-mfeat3.concat.s3.*.svg")
+    assert f"wrote {drawn}" in same.stdout
     assert "agree bit for bit" in same.stdout
     assert "--seeds 3, " in same.stdout
     file.write_text(file.read_text().replace('"loss": ', '"loss": 1', 1))
@@ -31,3 +33,9 @@ def test_a_cell_is_reproduced_bit_for_bit_and_a_forged_record_is_not(tmp_path):
     assert forged.returncode == 1
     assert "epoch 1 loss" in forged.stdout
     assert "2 of" not in forged.stdout
+
+
+def test_features_are_projected_by_a_known_name():
+    done = mmbench("reproduce", "0123abcd", "--features", "umap")
+    assert done.returncode == 2
+    assert "--features is pca or tsne; found 'umap'" in done.stderr

@@ -56,7 +56,7 @@ def names(built):
 
 def test_a_report_shows_the_studies_that_the_records_are_about(template, make, tmp_path):
     write(tmp_path, [make(template, "concat", 0, 0.5), make(template, "iprm", 0, 0.7)])
-    assert names(report(tmp_path, [], "runs")) == ["cost", "naive", "rebalanced"]
+    assert names(report(tmp_path, [], "runs")) == ["naive", "rebalanced", "cost"]
 
 
 def test_a_report_leaves_nothing_out(template, make, tmp_path):
@@ -239,3 +239,17 @@ def test_a_study_of_options_has_no_table_where_none_was_run(template, make):
     ]  # fmt: skip
     (table,) = build_study(STUDY, records, False)
     assert table.bundle == ""
+
+
+def test_the_usual_tables_come_before_those_of_other_protocols_and_bundles(template, make):
+    records = [
+        make(template, "iprm", 0, 0.5, dataset=dataset, protocol=protocol, fidelity=fidelity)
+        for dataset in ("b", "a")
+        for protocol in ("published", "validated")
+        for fidelity in ("released", "corrected")
+    ]
+    study = Study(name="s", title="T", rows=("iprm",), baselines=())
+    found = [(t.dataset, t.protocol, t.bundle) for t in build_study(study, records, False)]
+    one = [("validated", ""), ("validated", "released fidelity"), ("published", ""),
+           ("published", "released fidelity")]  # fmt: skip
+    assert found == [(dataset, *rest) for dataset in "ab" for rest in one]
