@@ -162,6 +162,15 @@ def test_dry_run_estimates_and_runs_nothing(cache, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_dry_run_says_that_a_calibration_failed(cache, tmp_path):
+    done = mmbench(
+        *RUN, "--results", tmp_path, "--cache", cache, "--dry-run", "--json",
+        "--set", "trainer.lr=1e9",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "a calibration that failed: the loss is not finite at epoch" in done.stdout
+
+
 @pytest.fixture
 def full_disk(tmp_path):
     """Return a folder on a file system of 300 KiB, too small for a checkpoint."""
