@@ -73,7 +73,7 @@ def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> tuple[float, float,
 
     Returns:
         The seconds around training, those that one epoch of the settings adds, peak bytes, and
-        what to say of the estimate: that it failed, if it did.
+        what to say of the estimate: that it failed or was refused, if so.
     """
     from mmbench.training.run_cell import run_cell
     from mmbench.training.trainer import Hooks
@@ -88,6 +88,8 @@ def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> tuple[float, float,
     basis = f"a calibration of {EPOCHS} epochs"
     if record.failure:
         basis = f"a calibration that failed: {record.failure.message}"
+    elif record.status == "refused":
+        basis = f"it will be refused: {record.reason}"
     memory = record.memory.peak_bytes if record.memory else 0
     if len(ends) < 2:  # refused, or failed
         return whole, 0.0, memory, basis

@@ -162,13 +162,20 @@ def test_dry_run_estimates_and_runs_nothing(cache, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_dry_run_says_that_a_calibration_failed(cache, tmp_path):
+@pytest.mark.parametrize(
+    ("method", "setting", "message"),
+    [
+        ("concat", "trainer.lr=1e9", "a calibration that failed: the loss is not finite at epoch"),
+        ("mla", "mla.fixed_weights=[0.5,0.5]", "it will be refused: mla.fixed_weights has 2"),
+    ],
+)
+def test_dry_run_says_what_a_calibration_met(method, setting, message, cache, tmp_path):
     done = mmbench(
-        *RUN, "--results", tmp_path, "--cache", cache, "--dry-run", "--json",
-        "--set", "trainer.lr=1e9",
+        "run", "--methods", method, "--datasets", "mfeat3", "--results", tmp_path,
+        "--cache", cache, "--dry-run", "--json", "--set", setting,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "a calibration that failed: the loss is not finite at epoch" in done.stdout
+    assert message in done.stdout
 
 
 @pytest.fixture
