@@ -14,6 +14,25 @@ from mmbench.settings import Settings
 
 Kind = Literal["vector", "image", "spectrogram", "frames", "video", "text"]
 SPLITS = ("train", "val", "test")
+# What torch's ModuleDict has of its own: no encoder or head can be kept under these names.
+# fmt: off
+TAKEN = frozenset(
+    {
+        "T_destination", "add_module", "apply", "bfloat16", "buffers", "call_super_init",
+        "children", "clear", "compile", "cpu", "cuda", "double", "dump_patches", "eval",
+        "extra_repr", "float", "forward", "get_buffer", "get_extra_state", "get_parameter",
+        "get_submodule", "half", "ipu", "items", "keys", "load_state_dict", "modules",
+        "mtia", "named_buffers", "named_children", "named_modules", "named_parameters",
+        "parameters", "pop", "register_backward_hook", "register_buffer",
+        "register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook",
+        "register_full_backward_pre_hook", "register_load_state_dict_post_hook",
+        "register_load_state_dict_pre_hook", "register_module", "register_parameter",
+        "register_state_dict_post_hook", "register_state_dict_pre_hook", "requires_grad_",
+        "set_extra_state", "set_submodule", "share_memory", "state_dict", "to", "to_empty",
+        "train", "training", "type", "update", "values", "xpu", "zero_grad",
+    }
+)
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -21,7 +40,8 @@ class Modality:
     """One input stream.
 
     Attributes:
-        name: key used everywhere; a Python identifier, not ``fused``.
+        name: key used everywhere; a Python identifier that does not begin with an underscore, not
+            ``fused`` and none of ``TAKEN``.
         kind: what the tensor is, which decides the default encoder.
         shape: shape of one sample, without the batch axis, as the encoder sees it
             (image and spectrogram: C, H, W; frames and video: C, T, H, W; vector: D).
@@ -38,11 +58,17 @@ class Modality:
     vocabulary: str = "words"
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name == "fused":
+        if not may_name(self.name):
             raise UserError(
-                f"a modality cannot be called {self.name!r}: use a Python identifier "
-                "other than 'fused'"
+                f"a modality cannot be called {self.name!r}: use a Python identifier other than "
+                "'fused', without an underscore in front, and not the name of something that "
+                "torch.nn.ModuleDict has, such as 'keys' or 'type'"
             )
+
+
+def may_name(name: str) -> bool:
+    """Say whether a modality can have this name."""
+    return name.isidentifier() and not name.startswith("_") and name not in {"fused", *TAKEN}
 
 
 @dataclass(frozen=True)

@@ -56,24 +56,24 @@ def estimates(
     from mmbench.training.device import choose
 
     found = from_records(todo, store, choose(run.device).type)
-    tried: dict[Kind, tuple[float, float, int]] = {}
+    tried: dict[Kind, tuple[float, float, int, str]] = {}
     for cell in todo:
         if cell.id in found:
             continue
         kind = _kind(cell)
         if kind not in tried:
             tried[kind] = _calibrate(cell, options.cache or default_cache(), run)
-        around, each, memory = tried[kind]
-        seconds = around + each * cell.trainer.epochs
-        found[cell.id] = (seconds, memory, f"a calibration of {EPOCHS} epochs")
+        around, each, memory, basis = tried[kind]
+        found[cell.id] = (around + each * cell.trainer.epochs, memory, basis)
     return found
 
 
-def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> tuple[float, float, int]:
+def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> tuple[float, float, int, str]:
     """Run two epochs in a folder that is deleted afterwards.
 
     Returns:
-        The seconds around training, those that one epoch of the settings adds, and peak bytes.
+        The seconds around training, those that one epoch of the settings adds, peak bytes, and
+        what to say of the estimate: that it failed or was refused, if so.
     """
     from mmbench.training.run_cell import run_cell
     from mmbench.training.trainer import Hooks
@@ -85,12 +85,14 @@ def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> tuple[float, float,
         begun = time.perf_counter()
         record = run_cell(short, results=Path(folder), cache=cache, run=run, hooks=hooks)
         whole = time.perf_counter() - begun
-    if len(ends) < 2:  # refused
-        return whole, 0.0, record.memory.peak_bytes if record.memory else 0
+    basis = f"a calibration of {EPOCHS} epochs"
+    if record.failure:
+        basis = f"a calibration that failed: {record.failure.message}"
+    elif record.status == "refused":
+        basis = f"it will be refused: {record.reason}"
+    memory = record.memory.peak_bytes if record.memory else 0
+    if len(ends) < 2:  # refused, or failed
+        return whole, 0.0, memory, basis
     trained = (ends[-1] - ends[0]) * len(ends) / (len(ends) - 1)
     # A method may make more epochs of one, so this counts those of the settings.
-    return (
-        max(0.0, whole - trained),
-        trained / EPOCHS,
-        record.memory.peak_bytes if record.memory else 0,
-    )
+    return max(0.0, whole - trained), trained / EPOCHS, memory, basis

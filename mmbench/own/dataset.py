@@ -272,9 +272,10 @@ def define(table: Table, name: str, options: Mapping[str, Any], cache: Path) -> 
 
     Raises:
         UserError: if the name is taken or not usable, an option is not allowed, or the first
-            file of an array column cannot be read.
+            file of an array column cannot be read (any, with ``unreadable=skip``).
     """
-    shapes = {m: _probe(table.rows[0], m) for m, kind in table.kinds.items() if kind == "array"}
+    skip = options.get("unreadable") == "skip"
+    shapes = {m: _probe(table.rows, m, skip) for m, k in table.kinds.items() if k == "array"}
     return make(
         Definition(
             name, str(table.file.absolute()), table.kinds, shapes, table.classes,
@@ -283,11 +284,17 @@ def define(table: Table, name: str, options: Mapping[str, Any], cache: Path) -> 
     )  # fmt: skip
 
 
-def _probe(row: Row, column: str) -> tuple[int, ...]:
-    try:
-        return decode("array", row.values[column], OwnConfig()).shape
-    except UnreadableError as err:
-        raise UserError(f"{row.place}, column {column}: {row.values[column]}: {err}") from err
+def _probe(rows: Sequence[Row], column: str, skip: bool) -> tuple[int, ...]:
+    """Return the shape of the column's first array, or with ``skip`` of the first readable one."""
+    for row in rows:
+        try:
+            return decode("array", row.values[column], OwnConfig()).shape
+        except UnreadableError as err:
+            if not skip:
+                raise UserError(
+                    f"{row.place}, column {column}: {row.values[column]}: {err}"
+                ) from err
+    raise UserError(f"no file of the column {column!r} can be read ({rows[0].place} and on)")
 
 
 def make(definition: Definition) -> type[OwnTable]:
@@ -386,7 +393,7 @@ def _decode(
         try:
             x = decode(kind, row.values[m], config)
             if x.shape != shapes[m]:
-                raise UnreadableError(f"its shape is {x.shape}, the first row's {shapes[m]}")
+                raise UnreadableError(f"its shape is {x.shape}, the first row has {shapes[m]}")
             arrays[m] = x
         except UnreadableError as err:
             mistakes[m] = f"{row.values[m]}: {err}"

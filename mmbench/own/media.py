@@ -23,6 +23,7 @@ HOP = 0.01  # seconds from one spectrogram frame to the next
 WINDOW = 0.025  # seconds in one spectrogram frame
 FLOOR = 1e-6  # added to the power before the logarithm
 DEEPEST = 65535  # brightness of 16 bits
+NPY = b"\x93NUMPY"  # with which a .npy file begins
 LONGEST_WAV = 0x7FFF0000  # bytes; a header that says more means: unknown
 
 
@@ -191,14 +192,19 @@ def _streamed(file: str) -> bool:
 
 def array(value: str, config: "OwnConfig") -> NDArray[np.generic]:
     """Return the numbers of a ``.npy`` file as float32; 2-d becomes [1, H, W]."""
+    with open(value, "rb") as handle:
+        if handle.read(len(NPY)) != NPY:
+            raise UnreadableError("it is not what numpy.save writes of one array")
     x: NDArray[np.generic] = np.load(value, allow_pickle=False)
     if x.dtype.kind not in "fiub" or not 1 <= x.ndim <= 3 or not x.size:
         raise UnreadableError(
             f"it holds {x.dtype} of shape {x.shape}, not numbers in one to three dimensions"
         )
-    if not np.isfinite(x).all():
-        raise UnreadableError("it holds NaN or infinity")
-    return (x[None] if x.ndim == 2 else x).astype(np.float32)
+    with np.errstate(over="ignore"):  # told below
+        numbers = x.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise UnreadableError("it holds NaN, infinity or numbers too large for float32")
+    return numbers[None] if numbers.ndim == 2 else numbers
 
 
 def text(value: str, config: "OwnConfig") -> NDArray[np.generic]:
@@ -234,10 +240,13 @@ def refuse_empty(file: Path) -> None:
     """Refuse a file without content, or with git-lfs's note of where the content is.
 
     Raises:
-        UnreadableError: if it is one of the two.
+        UnreadableError: if it is one of the two, or cannot be opened.
     """
-    with file.open("rb") as handle:
-        begin = handle.read(len(POINTER))
+    try:
+        with file.open("rb") as handle:
+            begin = handle.read(len(POINTER))
+    except OSError as err:
+        raise UnreadableError(f"it cannot be opened: {err.strerror or err}") from err
     if not begin:
         raise UnreadableError("the file is empty")
     if begin == POINTER:

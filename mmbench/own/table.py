@@ -4,9 +4,12 @@ import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from mmbench.dataset import TAKEN, may_name
 from mmbench.errors import UserError, nearest
 
 OwnKind = Literal["audio", "image", "video", "array", "text"]
@@ -96,7 +99,7 @@ def read_table(
             problems.append(f"{row.place}: the id {row.id!r} is that of {first[row.id]} too")
         first.setdefault(row.id, row.place)
     _refuse(problems, file)
-    classes = _classes(row.label for row in rows)
+    classes = _classes(file, rows)
     if len(classes) < 2:
         raise UserError(f"{file} has the one label {classes[0]!r}; at least two are needed")
     return Table(file, found, classes, tuple(rows), "group" in header)
@@ -127,8 +130,9 @@ def _raw_rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _csv(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    dialect = "excel-tab" if file.suffix.lower() == ".tsv" else "excel"
     with file.open(encoding="utf-8-sig", newline="") as handle:
-        reader = csv.reader(handle, dialect="excel-tab" if file.suffix == ".tsv" else "excel")
+        reader = csv.reader(handle, dialect)
         header = [name.strip() for name in next(reader, [])]
         twice = sorted({name for name in header if header.count(name) > 1})
         if twice:
@@ -205,11 +209,16 @@ def _check_columns(file: Path, modalities: Sequence[str], header: Sequence[str])
                 f"{file} has a column without a name (pandas writes one unless told index=False); "
                 "remove it, give it a name, or choose others with --columns"
             )
-        if not name.isidentifier() or name in ("fused", *META):
+        if name in TAKEN:
+            raise UserError(
+                f"the column {name!r} of {file} cannot be a modality, because torch uses that word "
+                f"itself: rename it, e.g. to {name}_1; or choose others with --columns"
+            )
+        if not may_name(name) or name in META:
             raise UserError(
                 f"the column {name!r} of {file} cannot be a modality: rename it to letters, digits "
-                f"and underscores, and to none of fused, {', '.join(META)}; or choose others with "
-                "--columns"
+                f"and underscores, without one in front, and to none of fused, {', '.join(META)}; "
+                "or choose others with --columns"
             )
     if not modalities:
         raise UserError(f"{file} has no column beside {', '.join(header)}; add one per modality")
@@ -298,9 +307,21 @@ def _row(
     return Row(place, own, values["label"], split, values.get("group", "") or own, found)
 
 
-def _classes(labels: Iterator[str]) -> tuple[str, ...]:
-    names = set(labels)
+def _classes(file: Path, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the labels: as numbers in their order if all are finite numbers, else as names."""
+    names = sorted({row.label for row in rows})
     try:
-        return tuple(sorted(names, key=float))
+        number = {name: float(name) for name in names}
     except ValueError:
-        return tuple(sorted(names))
+        return tuple(names)
+    if not all(map(isfinite, number.values())):
+        return tuple(names)
+    ordered = sorted(names, key=lambda name: number[name])
+    for one, other in pairwise(ordered):
+        if number[one] == number[other]:
+            where = next(row.place for row in rows if row.label == other)
+            raise UserError(
+                f"{file} has the labels {one!r} and {other!r} ({where}), which are one number; "
+                "write it alike in all rows"
+            )
+    return tuple(ordered)

@@ -162,6 +162,22 @@ def test_dry_run_estimates_and_runs_nothing(cache, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("method", "setting", "message"),
+    [
+        ("concat", "trainer.lr=1e9", "a calibration that failed: the loss is not finite at epoch"),
+        ("mla", "mla.fixed_weights=[0.5,0.5]", "it will be refused: mla.fixed_weights has 2"),
+    ],
+)
+def test_dry_run_says_what_a_calibration_met(method, setting, message, cache, tmp_path):
+    done = mmbench(
+        "run", "--methods", method, "--datasets", "mfeat3", "--results", tmp_path,
+        "--cache", cache, "--dry-run", "--json", "--set", setting,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert message in done.stdout
+
+
 @pytest.fixture
 def full_disk(tmp_path):
     """Return a folder on a file system of 300 KiB, too small for a checkpoint."""

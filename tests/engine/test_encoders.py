@@ -14,6 +14,13 @@ FRAMES = Modality("visual", "frames", (3, 2, 48, 48))
 VECTOR = Modality("gaze", "vector", (5,))
 
 
+def test_a_modality_has_no_name_that_torch_could_not_keep_a_module_under():
+    own = [name for name in dir(nn.ModuleDict()) if not name.startswith("__")]
+    for name in ("fused", "a.b", "my text", "_x", *own):
+        with pytest.raises(UserError, match="a modality cannot be called"):
+            Modality(name, "vector", (5,))
+
+
 def encoder(name, modality, seed=0):
     torch.manual_seed(seed)
     return ENCODERS.load(name)(modality)

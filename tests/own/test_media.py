@@ -85,6 +85,9 @@ def broken(folder):
     np.save(folder / "nan.npy", np.array([1.0, np.nan]))
     np.save(folder / "deep.npy", np.zeros((1, 1, 1, 1)))
     np.save(folder / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(folder / "huge.npy", np.array([1.0, 1e300]))
+    with (folder / "several.npy").open("wb") as handle:
+        np.savez(handle, a=np.zeros(3))
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("not a sound")
     (folder / "cut.wav").write_bytes(whole.read_bytes()[:20])
@@ -102,8 +105,13 @@ def broken(folder):
         ("array", "names.npy", "not numbers"),
         ("array", "nan.npy", "NaN"),
         ("array", "deep.npy", "one to three dimensions"),
-        ("array", "object.npy", "allow_pickle"),
+        ("array", "object.npy", "Object arrays cannot be loaded"),
         ("array", "cut.npy", "Error"),
+        ("array", "text.wav", "not what numpy.save writes"),
+        ("array", "several.npy", "not what numpy.save writes"),
+        ("array", "huge.npy", "too large for float32"),
+        ("array", ".", "cannot be opened: Is a directory"),
+        ("image", ".", "cannot be opened: Is a directory"),
     ]
 
 

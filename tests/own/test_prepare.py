@@ -123,6 +123,17 @@ def test_unreadable_files_stop_prepare_and_can_be_mended_or_left_out(tmp_path):
     assert "40 of 40 listed samples, 0 left out" in verified
 
 
+def test_the_first_array_of_a_column_may_be_the_one_left_out(tmp_path):
+    rows = animals(tmp_path, samples=24, columns=("told", "numbers"))
+    table = write_table(tmp_path / "first.csv", rows)
+    (tmp_path / rows[0]["numbers"]).write_text("no numbers")
+    done = prepare(table, tmp_path / "cache")
+    assert done.returncode == 2 and "first.csv, line 2, column numbers" in done.stderr
+    done = prepare(table, tmp_path / "cache", "--set", "unreadable=skip")
+    assert done.returncode == 0, done.stderr
+    assert "1 of 24 rows" in done.stdout + done.stderr
+
+
 def test_a_killed_prepare_goes_on_where_it_stopped(tmp_path):
     rows = animals(tmp_path, samples=400, columns=("film", "told"))
     table = write_table(tmp_path / "my.csv", rows)

@@ -38,6 +38,21 @@ def test_numbers_as_labels_are_sorted_as_numbers(rows):
     assert read_table(write_table(folder / "n.csv", listed)).classes == ("2", "9", "10")
 
 
+def test_the_order_of_classes_does_not_depend_on_the_process(tmp_path):
+    file = tmp_path / "n.csv"
+    file.write_text("label,a\n10,w\nnan,x\n2,y\ninf,z\n")  # not all are numbers to sort by
+    assert read_table(file).classes == ("10", "2", "inf", "nan")
+    file.write_text("label,a\n1,w\n2,x\n1.0,y\n")
+    with pytest.raises(UserError, match=r"labels '1' and '1.0' \(n.csv, line 4\), .* one number"):
+        read_table(file)
+
+
+def test_a_suffix_in_capitals_is_the_same_kind_of_table(tmp_path):
+    file = tmp_path / "MY.TSV"
+    file.write_text("label\ta\nx\tone, two\ny\tthree\n")
+    assert [row.values["a"] for row in read_table(file).rows] == ["one, two", "three"]
+
+
 def test_a_text_may_hold_commas_quotes_and_lines(rows):
     folder, listed = rows
     told = 'he said "no",\nand left'
@@ -96,6 +111,8 @@ def test_ten_mistakes_are_shown_and_the_rest_counted(rows):
         ("label,a,a\nx,b,c\n", "two columns called 'a'"),
         ("label\nx\ny\n", "no column beside label"),
         ("label,my text\nx,b\ny,c\n", "'my text' .* cannot be a modality"),
+        ("label,type\nx,b\ny,c\n", "'type' .* torch uses that word itself: rename it"),
+        ("label,_a\nx,b\ny,c\n", "'_a' .* cannot be a modality"),
         ("label,a\nx,b\nx,c\n", "the one label 'x'"),
         ("label,a,split\nx,b,train\ny,c,holdout\n", "'holdout' is none of train"),
         ("label,a,id\nx,b,7\ny,c,7\n", "line 3: the id '7' is that of bad.csv, line 2"),
