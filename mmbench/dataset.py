@@ -61,14 +61,16 @@ class Modality:
         if not may_name(self.name):
             raise UserError(
                 f"a modality cannot be called {self.name!r}: use a Python identifier other than "
-                "'fused', without an underscore in front, and not the name of something that "
-                "torch.nn.ModuleDict has, such as 'keys' or 'type'"
+                "'fused', without an underscore in front or two in a row, and not the name of "
+                "something that torch.nn.ModuleDict has, such as 'keys' or 'type'"
             )
 
 
 def may_name(name: str) -> bool:
     """Say whether a modality can have this name."""
-    return name.isidentifier() and not name.startswith("_") and name not in {"fused", *TAKEN}
+    if not name.isidentifier() or name.startswith("_") or "__" in name:  # a__b is a pair
+        return False
+    return name not in {"fused", *TAKEN}
 
 
 @dataclass(frozen=True)

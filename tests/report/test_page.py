@@ -8,7 +8,7 @@ import pytest
 
 from mmbench.report.build import report
 
-sync_api = pytest.importorskip("playwright.sync_api")
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (test extra)")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
