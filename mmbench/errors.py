@@ -46,5 +46,8 @@ class RanksDiffer(MMBenchError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest of ``known``, or an empty string."""
-    close = get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
+    known = list(known)
+    if name in known:
+        return ""
+    close = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""

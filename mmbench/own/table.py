@@ -83,9 +83,14 @@ def read_table(
         raise UserError(f"{file} has no rows; give it a header and one row per sample")
     header = list(raw[0][1])
     if "label" not in header:
+        if len(header) == 1 and ";" in header[0]:
+            raise UserError(
+                f"{file} has no column 'label'; its columns are parted by semicolons: save the "
+                "table with commas"
+            )
         raise UserError(
-            f"{file} has no column 'label'{nearest('label', header)}; its columns are "
-            f"{', '.join(header)}"
+            f"{file} has no column 'label'; its columns are {', '.join(header)}"
+            f"{nearest('label', header)}"
         )
     modalities = list(columns) or [c for c in header if c not in META]
     _check_columns(file, modalities, header)
@@ -142,10 +147,10 @@ def _csv(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 continue  # a blank line
             place = f"{file.name}, line {reader.line_num}"
             if len(cells) != len(header):
-                raise UserError(
-                    f"{place}: {len(cells)} values for {len(header)} columns; put a value that "
-                    "holds a comma between double quotes"
-                )
+                why = "put a value that holds a comma between double quotes"
+                if len(header) == 1 and ";" in header[0]:
+                    why = "the columns are parted by semicolons: save the table with commas"
+                raise UserError(f"{place}: {len(cells)} values for {len(header)} columns; {why}")
             yield place, dict(zip(header, (c.strip() for c in cells), strict=True))
 
 
@@ -201,8 +206,8 @@ def _check_columns(file: Path, modalities: Sequence[str], header: Sequence[str])
     for name in modalities:
         if name not in header:
             raise UserError(
-                f"{file} has no column {name!r}{nearest(name, header)}; its columns are "
-                f"{', '.join(header)}"
+                f"{file} has no column {name!r}; its columns are {', '.join(header)}"
+                f"{nearest(name, header)}"
             )
         if not name:
             raise UserError(

@@ -85,9 +85,10 @@ def explain(target: str, source: str) -> list[Explained]:
     numbers = [n for t in found for n in _row(t, row, column, written, loaded.files)]
     if not numbers:
         names = list(dict.fromkeys(name for t in found for name, _ in t.rows))
+        meant = nearest(column, found[0].columns[1:]) if column else ""
         raise UserError(
             f"no number made from records stands in row {row!r}{nearest(row, names)}"
-            f"{f' and column {column!r}' if column else ''} of {file.name} for {place} "
+            f"{f' and column {column!r}{meant}' if column else ''} of {file.name} for {place} "
             f"(rows: {', '.join(names)}; columns: {', '.join(found[0].columns[1:])})"
         )
     return numbers

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -127,19 +128,38 @@ def csv_text(tables: Sequence[Table]) -> str:
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Print one table."""
-    shown = RichTable(
-        title=table.heading, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False
-    )
-    for i, column in enumerate(table.columns):
-        shown.add_column(column, justify="right" if i else "left", no_wrap=True)
-    for number, (name, entries) in enumerate(table.rows):
-        if number in table.breaks:
-            shown.add_section()
-        shown.add_row(name, *[Text(e.text, RICH[e.style]) for e in entries])
-    console.print(shown)
+    """Print one table, in several parts where its columns do not fit side by side."""
+    for part, shown in enumerate(_parts(table, console.width)):
+        printed = RichTable(
+            title=None if part else table.heading,
+            box=box.SIMPLE_HEAD,
+            title_justify="left",
+            pad_edge=False,
+        )
+        for i in shown:
+            printed.add_column(table.columns[i], justify="right" if i else "left", no_wrap=True)
+        for number, (name, entries) in enumerate(table.rows):
+            if number in table.breaks:
+                printed.add_section()
+            cells = [Text(entries[i - 1].text, RICH[entries[i - 1].style]) for i in shown[1:]]
+            printed.add_row(name, *cells)
+        console.print(printed)
     console.print("\n".join([table.caption, *table.notes]), highlight=False, markup=False)
     console.print()
+
+
+def _parts(table: Table, width: int) -> list[list[int]]:
+    """Return which columns stand side by side: the first in every part, no number cut short."""
+    lines = [table.columns, *((name, *(e.text for e in cells)) for name, cells in table.rows)]
+    wide = [max(cell_len(line[i]) for line in lines) + 3 for i in range(len(table.columns))]
+    parts, used = [[0]], wide[0]
+    for i in range(1, len(wide)):
+        if used + wide[i] > width and len(parts[-1]) > 1:
+            parts.append([0])
+            used = wide[0]
+        parts[-1].append(i)
+        used += wide[i]
+    return parts
 
 
 def markers(file: Path) -> set[str]:

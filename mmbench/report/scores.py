@@ -144,6 +144,13 @@ def _notes(
     notes = ["Δ: paired difference to the best baseline, ± half of the 95 % t-interval."]
     notes += [f"“... alone”: {title} of the trained model's prediction from that modality only."]
     notes += reasons(rows)
+    most = len({seed for row in scores for seed in row})
+    fewer = [
+        f"{row.name} ({len(own)})"
+        for row, own in zip(rows, scores, strict=True)
+        if 0 < len(own) < most
+    ]
+    notes += [f"Of {most} seeds, these rows have fewer: {', '.join(fewer)}."] if fewer else []
     remarks = dict.fromkeys(each for row in rows for each in row.column("remark"))
     notes += [f"† {remark}." for remark in remarks if isinstance(remark, str)]
     rivals = [i for i in range(len(rows)) if scores[i] and i != best]

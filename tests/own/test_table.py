@@ -106,8 +106,10 @@ def test_ten_mistakes_are_shown_and_the_rest_counted(rows):
     [
         ("", "no rows"),
         ("label,a\n", "no rows"),
-        ("labels,a\nx,b\ny,c\n", "no column 'label'; did you mean 'labels'"),
+        ("labels,a\nx,b\ny,c\n", "columns are labels, a; did you mean 'labels'"),
         ("label,a\nx,b,c\n", "line 2: 3 values for 2 columns"),
+        ("label;a\nx;b, c\n", "line 2: 2 values for 1 columns; the columns are parted by semi"),
+        ("label;a\nx;b\n", "no column 'label'; its columns are parted by semicolons"),
         ("label,a,a\nx,b,c\n", "two columns called 'a'"),
         ("label\nx\ny\n", "no column beside label"),
         ("label,my text\nx,b\ny,c\n", "'my text' .* cannot be a modality"),

@@ -1,14 +1,16 @@
 """From records to tables: nothing mixed, nothing silent, numbers as worked by hand."""
 
+import io
 import random
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from mmbench.record import Record
 from mmbench.report.build import build_study
-from mmbench.report.render import csv_text, latex, markdown
+from mmbench.report.render import csv_text, latex, markdown, print_table
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std, paired_difference, ranks
 from mmbench.store import iter_records
@@ -70,6 +72,24 @@ def test_one_seed_concludes_nothing(template, make):
     text = markdown(build_study(STUDY, records, False))
     assert "nothing can be concluded" in text
     assert "90.00 |" in text
+
+
+def test_a_row_of_fewer_seeds_is_told(template, make):
+    records = [*grid(template, make)[:-1], make(template, "iprm", 3, 0.9)]
+    text = markdown(build_study(STUDY, records, False))
+    assert "Of 4 seeds, these rows have fewer: concat (3), sum (3), iprm (3)." in text
+    assert "have fewer" not in markdown(build_study(STUDY, grid(template, make), False))
+
+
+@pytest.mark.parametrize("width", [50, 80, 100, 140])
+def test_no_number_is_cut_short_on_a_narrow_terminal(width, template, make):
+    (table,) = build_study(STUDY, grid(template, make), reference=False)
+    out = io.StringIO()
+    print_table(table, Console(file=out, width=width))
+    assert "…" not in out.getvalue()
+    assert max(map(len, out.getvalue().splitlines())) <= width
+    for _, entries in table.rows:
+        assert all(e.text in out.getvalue() for e in entries)
 
 
 def test_latex_is_escaped_and_balanced(template, make):
