@@ -97,7 +97,8 @@ class Registry:
                 "\n".join(
                     [
                         f"unknown {self.kind} {name!r}{nearest(name, names)} "
-                        f"(mmbench list {self.kind}s shows all {len(names)})",
+                        f"(mmbench list {self.kind}s shows all {len(names)}; "
+                        "--plugin FILE adds one)",
                         *self._left_out,
                     ]
                 )

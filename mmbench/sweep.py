@@ -165,7 +165,8 @@ def _names(
         else:
             raise UserError(
                 f"unknown {kind} {name!r}{nearest(name, [*known, *groups])} "
-                f"(mmbench list {kind}s shows all {len(known)}{_own_table(name, kind)})"
+                f"(mmbench list {kind}s shows all {len(known)}; --plugin FILE adds one"
+                f"{_own_table(name, kind)})"
             )
     if not found:
         raise UserError(f"no {kind} given; name some, or say 'all'")
