@@ -78,10 +78,8 @@ def _alone(frame: pd.DataFrame) -> Alone:
     key = column("fused", "accuracy")
     found: Alone = {}
     if key in frame:
-        single = frame.dropna(subset=["single", key])
-        for *setting, seed, value in single[[*SETTING, "single", "seed", key]].itertuples(
-            index=False
-        ):
+        single = frame[[*SETTING, "single", "seed", key]].dropna(subset=["single", key])
+        for *setting, seed, value in single.itertuples(index=False):
             found.setdefault(tuple(setting), {})[int(seed)] = float(value)
     return found
 
