@@ -43,18 +43,17 @@ def report(
     kept: dict[str, list[Table]] = {}
     printed = silent = 0
 
-    def show(name: str, tables: list["Table"]) -> None:
+    def show(name: str, table: "Table") -> None:
         nonlocal printed, silent
         if name in room:
-            kept[name] = tables
+            kept.setdefault(name, []).append(table)
         if as_json:
             return
-        if not studies and printed + len(tables) > PRINTED:
-            silent += len(tables)
+        if not studies and printed == PRINTED:
+            silent += 1
             return
-        printed += len(tables)
-        for table in tables:
-            render.print_table(table, console())
+        printed += 1
+        render.print_table(table, console())
 
     built = build.report(
         results, list(studies), source, figures=figures, html=html, document=document,

@@ -1,6 +1,6 @@
 """From records to the tables of a study."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +48,7 @@ def report(
     html: bool = False,
     document: Path | None = None,
     absent_class: str = "left-out",
-    show: Callable[[str, list[Table]], None] | None = None,
+    show: Callable[[str, Table], None] | None = None,
 ) -> Built:
     """Write the tables and figures of ``studies`` to ``<results>/tables`` and ``figures``.
 
@@ -61,7 +61,7 @@ def report(
         html: whether to write ``<results>/report.html`` as well.
         document: a Markdown page to write with all tables and figures.
         absent_class: ``left-out`` or ``zero``: what MAP does with a class without a test sample.
-        show: gets the name and the main tables of each study in turn; none are kept, so that
+        show: gets the name of each study with its main tables, in turn; none are kept, so that
             memory does not grow with their number.
 
     Raises:
@@ -75,11 +75,11 @@ def report(
     # The sums are small: threads would wait for one another longer than the sums take.
     with threadpool_limits(1, user_api="blas"):
         for study in _wanted(studies, loaded):
-            for kind, tables in _study(study, loaded, results, figures, built):
+            for kind, table in _study(study, loaded, results, figures, built):
                 if show is not None and kind == "":
-                    show(study.name, tables)
+                    show(study.name, table)
                 if html or document:
-                    kept.setdefault(study.name, {})[kind] = tables
+                    kept.setdefault(study.name, {}).setdefault(kind, []).append(table)
     if document:
         from mmbench.report.document import write_document
 
@@ -93,15 +93,20 @@ def report(
 
 def _study(
     study: Study, loaded: "Loaded", results: Path, figures: bool, built: Built
-) -> Iterator[tuple[str, list[Table]]]:
-    """Write one study and yield its tables by kind, as they are written."""
+) -> Iterator[tuple[str, Table]]:
+    """Write one study and yield its tables with their kind, as they are rendered."""
     formed = list(groups(study, loaded.frame, loaded.tasks))
     pooled = pools(study, formed)
     for kind, tables in kinds_of(study, formed, pooled, loaded):
-        name = "-".join(filter(None, [study.name, kind]))
-        built.files.extend(_write(name, tables, results / "tables"))
-        built.tables[study.name] = built.tables.get(study.name, 0) + len(tables)
-        yield kind, tables
+        parts: dict[str, list[str]] = {suffix: [] for suffix in render.FORMS}
+        for table in tables:
+            for suffix, form in render.FORMS.items():
+                parts[suffix].append(form.part(table))
+            built.tables[study.name] = built.tables.get(study.name, 0) + 1
+            yield kind, table
+        if parts["md"]:
+            name = "-".join(filter(None, [study.name, kind]))
+            built.files.extend(_write(name, parts, results / "tables"))
     if figures:
         built.files.extend(_draw(study, formed, pooled, loaded, results / "figures"))
 
@@ -162,15 +167,18 @@ def load_results(results: Path, source: str) -> Loaded:
 
 def kinds_of(
     study: Study, formed: Sequence[Group], pooled: Sequence[Pool], loaded: Loaded
-) -> Iterator[tuple[str, list[Table]]]:
-    """Yield the tables of a study by kind, which is also what is added to the name of the file."""
+) -> Iterator[tuple[str, Iterator[Table]]]:
+    """Yield the tables of a study by kind, which is also what is added to the name of the file.
+
+    Each is made when it is asked for, and there may be none of a kind.
+    """
     if study.cost:
-        made: dict[str, Callable[[], list[Table]]] = {
+        made: dict[str, Callable[[], Iterable[Table]]] = {
             "": lambda: cost_tables(study, formed, loaded.reference)
         }
     else:
         made = {
-            "": lambda: [score_table(study, group, loaded.reference) for group in formed],
+            "": lambda: (score_table(study, group, loaded.reference) for group in formed),
             "imbalance": lambda: reached_tables(study, loaded.frame, formed, loaded.reference),
             "statistics": lambda: overall_tables(pooled),
             "wins": lambda: win_tables(pooled),
@@ -179,29 +187,27 @@ def kinds_of(
     # Of a study that was not run they are all there is.
     made["published" if formed else ""] = lambda: cited(study, formed, loaded.published)
     for kind, make in made.items():
-        if tables := make():
-            yield kind, _distinct(tables)
+        yield kind, _distinct(make())
 
 
-def _distinct(tables: Sequence[Table]) -> list[Table]:
-    """Return the tables with a number behind a name that an earlier one has.
+def _distinct(tables: Iterable[Table]) -> Iterator[Table]:
+    """Yield the tables with a number behind a name that an earlier one has.
 
     Recipes and devices make no part of a name, and seldom is there more than one of either.
     """
     times: dict[str, int] = {}
-    named = []
     for table in tables:
         times[table.name] = times.get(table.name, 0) + 1
         again = f"-{times[table.name]}" if times[table.name] > 1 else ""
-        named.append(replace(table, name=table.name + again))
-    return named
+        yield replace(table, name=table.name + again)
 
 
 def tables_of(name: str, kind: str, loaded: Loaded) -> list[Table]:
     """Return the tables of one study and kind."""
     study = load_study(name)
     formed = list(groups(study, loaded.frame, loaded.tasks))
-    return dict(kinds_of(study, formed, pools(study, formed), loaded)).get(kind, [])
+    made = kinds_of(study, formed, pools(study, formed), loaded)
+    return [table for each, tables in made if each == kind for table in tables]
 
 
 def _draw(
@@ -241,19 +247,15 @@ def _wanted(names: Sequence[str], loaded: Loaded) -> list[Study]:
     return shown + [study for study in every if study.rows == "found" and not seen.all()]
 
 
-def _write(name: str, tables: Sequence[Table], folder: Path) -> list[Path]:
-    texts = {
-        "md": render.markdown(tables),
-        "tex": render.latex(tables),
-        "csv": render.csv_text(tables),
-    }
+def _write(name: str, parts: Mapping[str, Sequence[str]], folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for suffix, text in texts.items():
+        for suffix, form in render.FORMS.items():
+            text = form.head + "".join(parts[suffix])
             write_atomic(folder / f"{name}.{suffix}", text.encode())
     except OSError as err:
         raise UserError(f"cannot write the tables to {folder}: {err.strerror}") from err
-    return [folder / f"{name}.{suffix}" for suffix in texts]
+    return [folder / f"{name}.{suffix}" for suffix in render.FORMS]
 
 
 def build_study(study: Study, records: Sequence[Record], reference: bool) -> list[Table]:

@@ -1,6 +1,6 @@
 """What training costs: time, memory and parameters, of runs on one device only."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -63,9 +63,9 @@ def _only(columns: Columns, where: Positions, place: tuple[str, float]) -> Posit
     return kept
 
 
-def cost_tables(study: Study, groups: Iterable[Group], reference: bool) -> list[Table]:
-    """Return one table per data set, protocol, bundle, setting and device."""
-    return [_table(study, group, reference) for group in by_device(groups)]
+def cost_tables(study: Study, groups: Iterable[Group], reference: bool) -> Iterator[Table]:
+    """Yield one table per data set, protocol, bundle, setting and device."""
+    return (_table(study, group, reference) for group in by_device(groups))
 
 
 def _table(study: Study, group: Group, reference: bool) -> Table:

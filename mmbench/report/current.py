@@ -1,5 +1,6 @@
 """Which records are of today's code: an edited method leaves older records of the same cell."""
 
+import numpy as np
 import pandas as pd
 
 
@@ -9,9 +10,9 @@ def current(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     Returns:
         The records in their order, and a line for every method with records of earlier code.
     """
-    newest = frame.sort_values("started", kind="stable").drop_duplicates("apart", keep="last")
-    older = frame.loc[frame.index.difference(newest.index), "method"].value_counts().sort_index()
-    return frame.loc[newest.index.sort_values()], [
+    by_time = frame["apart"].iloc[np.argsort(frame["started"].to_numpy(), kind="stable")]
+    older = by_time.index[by_time.duplicated(keep="last")]
+    return frame.drop(older) if len(older) else frame, [
         f"{method}: {n} record{'s' if n > 1 else ''} of earlier code left out"
-        for method, n in older.items()
+        for method, n in frame.loc[older, "method"].value_counts().sort_index().items()
     ]

@@ -11,19 +11,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from mmbench.cell import Cell, canonical, digest
 from mmbench.record import Record
 
 COLUMNS = (
-    "record", "cell", "dataset", "method", "label", "options", "seed", "protocol", "fidelity",
+    "record", "dataset", "method", "label", "options", "seed", "protocol", "fidelity",
     "preset", "unaffected", "place", "around", "beside", "data", "single", "recipe", "status",
     "reason", "remark", "device", "commit", "clean", "date", "started", "finished", "apart", "task",
     "file", "absent", "absent_class",
 )  # fmt: skip
-COST = ("seconds", "deviation", "throughput", "memory", "memory_kind", "parameters", "threads",
-        "resumed")  # fmt: skip
+COST = ("seconds", "deviation", "throughput", "memory", "parameters", "threads")
 
 
 # What of a cell may differ between two records of it that only the code sets apart.
@@ -60,10 +58,9 @@ def _single(record: Record) -> str | None:
 
 
 def _scores(record: Record) -> dict[str, float]:
-    found = {
-        column(prediction, metric, at): value
-        for at, metrics in record.final.items()
-        for prediction, values in metrics.items()
+    found = {  # of the last epoch no table says anything
+        column(prediction, metric): value
+        for prediction, values in record.final.get("selected", {}).items()
         for metric, value in values.items()
     }
     for metric in ("shapley", "probe"):
@@ -80,10 +77,8 @@ def _cost(record: Record) -> dict[str, Any]:  # Any: numbers, a word, or nothing
         "deviation": record.timing.epoch_std,
         "throughput": record.timing.samples_per_second,
         "memory": float(record.memory.peak_bytes),
-        "memory_kind": record.memory.kind,
         "parameters": float(record.parameters.total),
         "threads": float(record.environment.threads),
-        "resumed": float(record.timing.resumed),
     }
 
 
@@ -93,7 +88,6 @@ def row_of(record: Record) -> dict[str, Any]:  # Any: text, numbers, or nothing
     beside = _beside(cell)
     return {
         "record": cell.folder,
-        "cell": record.cell_id,
         "dataset": cell.dataset,
         "method": cell.method,
         "label": cell.label,
@@ -134,20 +128,24 @@ def as_frame(
     """Return the frame of rows, with every column that a report asks for, and ``extra``."""
     frame = pd.DataFrame(list(rows))
     first = [*COLUMNS, *COST, *extra]
-    return plain(frame.reindex(columns=[*first, *sorted({*frame} - {*first})]))
+    return plain(frame.reindex(columns=[*first, *sorted({*frame} - {*first})]).items())
 
 
-def plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with its text as objects: taking rows of it is several times as fast."""
-    text = [name for name in frame if pd.api.types.is_string_dtype(frame[name].dtype)]
-    return frame.assign(**{str(n): _shared(frame[n]) for n in text}).copy()  # by type in one piece
+def plain(columns: Iterable[tuple[Any, pd.Series]]) -> pd.DataFrame:  # Any: as pandas says
+    """Return the frame of named columns, taken one at a time, with its text as objects.
+
+    Taking rows of it is then several times as fast, and no table needs a copy of a column.
+    """
+    return pd.DataFrame({name: _shared(each) for name, each in columns}, copy=False)
 
 
-def _shared(text: pd.Series) -> NDArray[np.object_]:
-    """Return a column of text in which equal texts are one object, None where there is none."""
-    codes, distinct = pd.factorize(text)
-    found: NDArray[np.object_] = np.array([*distinct, None], object)[codes]
-    return found
+def _shared(each: pd.Series) -> pd.Series:
+    """Return a column of text with equal texts as one object, None where there is none."""
+    if not (pd.api.types.is_string_dtype(each.dtype) or each.dtype == "category"):
+        return each
+    codes, distinct = pd.factorize(each)
+    found = np.array([*distinct, None], object)[codes]
+    return pd.Series(found, each.index, dtype=object)  # unasked, pandas 3 makes text of it again
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
@@ -173,5 +171,5 @@ def absent_as_zero(frame: pd.DataFrame) -> pd.DataFrame:
 
 def tasks_of(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:  # Any: JSON values
     """Return modalities and metrics of every data set that was trained on."""
-    known = frame.dropna(subset="task").drop_duplicates("dataset", keep="last")
+    known = frame[["dataset", "task"]].dropna().drop_duplicates("dataset", keep="last")
     return {str(r.dataset): json.loads(str(r.task)) for r in known.itertuples()}

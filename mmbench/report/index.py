@@ -59,11 +59,11 @@ def load_frame(folder: Path, unreadable: list[str]) -> pd.DataFrame:
         whole = merged.loc[~missing].drop(columns="_from")
         if len(new):
             whole = pd.concat([whole, new], ignore_index=True)
-        whole = whole.sort_values(FILE, ignore_index=True)
+        whole = plain(whole.sort_values(FILE, ignore_index=True).items())
         changed = len(new) > 0 or len(whole) != len(known)
     if changed:
         _write(whole, file)
-    return plain(whole.drop(columns=STAMP))
+    return whole.drop(columns=STAMP)
 
 
 def _rows(
@@ -80,7 +80,9 @@ def _read_all(folder: Path, state: pd.DataFrame, unreadable: list[str]) -> pd.Da
     """Return the frame of these files, some at a time: as columns they are far smaller."""
     parts = (state.iloc[at : at + AT_ONCE] for at in range(0, max(1, len(state)), AT_ONCE))
     frames = [as_frame(list(_rows(folder, part, unreadable)), extra=(STAMP,)) for part in parts]
-    return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+    if len(frames) == 1:
+        return frames[0]
+    return plain(pd.concat(frames, ignore_index=True).items())
 
 
 def _version() -> bytes:
@@ -95,13 +97,27 @@ def _read(file: Path) -> pd.DataFrame | None:
     except ImportError:
         return None
     try:
-        table = parquet.read_table(file)
+        with parquet.ParquetFile(file) as held:
+            names, metadata = held.schema_arrow.names, held.schema_arrow.metadata or {}
+            if metadata.get(b"mmbench") != _version():
+                return None
+            return plain(_columns(held, names))
     except (OSError, ArrowException):
         return None
-    if (table.schema.metadata or {}).get(b"mmbench") != _version():
-        return None
-    found: pd.DataFrame = table.to_pandas()
-    return found
+
+
+def _columns(held: Any, names: list[str]) -> Iterator[tuple[str, pd.Series]]:  # Any: ParquetFile
+    """Yield one column at a time: the whole table beside the frame would take as much again."""
+    from pyarrow import default_memory_pool
+
+    for name in names:
+        yield name, held.read([name], use_threads=False)[name].to_pandas()
+        default_memory_pool().release_unused()
+
+
+def _column(each: pd.Series) -> pd.Series:
+    """Return what is written of a column: of text each once, with the rows that have it."""
+    return each.astype("category") if pd.api.types.infer_dtype(each) == "string" else each
 
 
 def _write(whole: pd.DataFrame, file: Path) -> None:
@@ -112,12 +128,12 @@ def _write(whole: pd.DataFrame, file: Path) -> None:
     except ImportError:
         log.info("pyarrow is not installed, so every record is read each time")
         return
-    table = pyarrow.Table.from_pandas(whole, preserve_index=False)
-    metadata = {**(table.schema.metadata or {}), b"mmbench": _version()}
+    table = pyarrow.table({str(name): _column(whole[name]) for name in whole})
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(table.replace_schema_metadata(metadata), part, compression="zstd")
+        labelled = table.replace_schema_metadata({b"mmbench": _version()})
+        parquet.write_table(labelled, part, compression="zstd")
         part.replace(file)
     except OSError as err:
         log.warning("the index %s could not be written (%s); reports take longer", file, err)

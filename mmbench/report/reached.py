@@ -1,6 +1,6 @@
 """How unevenly the modalities count in the trained models of a study."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -24,11 +24,11 @@ NOTES = (
 
 def reached_tables(
     study: Study, frame: pd.DataFrame, groups: Iterable[Group], reference: bool
-) -> list[Table]:
-    """Return a table per data set, protocol, bundle and setting that has such records."""
+) -> Iterator[Table]:
+    """Yield a table per data set, protocol, bundle and setting that has such records."""
     alone = _alone(frame)
-    found = [_table(study, group, alone, reference) for group in groups]
-    return [t for t in found if any(e.value is not None for _, row in t.rows for e in row)]
+    found = (_table(study, group, alone, reference) for group in groups)
+    return (t for t in found if any(e.value is not None for _, row in t.rows for e in row))
 
 
 def _table(study: Study, group: Group, known: Alone, reference: bool) -> Table:
@@ -78,10 +78,8 @@ def _alone(frame: pd.DataFrame) -> Alone:
     key = column("fused", "accuracy")
     found: Alone = {}
     if key in frame:
-        single = frame.dropna(subset=["single", key])
-        for *setting, seed, value in single[[*SETTING, "single", "seed", key]].itertuples(
-            index=False
-        ):
+        single = frame[[*SETTING, "single", "seed", key]].dropna(subset=["single", key])
+        for *setting, seed, value in single.itertuples(index=False):
             found.setdefault(tuple(setting), {})[int(seed)] = float(value)
     return found
 

@@ -3,8 +3,9 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from rich import box
 from rich.cells import cell_len
@@ -39,21 +40,32 @@ TEX = str.maketrans({
 RICH = {"best": "bold", "second": "underline", "absent": "dim", "cited": "italic", "plain": ""}
 
 
-def markdown(tables: Sequence[Table]) -> str:
+class Form(NamedTuple):
+    """How a file of tables is written: what it begins with, and what each table adds."""
+
+    head: str
+    part: Callable[[Table], str]
+
+    def text(self, tables: Iterable[Table]) -> str:
+        """Return the file of these tables."""
+        return self.head + "".join(map(self.part, tables))
+
+
+def markdown(tables: Iterable[Table]) -> str:
     """Return all tables, each under its heading."""
-    parts = [f"<!-- {GENERATED} -->"]
-    for table in tables:
-        lines = [f"### {table.heading}", ""]
-        lines.append("| " + " | ".join(table.columns) + " |")
-        lines.append("|" + "|".join([":--", *["--:"] * (len(table.columns) - 1)]) + "|")
-        for number, (name, entries) in enumerate(table.rows):
-            if number in table.breaks:
-                lines.append("|" + " |" * len(table.columns))
-            cells = [MARKDOWN[e.style].format(e.text) if e.text else "" for e in entries]
-            lines.append("| " + " | ".join([name, *cells]) + " |")
-        lines += ["", table.caption, *[f"\n{note}" for note in table.notes]]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+    return FORMS["md"].text(tables)
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [f"\n### {table.heading}", ""]
+    lines.append("| " + " | ".join(table.columns) + " |")
+    lines.append("|" + "|".join([":--", *["--:"] * (len(table.columns) - 1)]) + "|")
+    for number, (name, entries) in enumerate(table.rows):
+        if number in table.breaks:
+            lines.append("|" + " |" * len(table.columns))
+        cells = [MARKDOWN[e.style].format(e.text) if e.text else "" for e in entries]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join([*lines, "", table.caption, *[f"\n{note}" for note in table.notes], ""])
 
 
 def _escape(text: str) -> str:
@@ -64,13 +76,12 @@ def _latex_entry(entry: Entry) -> str:
     return LATEX.get(entry.style, "{}").format(_escape(entry.text)) if entry.text else ""
 
 
-def latex(tables: Sequence[Table]) -> str:
+def latex(tables: Iterable[Table]) -> str:
     r"""Return one ``table*`` environment each; needs the packages booktabs and graphicx.
 
     A table wider than the page is made smaller; the statements on it stand below it.
     """
-    needs = r"\usepackage{booktabs,graphicx}"
-    return "\n\n".join([f"% {GENERATED}; needs {needs}", *map(_latex_table, tables)]) + "\n"
+    return FORMS["tex"].text(tables)
 
 
 def _latex_table(table: Table) -> str:
@@ -82,6 +93,7 @@ def _latex_table(table: Table) -> str:
     ]
     return "\n".join(
         [
+            "",
             r"\begin{table*}",
             r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{_escape(table.heading)}.}}\smallskip",
@@ -98,6 +110,7 @@ def _latex_table(table: Table) -> str:
             *(rf"\par {_escape(note)}" for note in table.notes),
             r"}",
             r"\end{table*}",
+            "",
         ]
     )
 
@@ -112,19 +125,28 @@ def _latex_heading(text: str) -> str:
     return rf"\shortstack[r]{{{_escape(first)}{comma.strip()}\\{_escape(second)}}}"
 
 
-def csv_text(tables: Sequence[Table]) -> str:
+def csv_text(tables: Iterable[Table]) -> str:
     """Return long-form numbers: one line per table, row and column."""
+    return FORMS["csv"].text(tables)
+
+
+def _csv_lines(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["table", "row", "column", "value", "spread", "seeds", "shown"])
-    for table in tables:
-        for name, entries in table.rows:
-            for column, e in zip(table.columns[1:], entries, strict=True):
-                if e.text:
-                    spread = "" if e.spread is None else repr(e.spread)
-                    value = "" if e.value is None else repr(e.value)
-                    writer.writerow([table.name, name, column, value, spread, e.seeds, e.text])
+    for name, entries in table.rows:
+        for column, e in zip(table.columns[1:], entries, strict=True):
+            if e.text:
+                spread = "" if e.spread is None else repr(e.spread)
+                value = "" if e.value is None else repr(e.value)
+                writer.writerow([table.name, name, column, value, spread, e.seeds, e.text])
     return out.getvalue()
+
+
+FORMS = {  # by what the file's name ends with
+    "md": Form(f"<!-- {GENERATED} -->\n", _markdown_table),
+    "tex": Form(f"% {GENERATED}; needs \\usepackage{{booktabs,graphicx}}\n", _latex_table),
+    "csv": Form("table,row,column,value,spread,seeds,shown\n", _csv_lines),
+}
 
 
 def print_table(table: Table, console: Console) -> None:

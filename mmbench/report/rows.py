@@ -231,7 +231,7 @@ def groups(
 ) -> Iterator[Group]:
     """Yield one group per data set, protocol, bundle and setting; nothing is mixed."""
     about = concerns(study, frame)
-    rows = found(frame[about]) if study.rows == "found" else study.rows
+    rows = found(frame.loc[about, ["method", "options"]]) if study.rows == "found" else study.rows
     masks = members(rows, frame)
     columns = {str(name): frame[name].to_numpy() for name in frame}
     about = about & np.logical_or.reduce(masks)

@@ -6,7 +6,7 @@ mean over seeds, so that a data set with more seeds does not count for more.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Differences = Sequence[NDArray[np.float64]]
 Stacked = Sequence[NDArray[np.float64]]  # per data set, [rivals, seeds]
 EXACT_UP_TO = 16  # pairs: 2^16 sign patterns take milliseconds; above it they are drawn
-AT_ONCE = 1000  # draws that are made floats
+AT_ONCE = 256  # draws that are made floats; of 32, so that drawing them apart draws the same
 DRAWS = 10_000  # of resamples, and of sign patterns
 FEW_DATASETS = 5  # below it the Friedman and Nemenyi approximations are poor (Demsar, JMLR 2006)
 
@@ -69,7 +69,9 @@ def _intervals(
     stacked: Stacked, counts: NDArray[np.integer[Any]], level: float
 ) -> list[tuple[float, float]]:
     """Return the interval of each rival; all of them see the same resamples."""
-    means = _summed(counts, _weights(stacked))
+    weights = _weights(stacked)
+    parts = range(0, len(counts), AT_ONCE)  # as floats all would fill the memory
+    means = np.concatenate([counts[at : at + AT_ONCE].astype(float) @ weights.T for at in parts])
     tail = (1 - level) / 2
     return [(float(a), float(b)) for a, b in np.quantile(means, [tail, 1 - tail], axis=0).T]
 
@@ -77,12 +79,6 @@ def _intervals(
 def _weights(stacked: Stacked) -> NDArray[np.float64]:
     """Return what each pair adds to the stratified mean, [rivals, pairs]."""
     return np.concatenate([each / (each.shape[1] * len(stacked)) for each in stacked], axis=1)
-
-
-def _summed(factors: NDArray[np.integer[Any]], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return factors @ weights.T, some rows at a time: as floats all would fill the memory."""
-    parts = range(0, len(factors), AT_ONCE)
-    return np.concatenate([factors[at : at + AT_ONCE].astype(float) @ weights.T for at in parts])
 
 
 def sign_flip_test(
@@ -98,24 +94,32 @@ def sign_flip_test(
     return _p_values([each[None] for each in differences], signs)[0]
 
 
-def _signs(pairs: int, generator: np.random.Generator, draws: int) -> NDArray[np.integer[Any]]:
-    """Return all patterns of signs, [patterns, pairs], or ``draws`` of them if they are many."""
-    if pairs <= EXACT_UP_TO:
-        places = np.arange(2**pairs)[:, None] >> np.arange(pairs)
-        return (2 * (places & 1) - 1).astype(np.int8)
-    bits = generator.bytes(-(-draws * pairs // 8))
-    drawn = np.unpackbits(np.frombuffer(bits, np.uint8), count=draws * pairs)
-    return 2 * drawn.view(np.int8).reshape(draws, pairs) - 1
+def _signs(pairs: int, generator: np.random.Generator, draws: int) -> Iterator[NDArray[np.float64]]:
+    """Yield all patterns of signs, or ``draws`` of them if they are many: [some, pairs] each."""
+    every = pairs <= EXACT_UP_TO
+    number = 2**pairs if every else draws
+    for at in range(0, number, AT_ONCE):
+        some = min(AT_ONCE, number - at)
+        signs = np.empty((some, pairs))
+        if every:
+            signs[:] = np.arange(at, at + some)[:, None] >> np.arange(pairs) & 1
+        else:
+            drawn = np.frombuffer(generator.bytes(-(-some * pairs // 8)), np.uint8)
+            signs[:] = np.unpackbits(drawn, count=some * pairs).reshape(some, pairs)
+        yield 2 * signs - 1
 
 
-def _p_values(stacked: Stacked, signs: NDArray[np.integer[Any]]) -> list[float]:
+def _p_values(stacked: Stacked, signs: Iterable[NDArray[np.float64]]) -> list[float]:
     """Return the p-value of each rival; all of them see the same signs."""
     weights = _weights(stacked)
     # Rounding must not hide the observed pattern, nor part a sum of 0 from another.
     observed = np.abs(weights.sum(axis=1)) - 1e-12 * np.abs(weights).sum(axis=1)
-    hits = (np.abs(_summed(signs, weights)) >= observed).sum(axis=0)
+    hits, number = np.zeros(len(weights), int), 0
+    for some in signs:
+        hits += (np.abs(some @ weights.T) >= observed).sum(axis=0)
+        number += len(some)
     drawn = weights.shape[1] > EXACT_UP_TO
-    return [(int(n) + drawn) / (len(signs) + drawn) for n in hits]
+    return [(int(n) + drawn) / (number + drawn) for n in hits]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -216,15 +220,10 @@ class Comparison:
     pairs: int
 
 
-@lru_cache(maxsize=2)  # the draws are most of the time, and one study draws as the next does
-def _drawn(
-    sizes: tuple[int, ...], seed: int
-) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
-    """Return the signs and the counts that all rivals with these pairs see."""
-    return (
-        _signs(sum(sizes), np.random.default_rng([seed, 1]), DRAWS),
-        _counts(sizes, np.random.default_rng([seed, 2]), DRAWS),
-    )
+@lru_cache(maxsize=1)  # the draws are most of the time, and one study draws as the next does
+def _drawn(sizes: tuple[int, ...], seed: int) -> NDArray[np.integer[Any]]:
+    """Return the counts that all rivals with these pairs see."""
+    return _counts(sizes, np.random.default_rng([seed, 2]), DRAWS)
 
 
 def compare(rivals: dict[str, Differences], seed: int = 0) -> list[Comparison]:
@@ -241,9 +240,8 @@ def compare(rivals: dict[str, Differences], seed: int = 0) -> list[Comparison]:
     intervals: dict[str, tuple[float, float]] = {}
     for sizes, names in alike.items():
         stacked = [np.stack(part) for part in zip(*(rivals[n] for n in names), strict=True)]
-        signs, counts = _drawn(sizes, seed)
-        p_values = _p_values(stacked, signs)
-        found = _intervals(stacked, counts, 0.95)
+        p_values = _p_values(stacked, _signs(sum(sizes), np.random.default_rng([seed, 1]), DRAWS))
+        found = _intervals(stacked, _drawn(sizes, seed), 0.95)
         raw |= dict(zip(names, p_values, strict=True))
         intervals |= dict(zip(names, found, strict=True))
     adjusted = dict(zip(rivals, holm([raw[name] for name in rivals]), strict=True))

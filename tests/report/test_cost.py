@@ -30,7 +30,7 @@ def timed(template, make):
 
 def tables(records):
     frame = to_frame(records)
-    return cost_tables(STUDY, groups(STUDY, frame, tasks_of(frame)), reference=False)
+    return list(cost_tables(STUDY, groups(STUDY, frame, tasks_of(frame)), reference=False))
 
 
 def test_ratio_is_paired_by_seed(timed):

@@ -14,7 +14,8 @@ TASK = {"modalities": ["audio", "image"], "metrics": ["accuracy"], "primary": "a
 
 def tables(records):
     frame = to_frame(records)
-    return reached_tables(STUDY, frame, groups(STUDY, frame, {"toy": TASK}), reference=False)
+    found = groups(STUDY, frame, {"toy": TASK})
+    return list(reached_tables(STUDY, frame, found, reference=False))
 
 
 @pytest.fixture
