@@ -1,12 +1,13 @@
 """What the whole study costs: arithmetic counted per data set, and hours at a given speed.
 
-    python benchmarks/study_hours.py
     python benchmarks/study_hours.py --tflops 800 --share 0.4 --into docs/performance.md
+    python benchmarks/study_hours.py --tflops 800 --set cremad.audio=stft20s
 
 Counts the floating-point operations of a training step of ``concat`` on one sample of every data
-set that is read from files, with its own shapes and encoders and without data or weights (torch's
-``meta`` device). What the other methods cost is their own count over that of ``concat``, or, with
-``--ratios``, what ``step_time.py --json`` measured. Methods, seeds and epochs as in the study.
+set that is read from files, with its default options, or those of ``--set``, and its encoders, and
+without data or weights (torch's ``meta`` device). What the other methods cost is their own count
+over that of ``concat``, or, with ``--ratios``, what ``step_time.py --json`` measured. Methods,
+seeds and epochs as in the study.
 ``--tflops`` is the measured matrix product of the device and ``--share`` the share of it that
 training reaches; both come from ``epoch_time.py``. The default share of 1 gives the floor, which no
 machine reaches. Evaluation, decoding and idle time are not in it.
@@ -19,15 +20,17 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmbench.cli.output import pairs
 from mmbench.dataset import Task
-from mmbench.errors import MMBenchError, UserError
+from mmbench.errors import MMBenchError, UserError, nearest
 from mmbench.nets.encoders import build_encoders, encoder_names
 from mmbench.registry import DATASETS, METHODS
-from mmbench.settings import TrainerSettings
+from mmbench.settings import TrainerSettings, parse_value, validate
 from mmbench.testing.speed import (
     audiovisual,
     make_trainer,
@@ -89,16 +92,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--tflops", type=float, required=True, help="measured matrix product")
     parser.add_argument("--share", type=float, default=1.0, help="of it that training reaches")
+    parser.add_argument(
+        "--set", action="append", default=[], help="option of a data set: cremad.audio=stft20s"
+    )
     parser.add_argument("--ratios", type=Path, help="file with what step_time.py --json printed")
     parser.add_argument("--into", type=Path, help="put the table between the markers there")
     options = parser.parse_args(argv)
-    methods = METHODS.names()
+    methods, names = METHODS.names(), DATASETS.names()
+    own: dict[str, dict[str, Any]] = {}
+    for key, value in pairs(options.set, "--set").items():
+        dataset_name, _, option = key.partition(".")
+        if dataset_name not in names:
+            raise UserError(f"unknown data set {dataset_name!r}{nearest(dataset_name, names)}")
+        own.setdefault(dataset_name, {})[option] = parse_value(value)
     given = json.loads(options.ratios.read_text(encoding="utf-8")) if options.ratios else counted()
     price = sum(given.get(name, 1.0) for name in methods)
     rows, whole = [], 0.0
-    for name in DATASETS.names():
+    for name in names:
         cls = DATASETS.load(name)
-        dataset = cls(cls.Config())
+        dataset = cls(validate(cls.Config, own.get(name, {}), name))
         counts = getattr(getattr(dataset, "info", None), "counts", "")
         if not re.search(r"\d{3}", counts) or not hasattr(dataset, "decoders"):
             continue
@@ -110,11 +122,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         shown = ", ".join(f"{m} {e}" for m, e in chosen.items())
         numbers = (each / 1e9, samples * each / PFLOP, epoch, hours)
         rows.append((name, shown, str(samples), *(f"{value:.2f}" for value in numbers)))
+    said = f" Options: {', '.join(options.set)}." if options.set else ""
     text = (
         f"{len(methods)} methods, {options.seeds} seeds, {options.epochs} epochs, at "
         f"{options.share:.0%} of {options.tflops:.0f} Tflop/s; the methods together cost "
         f"{price:.1f} times `concat`.\nAll of it: {whole:.1f} hours of one such device; a day is "
-        f"enough from a share of {whole * options.share / DAY:.0%} on.\n\n"
+        f"enough from a share of {whole * options.share / DAY:.0%} on.{said}\n\n"
     ) + table(
         {
             "data set": "l", "encoders": "l", "train": "r", "Gflop/sample": "r",

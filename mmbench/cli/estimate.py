@@ -1,13 +1,16 @@
 """Time and memory of cells, from past records of the same kind, else from a few steps."""
 
+import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmbench.cell import Cell
+from mmbench.errors import StopRequested
 from mmbench.settings import RunSettings, default_cache
 from mmbench.store import Store, iter_records
 
@@ -16,7 +19,12 @@ if TYPE_CHECKING:
 
 Estimate = tuple[float, int, str]  # seconds, bytes, what it is based on
 Kind = tuple[str, str, str]
-EPOCHS = 2  # of a calibration: the first is slower, so the time between their ends counts
+EPOCHS = 2  # of a calibration, if there is time for them
+SECONDS = 2.0  # of training in a calibration; then its steps are counted up to whole epochs
+STEPS = 4  # at least: the first is slower and does not count
+FORWARD = 1 / 3  # of a training step: what a sample costs in an evaluation
+
+log = logging.getLogger(__name__)
 
 
 def _kind(cell: Cell) -> Kind:
@@ -52,47 +60,98 @@ def from_records(
 def estimates(
     todo: Sequence[Cell], store: Store, options: "Options", run: RunSettings
 ) -> dict[str, Estimate]:
-    """Return an estimate for every cell, by id; a kind without a record is tried for two epochs."""
+    """Return an estimate for every cell, by id; a kind without a record is tried for a moment."""
+    from mmbench.launch.local import slots
     from mmbench.training.device import choose
 
     found = from_records(todo, store, choose(run.device).type)
+    # As many threads as a worker of this run would have: more than cores are free are far slower.
+    per_gpu = int(options.per_gpu) if options.per_gpu.isdecimal() else 1
+    places = slots(options.device, options.jobs, per_gpu, options.threads, options.gpus_per_cell)
+    run = run.model_copy(update={"threads": places[0].threads})
     tried: dict[Kind, tuple[float, float, int, str]] = {}
     for cell in todo:
         if cell.id in found:
             continue
         kind = _kind(cell)
         if kind not in tried:
+            log.info("trying %s on %s for a moment: no record of it", cell.label, cell.dataset)
             tried[kind] = _calibrate(cell, options.cache or default_cache(), run)
         around, each, memory, basis = tried[kind]
         found[cell.id] = (around + each * cell.trainer.epochs, memory, basis)
     return found
 
 
+@dataclass
+class _Clock:
+    """Hooks of a calibration: notes when training begins, steps and passes end, and stops it."""
+
+    passes: int = 0  # that training makes of ``EPOCHS``; a method may make more of one
+    begun: float = 0.0
+    steps: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
+
+    def progress(self, values: Mapping[str, Any]) -> None:  # Any: JSON values
+        """Note the begin of training or the end of a pass."""
+        if "epochs" not in values:  # a warning
+            return
+        if not self.begun:
+            self.passes, self.begun = values["epochs"], time.perf_counter()
+        else:
+            self.ends.append(time.perf_counter())
+
+    def stop(self) -> bool:
+        """Note the end of a step, and say whether this was long enough."""
+        self.steps.append(time.perf_counter())
+        return len(self.steps) >= STEPS and self.steps[-1] - self.begun > SECONDS
+
+    def epoch(self, steps: float) -> float:
+        """Return the seconds that one epoch of the settings adds.
+
+        Args:
+            steps: of one pass, the evaluation at its end included; for a try that ended in the
+                first pass.
+        """
+        if self.ends:
+            each = (self.ends[-1] - self.begun) / len(self.ends)
+        elif len(self.steps) > 1:
+            each = steps * (self.steps[-1] - self.steps[0]) / (len(self.steps) - 1)
+        else:  # refused, or failed at once
+            each = 0.0
+        return each * self.passes / EPOCHS
+
+
 def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> tuple[float, float, int, str]:
-    """Run two epochs in a folder that is deleted afterwards.
+    """Run two epochs, or the steps that a moment has room for, in a folder that is deleted.
 
     Returns:
         The seconds around training, those that one epoch of the settings adds, peak bytes, and
         what to say of the estimate: that it failed or was refused, if so.
     """
-    from mmbench.training.run_cell import run_cell
+    from mmbench.data.cache import ensure
+    from mmbench.training.device import choose, peak_memory
+    from mmbench.training.run_cell import make_dataset, run_cell
     from mmbench.training.trainer import Hooks
 
+    sizes = {
+        n: len(each.label) for n, each in ensure(make_dataset(cell), cache=cache).splits.items()
+    }
+    if cell.protocol == "published":
+        sizes = {"train": sizes["train"] + sizes["val"], "val": sizes["test"]}
+    pass_ = (sizes["train"] + FORWARD * sizes["val"]) / cell.trainer.batch_size
     short = cell.model_copy(update={"trainer": cell.trainer.model_copy(update={"epochs": EPOCHS})})
-    ends: list[float] = []
-    hooks = Hooks(progress=lambda values: ends.append(time.perf_counter()))
+    clock = _Clock()
+    hooks = Hooks(progress=clock.progress, stop=clock.stop)
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
-        record = run_cell(short, results=Path(folder), cache=cache, run=run, hooks=hooks)
-        whole = time.perf_counter() - begun
-    basis = f"a calibration of {EPOCHS} epochs"
-    if record.failure:
-        basis = f"a calibration that failed: {record.failure.message}"
-    elif record.status == "refused":
-        basis = f"it will be refused: {record.reason}"
-    memory = record.memory.peak_bytes if record.memory else 0
-    if len(ends) < 2:  # refused, or failed
-        return whole, 0.0, memory, basis
-    trained = (ends[-1] - ends[0]) * len(ends) / (len(ends) - 1)
-    # A method may make more epochs of one, so this counts those of the settings.
-    return max(0.0, whole - trained), trained / EPOCHS, memory, basis
+        started, basis = time.perf_counter(), "a short calibration"
+        try:
+            record = run_cell(short, results=Path(folder), cache=cache, run=run, hooks=hooks)
+            after = (clock.ends or [time.perf_counter()])[-1]
+            around = time.perf_counter() - after + max(0.0, clock.begun - started)
+            if record.failure:
+                basis = f"a calibration that failed: {record.failure.message}"
+            elif record.status == "refused":
+                basis = f"it will be refused: {record.reason}"
+        except StopRequested:
+            around = clock.begun - started  # the final evaluation is not known
+    return around, clock.epoch(pass_), peak_memory(choose(run.device)).peak_bytes, basis

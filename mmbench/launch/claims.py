@@ -207,8 +207,11 @@ class Claims:
         past = leases.history(folder, listed)
         newest = past[-1] if past else None
         if newest and not newest.end:
-            left = newest.left(leases.server_time(self.sweep.runs))
+            there = leases.server_time(self.sweep.runs)
+            left = newest.left(there)
             if left > 0:
+                if newest.age(there) < -left:  # the server's clock was set back, or a copy kept it
+                    newest.beat()  # it counts from now on; who is alive does the same soon
                 self.longest = max(self.longest, left)
                 self._look_later(index, left)
                 return None

@@ -90,7 +90,7 @@ def write_page(
            " records; --study NAME makes a smaller one."),
         style=(folder / "page.css").read_text(encoding="utf-8"),
         script=(folder / "page.js").read_text(encoding="utf-8"),
-        data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
+        data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
     )  # fmt: skip
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

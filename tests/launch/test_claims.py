@@ -78,6 +78,16 @@ def test_a_lease_from_the_future_is_not_held_longer_than_its_time(make, ago):
     assert 0 < held.left(time.time()) <= 60.0
 
 
+def test_a_lease_from_the_future_whose_worker_is_gone_is_taken_over_after_its_time(make, tmp_path):
+    sweep = make()
+    held = hold(sweep.directories()[0], seconds=0.3, ago=-OLD)
+    source = claims(sweep)
+    assert take(source, tmp_path) is None
+    assert held.age(time.time()) > -1  # it counts from now on
+    touched(held.file, 0.4)
+    assert take(source, tmp_path).lease.number == 2
+
+
 def test_a_lease_is_judged_by_the_file_servers_clock(make, tmp_path, monkeypatch):
     """A machine whose own clock is off asks the server, by touching a file."""
     monkeypatch.setattr(time, "time", lambda: 0.0)

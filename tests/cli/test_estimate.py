@@ -1,0 +1,76 @@
+"""What a run is said to take before it is begun."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from mmbench.cli import estimate
+from mmbench.cli.estimate import _Clock, estimates
+from mmbench.settings import RunSettings
+from mmbench.store import Store
+from mmbench.sweep import Request, expand
+from mmbench.training.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_the_time_of_an_epoch_is_the_time_between_ends_of_epochs():
+    assert _Clock(passes=2, begun=100.0, ends=[112.0, 120.0]).epoch(steps=999) == 10.0
+
+
+def test_a_method_that_makes_more_epochs_of_one_takes_their_time():
+    assert _Clock(passes=6, begun=100.0, ends=[110.0]).epoch(steps=999) == 30.0
+
+
+def test_a_try_that_ends_within_an_epoch_counts_steps_and_not_the_first():
+    steps = [150.0, 151.0, 152.0, 154.0]
+    assert _Clock(passes=2, begun=100.0, steps=steps).epoch(steps=30) == pytest.approx(40.0)
+
+
+def test_what_does_not_train_takes_no_time():
+    assert _Clock().epoch(steps=30) == 0.0
+
+
+def guess(cache, folder, epochs=1000):
+    request = Request(
+        methods=["concat"], datasets=["mfeat3"], seeds=[0, 1], settings={"trainer.epochs": epochs}
+    )
+    cells = expand(request, cache)
+    options = SimpleNamespace(
+        device="cpu", jobs=2, per_gpu="1", threads=None, gpus_per_cell=1, cache=cache
+    )
+    return list(estimates(cells, Store(folder), options, RunSettings(device="cpu")).values())
+
+
+def test_a_long_cell_is_stopped_after_a_moment(monkeypatch, cache, tmp_path):
+    taken, step = [], Trainer.backward
+
+    def slow(self, *args, **kwargs):
+        taken.append(time.sleep(0.02))
+        step(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "backward", slow)
+    monkeypatch.setattr(estimate, "SECONDS", 0.1)
+    (seconds, memory, _), again = guess(cache, tmp_path)
+    assert estimate.STEPS <= len(taken) < 10  # of 2 epochs of 20 or so, and for one seed only
+    assert seconds > 1000 * 15 * 0.02
+    assert memory > 0
+    assert again[0] == seconds
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_try_has_the_threads_of_one_worker(monkeypatch, cache, tmp_path):
+    import torch
+
+    before, seen = torch.get_num_threads(), []
+    monkeypatch.setattr("mmbench.launch.local.os.sched_getaffinity", lambda pid: set(range(6)))
+    monkeypatch.setattr(
+        estimate, "_calibrate", lambda cell, cache, run: seen.append(run) or (0, 0, 0)
+    )
+    guess(cache, tmp_path)
+    assert [run.threads for run in seen] == [3]
+    assert torch.get_num_threads() == before
