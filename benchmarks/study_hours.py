@@ -105,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if dataset_name not in names:
             raise UserError(f"unknown data set {dataset_name!r}{nearest(dataset_name, names)}")
         own.setdefault(dataset_name, {})[option] = parse_value(value)
+    torch.set_num_threads(1)  # what is counted is small; threads would only be in the way
     given = json.loads(options.ratios.read_text(encoding="utf-8")) if options.ratios else counted()
     price = sum(given.get(name, 1.0) for name in methods)
     rows, whole = [], 0.0
@@ -127,7 +128,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{len(methods)} methods, {options.seeds} seeds, {options.epochs} epochs, at "
         f"{options.share:.0%} of {options.tflops:.0f} Tflop/s; the methods together cost "
         f"{price:.1f} times `concat`.\nAll of it: {whole:.1f} hours of one such device; a day is "
-        f"enough from a share of {whole * options.share / DAY:.0%} on.{said}\n\n"
+        f"enough from a share of {whole * options.share / DAY:.0%} on; a half would take "
+        f"{2 * whole * options.share:.0f} hours, a third {3 * whole * options.share:.0f}.{said}\n\n"
     ) + table(
         {
             "data set": "l", "encoders": "l", "train": "r", "Gflop/sample": "r",
