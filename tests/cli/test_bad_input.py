@@ -193,7 +193,8 @@ def full_disk(tmp_path):
 
 
 def test_full_disk_is_explained_and_nothing_finished_is_lost(cache, full_disk):
-    run = [*RUN, "--set", "trainer.epochs=2", "--cache", cache, "--results", full_disk / "r"]
+    run = [*RUN, "--set", "trainer.epochs=2", "--checkpoint-seconds", "0", "--cache", cache]
+    run += ["--results", full_disk / "r"]
     stopped = mmbench(*run)
     assert stopped.returncode == 1
     assert "No space left on device; make room" in stopped.stdout
@@ -212,7 +213,8 @@ def test_file_size_limit_is_explained(cache, tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100 * 1024, 100 * 1024))
 
-    done = mmbench(*RUN, "--cache", cache, "--results", tmp_path / "r", preexec_fn=limit)
+    run = [*RUN, "--checkpoint-seconds", "0", "--cache", cache, "--results", tmp_path / "r"]
+    done = mmbench(*run, preexec_fn=limit)
     assert done.returncode == 1
     assert "File too large; make room" in done.stdout
 
@@ -244,8 +246,9 @@ def test_missing_data_root_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("closed", ["secret", "."])
-def test_unreadable_data_root_is_named(closed, tmp_path):
-    root = tmp_path / "secret"
+def test_unreadable_data_root_is_named(closed, tmp_path, tmp_path_factory):
+    cache, root = tmp_path_factory.mktemp("open"), tmp_path / "secret"
+    cache.chmod(0o755)
     root.mkdir()
     prefix = ["setpriv", "--reuid=65534", "--clear-groups"] if os.geteuid() == 0 else []
     if prefix and shutil.which("setpriv") is None:
@@ -256,7 +259,7 @@ def test_unreadable_data_root_is_named(closed, tmp_path):
     (tmp_path / closed).chmod(0o000)
     done = subprocess.run(
         [*prefix, sys.executable, "-P", "-m", "mmbench", "prepare", "mfeat3", "--root", root,
-         "--cache", tmp_path / "cache"],
+         "--cache", cache],
         capture_output=True, text=True, env={**os.environ, "HOME": str(tmp_path)},
     )  # fmt: skip
     tmp_path.chmod(0o755)

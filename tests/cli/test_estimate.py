@@ -69,7 +69,7 @@ def test_a_try_has_the_threads_of_one_worker(monkeypatch, cache, tmp_path):
     before, seen = torch.get_num_threads(), []
     monkeypatch.setattr("mmbench.launch.local.os.sched_getaffinity", lambda pid: set(range(6)))
     monkeypatch.setattr(
-        estimate, "_calibrate", lambda cell, cache, run: seen.append(run) or (0, 0, 0)
+        estimate, "_calibrate", lambda cell, cache, run: seen.append(run) or (0, 0, 0, "")
     )
     guess(cache, tmp_path)
     assert [run.threads for run in seen] == [3]

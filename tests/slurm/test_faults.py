@@ -150,7 +150,7 @@ def test_a_node_whose_clock_is_an_hour_ahead(grid):
         pytest.skip("libfaketime is not installed")
     skewed = (
         f"case $SLURMD_NODENAME in n1) export LD_PRELOAD={libraries[0]} FAKETIME=+3600 "
-        f"NO_FAKE_STAT=1 DONT_FAKE_MONOTONIC=1 FAKETIME_DONT_FAKE_MONOTONIC=1;; esac"
+        f"NO_FAKE_STAT=1 FAKE_UTIME=1 DONT_FAKE_MONOTONIC=1 FAKETIME_DONT_FAKE_MONOTONIC=1;; esac"
     )
     given = grid.profile(text=f"setup = ['{skewed}', 'echo clock: $(date +%s)']")
     grid.submit(*given)
