@@ -243,11 +243,21 @@ def _content(file: Path) -> object:
 
 
 def _read(file: Path, done: Merged) -> Record | None:
+    """Return a record, or None after noting that it is damaged or of another cell than it says."""
     try:
-        return read_record(file)
+        record = read_record(file)
     except UserError as err:
         done.unreadable.append(str(err))
         return None
+    said = file.parent.name if file.parent.parent.name == "runs" else file.name
+    # Not the id: it follows from all settings, of which another version may have more.
+    named = record.cell.folder.rpartition(".")[0] + "."
+    if said.startswith(named):
+        return record
+    done.unreadable.append(
+        f"{file} holds a record of {record.cell.folder}; give it the name of its cell, or remove it"
+    )
+    return None
 
 
 def _same_or_conflict(ours: Path, theirs: Path, done: Merged) -> None:

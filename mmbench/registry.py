@@ -146,7 +146,7 @@ class Registry:
                 the class is not of the kind.
         """
         file = _source_file(cls)
-        check_name(name, self.decorator, file)
+        check_name(name, f"@{self.decorator} in {file}")
         self._check_base(name, cls, file)
         known = self._entries.get(name)
         if known is not None and known.file != file:

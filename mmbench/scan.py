@@ -40,30 +40,34 @@ def registered_names(file: Path, decorator: str) -> list[tuple[str, str]]:
     return found
 
 
-def check_name(name: object, decorator: str, file: Path) -> None:
+def check_name(name: object, who: str) -> None:
     """Refuse a name that could not be typed in a list or used in a folder's name.
 
+    Args:
+        name: the name.
+        who: what was given it, e.g. ``@register_method in FILE`` or ``--name``.
+
     Raises:
-        UserError: says which name, in which file, and what is allowed.
+        UserError: says which name, where, and what is allowed.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED:
         raise UserError(
-            f"@{decorator} in {file} cannot use the name {name!r}; use letters, digits and "
+            f"{who} cannot use the name {name!r}; use letters, digits and "
             f"hyphens, and none of {', '.join(sorted(_RESERVED))}"
         )
 
 
-def check_module_name(name: object, decorator: str, file: Path) -> None:
+def check_module_name(name: object, who: str) -> None:
     """Refuse also what could not be called so in Python: ``9lives``, ``class``.
 
     Raises:
         UserError: as ``check_name``.
     """
-    check_name(name, decorator, file)
+    check_name(name, who)
     stem = str(name).replace("-", "_")
     if not stem.isidentifier() or keyword.iskeyword(stem) or keyword.iskeyword(stem.capitalize()):
         raise UserError(
-            f"@{decorator} in {file} cannot use the name {name!r}: it names a class and its "
+            f"{who} cannot use the name {name!r}: it names a class and its "
             "module; begin with a letter, and use no word of Python's own"
         )
 
@@ -118,5 +122,5 @@ def _literal_name(mark: ast.expr, decorator: str, file: Path) -> str:
             f"so that it can be listed without an import; found @{ast.unparse(mark)}"
         )
     name = given[0].value
-    check_module_name(name, decorator, file)
+    check_module_name(name, f"@{decorator} in {file}")
     return str(name)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmbench.cli.output import print_rows
+from mmbench.cli.output import counted, print_rows
 from mmbench.errors import UserError, nearest
 from mmbench.own.dataset import discover
 from mmbench.plugins import load_plugin
@@ -166,5 +166,6 @@ def clean(results: Path, failed: bool, unfinished: bool, dry_run: bool, as_json:
     for path in gone:
         print(f"{'would remove' if dry_run else 'removed'} {path}")
     print(
-        f"{len(gone)} runs {'would go' if dry_run else 'removed'}; finished runs are never touched"
+        f"{counted(len(gone), 'run')} {'would go' if dry_run else 'removed'}; "
+        "finished runs are never touched"
     )

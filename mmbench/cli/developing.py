@@ -54,7 +54,7 @@ def new_method(name: str, folder: Path) -> None:
         UserError: for a name that is taken or not usable, or a file that is there.
     """
     file = folder / f"{name.replace('-', '_')}.py"
-    check_module_name(name, METHODS.decorator, file)
+    check_module_name(name, "new-method")
     if name in METHODS.names():
         raise UserError(f"there is a method {name!r} in {METHODS.entry(name).file}; choose another")
     if file.exists():

@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from mmbench.cli.output import pairs, print_rows
+from mmbench.cli.output import counted, pairs, print_rows
 from mmbench.dataset import Dataset
 from mmbench.errors import UserError
 from mmbench.own.table import TABLES
@@ -95,11 +95,12 @@ def prepare_table(
                 f"{name} is already made from {before}; give this one another name with --name "
                 "NAME, or replace it with --rebuild"
             )
-    check_name(name, "--name", table)
+    check_name(name, "--name")
     used = [column.strip() for column in columns.split(",") if column.strip()]
     read = read_table(table, columns=used, kinds=pairs(kinds, "--kind"))
     found = ", ".join(f"{m} ({kind})" for m, kind in read.kinds.items())
-    print(f"{table.name}: {len(read.rows)} rows, {len(read.classes)} classes; modalities: {found}",
+    rows = counted(len(read.rows), "row")
+    print(f"{table.name}: {rows}, {len(read.classes)} classes; modalities: {found}",
           file=sys.stderr)  # fmt: skip
     cls = own.define(read, name, _values(name, settings), cache)
     dataset = cls()

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmbench.cell import Cell
-from mmbench.cli.output import clock
+from mmbench.cli.output import clock, counted
 
 
 class Progress:
@@ -67,7 +67,7 @@ class Progress:
     def summary(self) -> str:
         """Return one line: how many cells ended how, and how long it took."""
         words = ", ".join(f"{n} {kind}" for kind, n in sorted(self.counts.items())) or "none run"
-        return f"{words} of {self.total} cells in {clock(time.monotonic() - self.begun)}"
+        return f"{words} of {counted(self.total, 'cell')} in {clock(time.monotonic() - self.begun)}"
 
     def _line(self, cell: Cell, kind: str, message: dict[str, Any], last: dict[str, Any]) -> str:
         ended = sum(self.counts.values())
@@ -89,7 +89,7 @@ class Progress:
         elapsed = time.monotonic() - self.begun
         left = clock(elapsed / ended * (self.total - ended)) if ended else "?"
         # Above the table, which may be longer than the screen.
-        total = Text(f"{ended}/{self.total} cells, {clock(elapsed)}, {left} left")
+        total = Text(f"{ended}/{counted(self.total, 'cell')}, {clock(elapsed)}, {left} left")
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in ("cell", "epoch", "accuracy", "left"):
             table.add_column(name)

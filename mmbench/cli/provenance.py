@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmbench.cli.output import counted
 from mmbench.errors import UserError, nearest
 from mmbench.plugins import load_plugin
 from mmbench.reproduce import Comparison, command_line, compare
@@ -68,16 +69,14 @@ def _origin(number: "Explained", source: "Source") -> dict[str, Any]:  # Any: as
 
 def _print(number: "Explained") -> None:
     print(f"{number.table}\n{number.row}, {number.column}: {number.shown}")
-    seeds = len(number.own)
+    seeds = counted(len(number.own), "record")
     what = f"mean over seeds of the {number.pairing} to the baseline" if number.against else "mean"
     said = {
         True: "the file says the same",
         False: f"THE FILE SAYS {number.scale * (number.written or 0.0):.4f}; make the tables again",
         None: "the file holds no value to compare with",
     }[number.agrees]
-    print(
-        f"  computed again from {seeds} records, {what}: {number.scale * number.value:.4f}; {said}"
-    )
+    print(f"  computed again from {seeds}, {what}: {number.scale * number.value:.4f}; {said}")
     for title, sources in (("records", number.own), ("baseline", number.against)):
         if sources:
             print(f"  {title}:")

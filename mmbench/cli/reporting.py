@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmbench.cli.output import console, counted
 from mmbench.errors import UserError
 from mmbench.store import read_record, record_files, write_atomic
 
@@ -32,7 +33,6 @@ def report(
     absent_class: str,
 ) -> int:
     """Write the tables of the studies and print them; return 1 if a record cannot be read."""
-    from mmbench.cli.output import console
     from mmbench.report import build, render
 
     if source not in SOURCES:
@@ -138,5 +138,5 @@ def collect(results: Path, as_json: bool) -> int:
     if as_json:
         print(json.dumps(copied, indent=1))
     else:
-        print(f"copied {len(copied)} records to {target}; {kept} were there already")
+        print(f"copied {counted(len(copied), 'record')} to {target}; {kept} there already")
     return _complain(unreadable)

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mmbench.cell import Cell
-from mmbench.cli.output import pairs, print_rows
+from mmbench.cli.output import clock, counted, pairs, print_rows
 from mmbench.errors import UserError, nearest
 from mmbench.plugins import load_plugin
 from mmbench.settings import RunSettings, default_cache, parse_value, validate
@@ -264,8 +264,8 @@ def run(options: Options) -> int:
         _print_plan(cells, states, estimates(todo, store, options, settings), options.json)
         return 0
     print(
-        f"{len(cells)} cells: {len(cells) - len(todo)} finished already, {len(todo)} to run; "
-        f"records go to {store.runs}"
+        f"{counted(len(cells), 'cell')}: {len(cells) - len(todo)} finished already, "
+        f"{len(todo)} to run; records go to {store.runs}"
     )
     _print_remarks(cells)
     for cell in damaged:
@@ -364,8 +364,8 @@ def _per_gpu(todo: Sequence[Cell], options: Options, settings: RunSettings) -> i
     free = free_memory(options.device) or 0  # once more: a calibration leaves some of it in use
     count = cells_at_once(free, largest, len(todo))
     print(
-        f"{count} cells at once on each GPU: the largest needs {largest / 2**30:.1f} GiB of "
-        f"{free / 2**30:.1f} GiB that are free"
+        f"{counted(count, 'cell')} at once on each GPU: the largest needs "
+        f"{largest / 2**30:.1f} GiB of {free / 2**30:.1f} GiB that are free"
     )
     return count
 
@@ -402,6 +402,6 @@ def _print_plan(
     _print_remarks(cells)
     total = sum(seconds for seconds, _, _ in guesses.values())
     print(
-        f"{len(cells)} cells, {len(guesses)} to run, about {total:.0f} s of one worker's time; "
-        "nothing was run"
+        f"{counted(len(cells), 'cell')}, {len(guesses)} to run, about {clock(total)} of one "
+        "worker's time; nothing was run"
     )

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmbench.cli.output import counted
 from mmbench.errors import UserError
 from mmbench.find import find_cell, matching
 from mmbench.launch import squeue
@@ -128,7 +129,8 @@ def retry(names: Sequence[str], failed: bool, results: Path) -> int:
         print(f"no cell of {results} is failed")
         return 0
     print(
-        f"{len(chosen)} cells wait; their failures are kept as retried-NNN.json. "
+        f"{counted(len(chosen), 'cell')} put back; failures are kept as "
+        "retried-NNN.json. "
         + (f"Workers of {', '.join(helped)} take them; " if helped else "")
         + "without workers, type the run again, or mmbench work RESULTS/sweeps/ID"
     )

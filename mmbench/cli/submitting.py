@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmbench.cell import Cell
 from mmbench.cli.estimate import from_records
+from mmbench.cli.output import counted
 from mmbench.cli.running import Options, one_at_a_time
 from mmbench.errors import UserError
 from mmbench.launch import slurm, snapshot
@@ -88,7 +89,8 @@ def show_scripts(todo: Sequence[Cell], options: Options, profile: Profile) -> in
         print(json.dumps(shown, indent=1))
         return 0
     for group in shown:
-        print(f"{group['cells']} cells, {group['jobs']} jobs:\n{group['script']}")
+        cells, jobs = counted(group["cells"], "cell"), counted(group["jobs"], "job")
+        print(f"{cells}, {jobs}:\n{group['script']}")
     print("nothing was submitted; SWEEP stands for the folder that submitting makes")
     return 0
 
@@ -145,10 +147,13 @@ def _tell(
 ) -> None:
     accepted = sum(job.workers for job in jobs)
     ids = ", ".join(job.id for job in jobs)
-    print(f"{len(cells)} cells, {accepted} jobs submitted (SLURM: {ids}); their folder: {sweep}")
+    print(
+        f"{counted(len(cells), 'cell')}, {counted(accepted, 'job')} submitted (SLURM: {ids}); "
+        f"their folder: {sweep}"
+    )
     if short:
         print(
-            f"SLURM took {accepted} jobs of {asked} ({short}); those do all cells, only later",
+            f"SLURM took {accepted} of {asked} jobs ({short}); those do all cells, only later",
             file=sys.stderr,
         )
 

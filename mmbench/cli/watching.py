@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mmbench.cli.output import clock, console
+from mmbench.cli.output import clock, console, counted
 from mmbench.launch import squeue
 from mmbench.launch.squeue import Answer
 from mmbench.record import now
@@ -112,7 +112,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 def _line(seen: Survey) -> str:
     total = len(seen.cells)
-    return f"{_counts(seen.counts)} of {total} cells" if total else "no runs"
+    return f"{_counts(seen.counts)} of {counted(total, 'cell')}" if total else "no runs"
 
 
 def _page(seen: Survey, told: Answer | None, results: Path) -> Group:
@@ -184,7 +184,8 @@ def _size(job: squeue.Job) -> int:
 
 def _tables(seen: Survey, told: Answer | None) -> list[RenderableType]:
     parts: list[RenderableType] = []
-    slurm = bool(told and told.jobs)
+    asked = {job for sweep in seen.sweeps if sweep.open for job in sweep.jobs}
+    slurm = bool(told and not told.silence)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("cell", "state", "epoch", "left", "where", *(["SLURM"] if slurm else [])):
         table.add_column(title, overflow="fold")
@@ -192,7 +193,7 @@ def _tables(seen: Survey, told: Answer | None) -> list[RenderableType]:
     for state, most in LISTED.items():
         cells = [each for each in seen.cells.values() if each.state == state]
         for each in cells[:most]:
-            table.add_row(*_row(each), *([_job_of(each, told)] if slurm else []))
+            table.add_row(*_row(each), *([_job_of(each, told, asked)] if slurm else []))
         if len(cells) > most:
             more.append(f"{len(cells) - most} more {state}")
     if table.row_count:
@@ -209,9 +210,14 @@ def _row(seen: Seen) -> tuple[str, ...]:
     return seen.name, f"{seen.state}{tries}", epoch, left, seen.where
 
 
-def _job_of(seen: Seen, told: Answer | None) -> str:
-    job = told.by_id.get(seen.job) if told and seen.job else None
-    return f"{job.state}, {job.left} left" if job else ""
+def _job_of(seen: Seen, told: Answer | None, asked: Collection[str]) -> str:
+    """Return SLURM's word on the job of a cell; ``asked`` are the ids that it was asked about."""
+    if told is None or seen.job is None:
+        return ""
+    if job := told.by_id.get(seen.job):
+        return f"{job.state}, {job.left} left"
+    lost = seen.state == "running" and seen.job.partition("_")[0] in asked
+    return "gone: free when its lease ends" if lost else ""
 
 
 def _as_json(seen: Survey, told: Answer | None) -> dict[str, object]:

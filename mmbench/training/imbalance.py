@@ -1,6 +1,7 @@
 """How unevenly the modalities of a trained model count: Shapley shares and linear probes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import combinations
 from math import factorial
 
@@ -9,7 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmbench.data.loader import Loader
 from mmbench.method import Method
@@ -58,17 +59,15 @@ def measure(method: Method, train: Loader, test: Loader) -> Imbalance:
     """
     training = method.training
     method.eval()
-    names = method.names
-    reached: dict[tuple[str, ...], float] = {}
-    if len(names) <= MOST:
-        means = _means(train, names)
-        reached = {s: _accuracy(method, test, s, means) for s in subsets(names)}
-    probe = _probe(method, train, test)
+    asked = subsets(method.names) if len(method.names) <= MOST else []
+    means = _means(train, method.names) if asked else {}
+    reached, tested = _tested(method, test, asked, means)
+    probe = _probe(method, train, test.label, tested)
     method.train(training)
     return Imbalance(
         fill="mean of the training inputs",
         subsets={"+".join(s): v for s, v in reached.items()},
-        shapley=shapley(lambda s: reached[s], names) if reached else {},
+        shapley=shapley(lambda s: reached[s], method.names) if reached else {},
         probe=probe,
     )
 
@@ -86,29 +85,78 @@ def _means(loader: Loader, names: Iterable[str]) -> dict[str, Tensor]:
     }
 
 
-def _accuracy(
-    method: Method, loader: Loader, present: tuple[str, ...], means: dict[str, Tensor]
-) -> float:
-    hits = torch.zeros((), device=loader.device)
-    for batch in loader.everything():
-        inputs = {
-            m: x if m in present else means[m].expand_as(x)
-            for m, x in batch.inputs.items()
-            if m in means
-        }
-        hits += (method.predict(inputs)["fused"].argmax(1) == batch.label).sum()
-    return float(hits) / len(loader)
+class _Recalling(nn.Module):
+    """An encoder that does not encode the very same tensor twice."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.width = encoder.width
+        self.seen: dict[int, tuple[Tensor, Tensor]] = {}  # with the input: its id stays its own
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the encoder makes of ``x``, or made of it before."""
+        if id(x) not in self.seen:
+            self.seen[id(x)] = (x, self.encoder(x))
+        return self.seen[id(x)][1]
+
+    def forget(self, but: Tensor | None) -> None:
+        """Forget all tensors but one."""
+        self.seen = {key: pair for key, pair in self.seen.items() if pair[0] is but}
 
 
-def _probe(method: Method, train: Loader, test: Loader) -> dict[str, float]:
-    fitted, asked = features(method, train), features(method, test)
+# 2^M subsets ask each encoder for two things only: the features of a batch, and of the mean.
+@contextmanager
+def _recalling(method: Method) -> Iterator[dict[str, _Recalling]]:
+    """Let the encoders recall what they made of a tensor, in eval mode and without gradients."""
+    recalling = {m: _Recalling(encoder).eval() for m, encoder in method.encoders.items()}
+    method.encoders.update(recalling)
+    try:
+        yield recalling
+    finally:
+        method.encoders.update({m: each.encoder for m, each in recalling.items()})
+
+
+def _tested(
+    method: Method,
+    loader: Loader,
+    asked: Sequence[tuple[str, ...]],
+    means: Mapping[str, Tensor],
+) -> tuple[dict[tuple[str, ...], float], dict[str, np.ndarray]]:
+    """Return the accuracy of each subset, and what each encoder makes of the split, [N, d]."""
+    hits = dict.fromkeys(asked, torch.zeros((), device=loader.device))
+    parts: dict[str, list[Tensor]] = {m: [] for m in method.names}
+    fill: dict[str, Tensor] = {}
+    size = 0
+    with _recalling(method) as encoders:
+        for batch in loader.everything():
+            if len(batch.label) != size:  # else the very same tensors, to be recalled
+                size = len(batch.label)
+                fill = {m: mean.expand(size, *mean.shape[1:]) for m, mean in means.items()}
+            for m, z in method.encode(batch.inputs).items():
+                parts[m].append(z.float().cpu())
+            for present in asked:
+                inputs = {m: batch.inputs[m] if m in present else fill[m] for m in method.names}
+                hits[present] = (
+                    hits[present] + (method.predict(inputs)["fused"].argmax(1) == batch.label).sum()
+                )
+            for m, encoder in encoders.items():
+                encoder.forget(but=fill.get(m))
+    accuracy = {s: float(n) / len(loader) for s, n in hits.items()}
+    return accuracy, {m: torch.cat(z).numpy() for m, z in parts.items()}
+
+
+def _probe(
+    method: Method, train: Loader, label: Tensor, asked: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    fitted = features(method, train)
     scores = {}
     for m in method.names:
         if not (np.isfinite(fitted[m]).all() and np.isfinite(asked[m]).all()):
             continue  # an encoder that diverged while the fused loss stayed finite
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=PROBE_STEPS, tol=1e-3))
         probe.fit(fitted[m], train.label.numpy())
-        scores[m] = float(probe.score(asked[m], test.label.numpy()))
+        scores[m] = float(probe.score(asked[m], label.numpy()))
     return scores
 
 

@@ -35,7 +35,7 @@ def test_new_method_runs_as_printed(written, tmp_path):
         "--set", "trainer.epochs=1", "--results", tmp_path, cwd=written.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 done of 1 cells" in done.stdout
+    assert "1 done of 1 cell" in done.stdout
 
 
 def test_broken_method_fails_with_what_to_mend(written, tmp_path):

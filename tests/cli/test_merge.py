@@ -72,6 +72,21 @@ def test_what_is_not_here_comes_over_whole(folders, done):
     assert (again.brought, again.same, again.conflicts) == ([], 1, [])
 
 
+def test_a_record_under_the_name_of_another_cell_stays_there(folders, done):
+    ours, theirs = folders
+    there = finished(theirs, done, 1)
+    there.path.rename(there.path.with_name("avdigits.other.s1.0123456789ab"))
+    (theirs / "records").mkdir()
+    packed = theirs / "records" / "avdigits.other.s2.0123456789ab.json"
+    packed.write_text(done.model_dump_json())
+    merged = merge(ours, theirs)
+    assert merged.brought == []
+    assert len(merged.unreadable) == 2
+    assert "avdigits.other.s1.0123456789ab" in merged.unreadable[0]
+    assert f"holds a record of {done.cell.dataset}." in merged.unreadable[0]
+    assert str(packed) in merged.unreadable[1]
+
+
 def test_identical_cells_are_ignored_and_different_ones_reported(folders, done):
     ours, theirs = folders
     for results in folders:
@@ -138,7 +153,8 @@ def test_collected_records_are_merged_as_they_are_collected(folders, done):
 
     def put(results, name, record):
         (results / "records").mkdir(exist_ok=True)
-        (results / "records" / f"{name}.json.gz").write_bytes(
+        stem = done.cell.folder.rpartition(".")[0]
+        (results / "records" / f"{stem}.{name}.json.gz").write_bytes(
             gzip.compress(record.model_dump_json(exclude_none=True).encode())
         )
 
@@ -153,7 +169,7 @@ def test_collected_records_are_merged_as_they_are_collected(folders, done):
         if here is not None:
             put(ours, name, here)
     merged = merge(ours, theirs)
-    assert sorted(path.name for path in merged.brought) == ["failure.json.gz", "new.json.gz"]
+    assert sorted(path.name.split(".")[-3] for path in merged.brought) == ["failure", "new"]
     assert [r.status for r in iter_records(ours / "records")] == ["done"] * 4
 
 

@@ -79,7 +79,9 @@ def test_a_silent_slurm_is_told_and_files_suffice(sweep, tmp_path, capsys, monke
 
 def test_a_sweep_that_nobody_works_on_says_how_to_go_on(sweep, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(squeue, "ask", lambda ids: Answer([]))
-    assert "nobody is at work" not in shown(tmp_path, capsys)[1], "a cell is running"
+    _, text = shown(tmp_path, capsys)
+    assert "nobody is at work" not in text, "a cell is running"
+    assert "job 7_0  gone: free when its lease ends" in text, "its job is not in the queue"
     for lease in tmp_path.glob("runs/*/lease-0001.json"):
         lease.rename(lease.with_name("lease-0001.released.json"))
     _, text = shown(tmp_path, capsys)

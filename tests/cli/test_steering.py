@@ -128,7 +128,7 @@ def test_failures_are_kept_and_count_no_more(failed, tmp_path, capsys):
         file.name for file in tmp_path.glob("runs/*/*-00*.json") if "lease" not in file.name
     )
     assert kept == ["retried-001.json", "retried-001.json", "retried-002.json"]
-    assert "2 cells wait" in capsys.readouterr().out
+    assert "2 cells put back" in capsys.readouterr().out
     assert retry([], True, tmp_path) == 0
     assert "is failed" in capsys.readouterr().out
 

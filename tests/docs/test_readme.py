@@ -22,7 +22,7 @@ def test_the_method_of_the_readme_runs(tmp_path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 done of 1 cells" in done.stdout
+    assert "1 done of 1 cell" in done.stdout
 
 
 @pytest.mark.parametrize("study", ["naive", "rebalanced"])

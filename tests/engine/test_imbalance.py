@@ -111,3 +111,37 @@ def test_diverged_features_are_left_out_and_the_mode_is_kept():
     method = votes(("a", "v")).train()
     assert set(measure(method, data, data).probe) == {"v"}
     assert method.training
+
+
+class Counting(Identity):
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, x):
+        self.calls.append(len(x))
+        return x
+
+
+def test_encoders_see_each_test_batch_and_each_size_of_the_mean_once():
+    label = np.arange(10) % 2
+    data = loader({m: np.eye(2)[label] for m in "abc"}, label)
+    method = votes(("a", "b", "c"))
+    encoders = {m: Counting() for m in "abc"}
+    method.encoders.update(encoders)
+    measure(method, data, data)
+    batches = [4, 4, 2]
+    for m, encoder in encoders.items():
+        assert sorted(encoder.calls) == sorted([*batches, 4, 2, *batches]), m
+        assert method.encoders[m] is encoder
+
+
+def test_encoders_are_back_in_place_after_a_prediction_that_fails():
+    label = np.arange(8) % 2
+    data = loader({m: np.eye(2)[label] for m in "av"}, label)
+    method = votes(("a", "v"))
+    before = dict(method.encoders.items())
+    method.predict = None
+    with pytest.raises(TypeError):
+        measure(method, data, data)
+    assert dict(method.encoders.items()) == before

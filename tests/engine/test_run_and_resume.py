@@ -155,7 +155,7 @@ def test_interrupt_stops_cleanly_and_says_how_to_continue(cache, tmp_path):
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "run the same command to continue" in out
-    assert "1 interrupted of 1 cells" in out
+    assert "1 interrupted of 1 cell" in out
     assert list(tmp_path.glob("runs/*/checkpoint-*"))
 
 
@@ -190,7 +190,7 @@ def test_a_second_interrupt_does_not_wait_for_the_step(cache, tmp_path):
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "1 interrupted of 1 cells" in out
+    assert "1 interrupted of 1 cell" in out
 
 
 def test_the_time_of_a_continued_run_covers_all_its_sessions(cache, tmp_path):

@@ -48,7 +48,7 @@ def test_what_is_done_is_collected_while_others_run(grid):
     grid.wait_training(3)
     grid.hurry(seed=1)
     grid.wait(grid.records, "a record")
-    assert "copied 1 records" in grid.mmbench("collect").stdout
+    assert "copied 1 record " in grid.mmbench("collect").stdout
     assert "1 done, 2 running of 3 cells" in grid.mmbench("status").stdout
     grid.ends_as_undisturbed()
     assert "copied 2 records" in grid.mmbench("collect").stdout
