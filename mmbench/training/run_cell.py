@@ -36,7 +36,7 @@ from mmbench.training.imbalance import measure
 from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
 
-RECOMPILES = 64  # kinds of inputs for which a worker compiles an encoder's code
+RECOMPILES = 512  # sizes and modes of inputs for which a worker compiles an encoder's code
 LOCK_TRIES = 120  # 6 s: longer than a worker outlives its pool
 RULES = {
     "validated": "epoch with the best validation metric; test read once, at the end",
@@ -108,10 +108,12 @@ def arrange(method: Method, device: torch.device, run: RunSettings) -> None:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
     if run.compile:
         # One function serves every modality, batch size and mode; past torch's own limit of 8 kinds
-        # it would go on uncompiled and say nothing.
+        # it would go on uncompiled and say nothing. Each is compiled for its own sizes: with free
+        # ones torch 2.11 fails at the second of two ResNets, on the CPU.
         torch._dynamo.config.recompile_limit = RECOMPILES
+        torch._dynamo.config.accumulated_recompile_limit = RECOMPILES
         for encoder in method.encoders.values():
-            encoder.compile()
+            encoder.compile(dynamic=False)
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,10 @@ def test_compiled_encoders_change_rounding_only(trained, plain, monkeypatch):
 
 @pytest.mark.slow
 def test_compiled_code_serves_the_next_cell_and_no_kind_of_input_falls_back(trained, monkeypatch):
-    def graphs_only(module):  # nothing to build
-        module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")
+    def graphs_only(module, dynamic):  # nothing to build
+        module._compiled_call_impl = torch.compile(
+            module._call_impl, backend="eager", dynamic=dynamic
+        )
 
     monkeypatch.setattr(torch.nn.Module, "compile", graphs_only)
     monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
