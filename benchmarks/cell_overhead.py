@@ -3,7 +3,7 @@
     python benchmarks/cell_overhead.py
     python benchmarks/cell_overhead.py --rounds 9 --into docs/performance.md
 
-Runs cells of the embedded data sets one after another with one thread, as a worker of the pool
+Runs cells of the embedded datasets one after another with one thread, as a worker of the pool
 does. The first is not counted: it loads libraries and data. A cell's time is divided into its
 training steps, the validation after each epoch, the parts named in the table, and the rest.
 """

@@ -126,7 +126,7 @@ def cached(
     prepared = data_cache.load(dataset, cache=cache)
     changes = prepared.augmentations if augmented else None
     loader = Loader(
-        prepared.splits["train"], device, torch.float32, BATCH, 0, changes, share,
+        [prepared.splits["train"]], device, torch.float32, BATCH, 0, changes, share,
         prepared.task.modalities,
     )  # fmt: skip
     index = torch.arange(len(loader))

@@ -3,7 +3,7 @@
     python benchmarks/report_speed.py --records 10000 --rounds 3
     python benchmarks/report_speed.py --records 100000 --markdown docs/report-speed.md
 
-Records are made from the reference ones: the same files with data set, seed and scores replaced,
+Records are made from the reference ones: the same files with dataset, seed and scores replaced,
 in a temporary folder. Every report is a process of its own, as it is for a user, and the two kinds
 take turns, so that a machine that slows down slows both: ``cold`` reads all files (the index was
 deleted), ``warm`` finds the index that the one before has left, and ``more`` finds it with one

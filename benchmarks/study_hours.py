@@ -1,13 +1,13 @@
-"""What the whole study costs: arithmetic counted per data set, and hours at a given speed.
+"""What the whole study costs: arithmetic counted per dataset, and hours at a given speed.
 
     python benchmarks/study_hours.py --tflops 800 --share 0.4 --into docs/performance.md
     python benchmarks/study_hours.py --tflops 800 --set cremad.audio=stft20s
 
-Counts the floating-point operations of a training step of ``concat`` on one sample of every data
-set that is read from files, with its default options, or those of ``--set``, and its encoders, and
-without data or weights (torch's ``meta`` device). What the other methods cost is their own count
-over that of ``concat``, or, with ``--ratios``, what ``step_time.py --json`` measured. Methods,
-seeds and epochs as in the study.
+Counts the floating-point operations of a training step of ``concat`` on one sample of every
+dataset that is read from files, with its default options, or those of ``--set``, and its encoders,
+and without data or weights (torch's ``meta`` device). What the other methods cost is their own
+count over that of ``concat``, or, with ``--ratios``, what ``step_time.py --json`` measured.
+Methods, seeds and epochs as in the study.
 ``--tflops`` is the measured matrix product of the device and ``--share`` the share of it that
 training reaches; both come from ``epoch_time.py``. The default share of 1 gives the floor, which no
 machine reaches. Evaluation, decoding and idle time are not in it.
@@ -78,7 +78,7 @@ def counted() -> dict[str, float]:
 
 
 def training_samples(counts: str) -> int:
-    """Read the number of training samples out of a data set's ``counts``."""
+    """Read the number of training samples out of a dataset's ``counts``."""
     found = re.search(r"train (\d+)|: (\d+) /", counts)
     if found is None:
         raise UserError(f"no number of training samples in {counts!r}")
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tflops", type=float, required=True, help="measured matrix product")
     parser.add_argument("--share", type=float, default=1.0, help="of it that training reaches")
     parser.add_argument(
-        "--set", action="append", default=[], help="option of a data set: cremad.audio=stft20s"
+        "--set", action="append", default=[], help="option of a dataset: cremad.audio=stft20s"
     )
     parser.add_argument("--ratios", type=Path, help="file with what step_time.py --json printed")
     parser.add_argument("--into", type=Path, help="put the table between the markers there")
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for key, value in pairs(options.set, "--set").items():
         dataset_name, _, option = key.partition(".")
         if dataset_name not in names:
-            raise UserError(f"unknown data set {dataset_name!r}{nearest(dataset_name, names)}")
+            raise UserError(f"unknown dataset {dataset_name!r}{nearest(dataset_name, names)}")
         own.setdefault(dataset_name, {})[option] = parse_value(value)
     torch.set_num_threads(1)  # what is counted is small; threads would only be in the way
     given = json.loads(options.ratios.read_text(encoding="utf-8")) if options.ratios else counted()
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{2 * whole * options.share:.0f} hours, a third {3 * whole * options.share:.0f}.{said}\n\n"
     ) + table(
         {
-            "data set": "l", "encoders": "l", "train": "r", "Gflop/sample": "r",
+            "dataset": "l", "encoders": "l", "train": "r", "Gflop/sample": "r",
             "Pflop/epoch": "r", "s/epoch": "r", "hours": "r",
         },
         rows,

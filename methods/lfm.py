@@ -36,7 +36,7 @@ from itertools import combinations
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from mmbench.method import Batch, Deviation, MethodConfig, Needs, setting
@@ -221,20 +221,40 @@ class LFM(Ensemble):
             losses = self.losses(batch)
         k_cls, k_con = self.weights()
         total = k_cls * losses["cls"] + k_con * losses["con"]
-        parameters = list(self.parameters())
-        of_total = torch.autograd.grad(total, parameters, create_graph=True)
-        of_cls = torch.autograd.grad(losses["cls"], parameters, retain_graph=True)
+        parameters = self._trained()
+        of_total = gradients(total, parameters, create=True)
+        of_cls = gradients(losses["cls"], parameters, retain=True)
         return torch.autograd.grad(of_total, parameters[:1], grad_outputs=of_cls)[0].mean()
 
     def _one_step_slope(self) -> Tensor:
         """Return -lr <g_val, g_con - g_cls>, the slope of the held-out loss in k_con."""
-        parameters = list(self.parameters())
+        parameters = self._trained()
         batch = next(iter(self.fit.train_batches(tag="lfm")))
         with evaluating(self):
             losses = self.losses(batch)
             held = self.losses(next(iter(self.fit.held_out_batches())))["cls"]
-        difference = torch.autograd.grad(losses["con"] - losses["cls"], parameters)
-        return -self.fit.lr * inner(torch.autograd.grad(held, parameters), difference)
+        difference = gradients(losses["con"] - losses["cls"], parameters)
+        return -self.fit.lr * inner(gradients(held, parameters), difference)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.parameters() if p.requires_grad]
+
+
+def gradients(
+    loss: Tensor, of: Sequence[Tensor], *, retain: bool = False, create: bool = False
+) -> tuple[Tensor, ...]:
+    """Return dL/dp for every p of ``of``, zeros where L does not depend on it.
+
+    Args:
+        loss: L, a scalar.
+        of: the parameters.
+        retain: keep the graph for another pass.
+        create: make the gradients differentiable; keeps the graph as well.
+    """
+    return torch.autograd.grad(
+        loss, of, retain_graph=retain or create, create_graph=create, allow_unused=True,
+        materialize_grads=True,
+    )  # fmt: skip
 
 
 def first(batch: Batch, samples: int) -> Batch:

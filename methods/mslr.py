@@ -85,7 +85,7 @@ class MSLR(Sum):
         "trainer.epochs": UNKNOWN,
         "trainer.batch_size": UNKNOWN,
         "trainer.schedule": "step",
-        "c": UNKNOWN,  # found per data set: see the defaults above
+        "c": UNKNOWN,  # found per dataset: see the defaults above
         "window_unit": "epochs",
         "ends": 20,
     }
@@ -96,7 +96,7 @@ class MSLR(Sum):
         Deviation("ends", 1.0, 20, "The ratio stays meaningful for the whole run."),
         Deviation(
             None,
-            "adapts to the validation split, or to training data set aside",
+            "adapts to the validation split, or to training dataset aside",
             "adapts to the accuracy on the test split (CREMA-D)",
             "What training looks at must not be what is reported.",
         ),
@@ -178,8 +178,9 @@ class MSLR(Sum):
         """Remember the accuracies, and set the ratios of the next epoch."""
         if self.config.strategy == "keep" or self.alone:
             return
+        metric = "accuracy" if "accuracy" in self.task.metrics else self.task.primary
         reached = self._held_out_accuracy() if val is None else {
-            m: val[m]["accuracy"] for m in self.names
+            m: val[m][metric] for m in self.names
         }  # fmt: skip
         if self.config.accuracy == "official" and len(self.names) > 1:
             reached[self.names[0]] = reached[self.names[1]]
@@ -201,7 +202,7 @@ class MSLR(Sum):
 
     @torch.no_grad()
     def _held_out_accuracy(self) -> dict[str, float]:
-        """Return each modality's accuracy on the data set aside; waits for the device."""
+        """Return each modality's accuracy on the dataset aside; waits for the device."""
         training = self.training
         self.eval()
         hits: dict[str, list[Tensor]] = {m: [] for m in self.names}

@@ -117,7 +117,7 @@ class OGRGB(Method):
         Deviation(
             None,
             "the weights are estimated",
-            "the weights are constants, given by hand for each data set",
+            "the weights are constants, given by hand for each dataset",
             "No estimator was released; with the same weights the step is the same.",
         ),
     )

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmbench.dataset import Dataset, DatasetInfo, Modality, SplitArrays, Task
+    from mmbench.dataset import Dataset, DatasetConfig, DatasetInfo, Modality, SplitArrays, Task
     from mmbench.errors import MMBenchError, UserError
     from mmbench.method import Batch, Deviation, Fit, Method, MethodConfig, Needs
     from mmbench.registry import register_dataset, register_encoder, register_method
@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Batch": "method",
     "Dataset": "dataset",
+    "DatasetConfig": "dataset",
     "DatasetInfo": "dataset",
     "Deviation": "method",
     "Fit": "method",
@@ -40,6 +41,7 @@ _HOMES = {
 __all__ = [
     "Batch",
     "Dataset",
+    "DatasetConfig",
     "DatasetInfo",
     "Deviation",
     "Fit",

@@ -1,4 +1,4 @@
-"""One cell: a method on a data set with a seed and settings, and its identity."""
+"""One cell: a method on a dataset with a seed and settings, and its identity."""
 
 import hashlib
 import json
@@ -26,14 +26,14 @@ class Cell(Settings):
 
     Attributes:
         label: the row this cell belongs to; follows from the method's config and is not hashed.
-        changed: settings that differ from what fidelity, preset and data set give, by dotted key
+        changed: settings that differ from what fidelity, preset and dataset give, by dotted key
             (``method.X``, ``trainer.X``, ``dataset.X``, ``encoder.M``); for reports, not hashed.
         unaffected: bundles (``released``, ``authors``) that would change nothing here; not hashed.
         protocol: ``validated`` selects the epoch on a validation split and reads test at the end;
             ``published`` selects it on test, as most released code does.
         fidelity: the bundle of options the method's config was made from.
         preset: the recipe the trainer settings were made from.
-        sources: hash of each file that defines the method, the data set or an encoder and is not
+        sources: hash of each file that defines the method, the dataset or an encoder and is not
             part of mmbench: an edited plug-in makes another cell. Built-in ones have a version.
     """
 

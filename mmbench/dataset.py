@@ -1,4 +1,4 @@
-"""The contract of ``datasets/``: what a data set is and what it must be able to do."""
+"""The contract of ``datasets/``: what a dataset is and what it must be able to do."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ class Task:
     """What is to be predicted from what.
 
     Attributes:
-        modalities: in the data set's fixed order.
+        modalities: in the dataset's fixed order.
         classes: display name of each class; the label is the index.
         metrics: names from ``mmbench.metrics.METRICS``, for the tables.
         primary: the metric that selects the epoch and ranks methods.
@@ -103,7 +103,7 @@ class SplitArrays:
         inputs: per modality an array [N, *shape]: float32 or float16; uint8, which the loader
             divides by 255; or int32, the word numbers of a text (0: padding), left as they are.
         label: [N] int64.
-        ids: N names, unique over the whole data set.
+        ids: N names, unique over the whole dataset.
         groups: N keys (speaker, source image ...) used to look for leaks.
     """
 
@@ -118,7 +118,7 @@ class SplitArrays:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a reader must know before using a data set.
+    """What a reader must know before using a dataset.
 
     Attributes:
         title: one line.
@@ -140,17 +140,17 @@ class DatasetInfo:
 
 
 class DatasetConfig(Settings):
-    """Options of a data set; part of a cell's identity. Subclass it as ``Config``."""
+    """Options of a dataset; part of a cell's identity. Subclass it as ``Config``."""
 
 
 class Dataset(ABC):
-    """A data set: a task, its origin, and how to make its arrays.
+    """A dataset: a task, its origin, and how to make its arrays.
 
     A subclass is registered with ``@register_dataset("name")``. It is constructed with its
     validated config and must be cheap to construct: data is touched only by ``build``.
 
     Class attributes:
-        Config: options of the data set.
+        Config: options of the dataset.
         info: title, licence, source.
         version: raise it when ``build`` gives other arrays for the same config.
         embedded: True if ``build`` needs no root folder and no network.
@@ -160,7 +160,7 @@ class Dataset(ABC):
         generator: True if it is drawn from a formula: it is run by name, and is not part of
             ``--datasets embedded``.
         grouped_by: what the groups are, e.g. ``"speakers"``; ``verify`` counts those in two splits.
-        trainer: defaults of the trainer for this data set, e.g. ``{"epochs": 30}``.
+        trainer: defaults of the trainer for this dataset, e.g. ``{"epochs": 30}``.
         encoders: default encoder per modality as ``"name"``; missing: by kind.
     """
 
@@ -205,7 +205,7 @@ class Dataset(ABC):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set as the trainer sees it: loaded from the cache, checked against its manifest.
+    """A dataset as the trainer sees it: loaded from the cache, checked against its manifest.
 
     Attributes:
         split_hash: hash of ids, labels and split membership; part of a cell's identity.

@@ -1,6 +1,7 @@
 """Find a cell of a results folder by a part of its name."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mmbench.errors import UserError, nearest
@@ -15,7 +16,8 @@ def cell_names(results: Path) -> list[str]:
     found = {p.name for p in runs.iterdir() if not p.name.startswith(".")} if runs.is_dir() else ()
     names = dict.fromkeys(sorted(found))
     for path in sweeps(results):
-        names |= dict.fromkeys(entry.folder for entry in open_sweep(path).entries)
+        with suppress(UserError):  # a damaged one is for mmbench status to tell
+            names |= dict.fromkeys(entry.folder for entry in open_sweep(path).entries)
     return list(names)
 
 

@@ -113,7 +113,7 @@ def _aside(results: Path) -> Iterator[Path]:
             if old.is_dir():
                 shutil.rmtree(old)
         yield aside
-    shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)  # still held: nobody else has begun in it
 
 
 # ---------------------------------------------------------------------- run directories

@@ -109,7 +109,7 @@ class Timing(Part):
 
 
 class Memory(Part):
-    """Peak memory in bytes: ``cuda`` allocator peak, or the process's resident set."""
+    """Peak of training, in bytes: of the ``cuda`` allocator, or the process's resident set."""
 
     peak_bytes: int
     kind: Literal["cuda", "resident"]

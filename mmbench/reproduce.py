@@ -1,14 +1,13 @@
 """The command that makes a cell again, and whether a second run gave the same."""
 
-import json
 import math
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from mmbench.cell import Cell
 from mmbench.record import Record
+from mmbench.settings import as_typed
 
 
 def command_line(cell: Cell) -> str:
@@ -20,15 +19,8 @@ def command_line(cell: Cell) -> str:
         if key.startswith("encoder."):
             words += ["--encoder", f"{key.removeprefix('encoder.')}={value}"]
         else:
-            words += ["--set", f"{key}={_typed(value)}"]
+            words += ["--set", f"{key}={as_typed(value)}"]
     return shlex.join(words)
-
-
-def _typed(value: Any) -> str:  # Any: what a setting can be
-    """Return a value as ``settings.parse_value`` reads it."""
-    if value is None:
-        return "none"
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 @dataclass(frozen=True)
@@ -76,9 +68,15 @@ def _numbers(record: Record) -> Iterator[tuple[str, float]]:
                 yield f"{at} {metric} of {prediction}", value
     if record.selection:
         yield "selected epoch", record.selection.epoch
+    if record.imbalance:
+        for part in ("subsets", "shapley", "probe"):
+            for name, value in getattr(record.imbalance, part).items():
+                yield f"{part} of {name or 'none'}", value
     for row in record.curve:
         for name, value in row.train.items():
             yield f"epoch {row.epoch + 1} {name}", value
+        for name, value in row.gradient_norm.items():
+            yield f"epoch {row.epoch + 1} gradient norm of {name}", value
         for metrics in (row.val, row.test):
             for prediction, values in metrics.items():
                 for metric, value in values.items():

@@ -1,5 +1,6 @@
 """Validated settings: the base model, the field helper, and errors a person can act on."""
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -100,21 +101,14 @@ def _words(schema: Mapping[str, Any], branch: Mapping[str, Any]) -> str:
     if "$ref" in branch:
         branch = schema["$defs"][branch["$ref"].rsplit("/", 1)[1]]
     if "enum" in branch:
-        return "one of " + ", ".join(map(_typed, branch["enum"]))
+        return "one of " + ", ".join(map(_named, branch["enum"]))
     if "const" in branch:
-        return _typed(branch["const"])
+        return _named(branch["const"])
     kind = branch.get("type", "anything")
     limits = [f"{sign} {branch[k]}" for k, sign in _BOUNDS.items() if k in branch]
     words = " ".join([_KINDS.get(kind, kind), " and ".join(limits)]).strip()
     items = branch.get("items")
     return f"{words} of {_words(schema, items)}" if isinstance(items, dict) and items else words
-
-
-def _typed(value: object) -> str:
-    """Return a value as it is typed on the command line."""
-    if value is None:
-        return "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def validate(model: type[S], values: Mapping[str, Any], prefix: str) -> S:
@@ -173,8 +167,12 @@ def _unknown(model: type[BaseModel], loc: Sequence[int | str], prefix: str) -> s
     )
 
 
+def _named(value: object) -> str:
+    return value if isinstance(value, str) else as_typed(value)
+
+
 def _found(value: object) -> str:
-    return _typed(value) if value is None or isinstance(value, bool) else repr(value)
+    return as_typed(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def _dotted(loc: Sequence[int | str]) -> str:
@@ -197,6 +195,26 @@ def parse_value(text: str) -> Any:
     value = table.pop("value")
     # More keys: the text held a line break, and only its first line would be read.
     return text if table or isinstance(value, date | time) else value
+
+
+def as_typed(value: object) -> str:
+    """Return what ``parse_value`` reads as ``value``, which JSON could hold."""
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return value if parse_value(value) == value else _toml(value)
+    return _toml(value)
+
+
+def _toml(value: object) -> str:
+    """Return a value as TOML has it, on one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value)
 
 
 class TrainerSettings(Settings):

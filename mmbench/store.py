@@ -67,8 +67,8 @@ def write_new(file: Path, data: bytes) -> None:
         except OSError as err:
             if err.errno not in NO_LINKS:
                 raise
-            with file.open("xb") as handle:
-                handle.write(data)
+            file.open("xb").close()  # the name is ours, and for a moment empty
+            part.replace(file)
 
 
 def move_new(file: Path, to: Path) -> None:
@@ -383,9 +383,12 @@ class Store:
 
 def in_use(folder: Path) -> bool:
     """Say whether a process holds the lock of a run directory: it is training there now."""
+    lock = folder / "lock"
     try:
-        with (folder / "lock").open() as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # NFS asks for a file that is open for writing where a lock excludes all others.
+        mode, kind = ("r+", fcntl.LOCK_EX) if os.access(lock, os.W_OK) else ("r", fcntl.LOCK_SH)
+        with lock.open(mode) as handle:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except OSError:

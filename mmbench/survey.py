@@ -9,6 +9,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,8 @@ def _shown(directory: RunDirectory, live: Mapping[str, Any], state: State) -> di
     each = live.get("seconds_per_epoch")
     if isinstance(each, int | float) and "epochs" in found:
         # Counted down since the epoch ended, and never past the end of the one that runs now.
-        since = time.time() - (directory.path / "progress.json").stat().st_mtime
-        gone = min(max(since, 0.0), each)
-        found["left"] = max(0.0, each * (found["epochs"] - found["epoch"]) - gone)
+        with suppress(OSError):  # it has ended in this moment
+            since = time.time() - (directory.path / "progress.json").stat().st_mtime
+            gone = min(max(since, 0.0), each)
+            found["left"] = max(0.0, each * (found["epochs"] - found["epoch"]) - gone)
     return found

@@ -27,7 +27,7 @@ class Request:
         seeds: the seeds themselves.
         settings: dotted keys: ``trainer.X``, ``method.X``, ``dataset.X``, ``<name>.X``,
             ``encoder.<modality>``.
-        shared: the same, from a file that serves several runs: settings of a method or data set
+        shared: the same, from a file that serves several runs: settings of a method or dataset
             outside this run are checked and left out. ``settings`` win.
     """
 
@@ -42,7 +42,7 @@ class Request:
 
 
 def expand(request: Request, cache: Path) -> list[Cell]:
-    """Return the cells of a request, data sets outermost, seeds innermost, without repeats.
+    """Return the cells of a request, datasets outermost, seeds innermost, without repeats.
 
     Raises:
         UserError: for anything unknown, out of range or not prepared.
@@ -126,7 +126,7 @@ def _cells(
 
 
 def remarks(cells: Iterable[Cell]) -> list[str]:
-    """Return what must be said about a method on a data set, such as being an extension; once."""
+    """Return what must be said about a method on a dataset, such as being an extension; once."""
     pairings = {(c.method, c.dataset, canonical(c.dataset_config)): c for c in cells}
     found: dict[str | None, None] = {}
     for cell in pairings.values():
@@ -137,11 +137,25 @@ def remarks(cells: Iterable[Cell]) -> list[str]:
 
 
 def _sources(method: str, dataset: str, encoders: Mapping[str, str]) -> dict[str, str]:
-    """Return the hash of every file in play that is not part of mmbench."""
+    """Return the hash of every file in play that is not part of mmbench.
+
+    Raises:
+        UserError: if two of them, of different kinds, have one name.
+    """
     entries = [METHODS.entry(method), DATASETS.entry(dataset)]
     plain = {name.partition(":")[0] for name in encoders.values()}
     entries += [ENCODERS.entry(name) for name in sorted(plain)]
-    return {entry.name: source for entry in entries if (source := entry.source())}
+    found = {entry.name: source for entry in entries if (source := entry.source())}
+    files = {(entry.name, entry.file) for entry in entries if entry.source()}
+    if len(files) > len(found):
+        names = [name for name, _ in files]
+        twice = next(name for name in names if names.count(name) > 1)
+        where = " and ".join(str(file) for name, file in sorted(files) if name == twice)
+        raise UserError(
+            f"{twice!r} is the name of two things, in {where}; a method, its dataset and its "
+            "encoders need different names"
+        )
+    return found
 
 
 def _changes(prefix: str, config: Settings, plain: Settings) -> dict[str, Any]:
@@ -181,7 +195,7 @@ def _own_table(name: str, kind: str) -> str:
 
 
 def _configured(name: str, request: Request) -> Dataset:
-    """Return a data set as the request's settings have it."""
+    """Return a dataset as the request's settings have it."""
     cls: type[Dataset] = DATASETS.load(name)
     given = {**request.shared, **request.settings}
     values = {k.removeprefix(f"{name}."): v for k, v in given.items() if k.startswith(f"{name}.")}
@@ -202,7 +216,7 @@ def _dataset_names(request: Request, cache: Path) -> list[str]:
 
 
 def unprepared(request: Request, cache: Path) -> dict[str, str]:
-    """Return the data sets that ``--datasets all`` leaves out, each with what to type for it."""
+    """Return the datasets that ``--datasets all`` leaves out, each with what to type for it."""
     left = {}
     for name in DATASETS.names():
         dataset = _configured(name, request)
@@ -219,9 +233,9 @@ def unprepared(request: Request, cache: Path) -> dict[str, str]:
 def _inside(
     shared: Mapping[str, Any], methods: Sequence[str], datasets: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the settings without those of methods and data sets outside the run, checked."""
+    """Return the settings without those of methods and datasets outside the run, checked."""
     kept = dict(shared)
-    outside: dict[tuple[Any, str], dict[str, Any]] = {}  # Any: a method's or data set's class
+    outside: dict[tuple[Any, str], dict[str, Any]] = {}  # Any: a method's or dataset's class
     for key in shared:
         prefix = key.partition(".")[0]
         for registry, inside in ((METHODS, methods), (DATASETS, datasets)):

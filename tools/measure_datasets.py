@@ -1,4 +1,4 @@
-"""Measure how strong each modality of the embedded data sets is, by logistic regression.
+"""Measure how strong each modality of the embedded datasets is, by logistic regression.
 
 Writes the table in ``docs/datasets.md`` between its two markers.
 Usage: python tools/measure_datasets.py [--write]
@@ -65,7 +65,7 @@ def strengths(name: str, splits: Mapping[str, SplitArrays]) -> dict[str, float]:
 def table(cache: Path) -> str:
     """Return the Markdown table over all cases."""
     rows = [
-        "| data set | options | train / val / test | alone | all together |",
+        "| dataset | options | train / val / test | alone | all together |",
         "|:--|:--|--:|:--|--:|",
     ]
     for name, options in CASES:

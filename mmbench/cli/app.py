@@ -37,6 +37,26 @@ AllowDownload = Annotated[
 SLURM = "On a cluster"
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from mmbench import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Benchmark methods against modality imbalance under one protocol."""
+
+
 @app.command("list")
 def list_(
     what: Annotated[str, typer.Argument(help="methods, datasets, encoders, studies or runs")],
@@ -52,12 +72,12 @@ def list_(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="a method, data set, encoder or run")],
+    name: Annotated[str, typer.Argument(help="a method, dataset, encoder or run")],
     results: Results = RESULTS,
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
-    """Explain one method, data set, encoder or run. Example: mmbench show concat"""
+    """Explain one method, dataset, encoder or run. Example: mmbench show concat"""
     from mmbench.cli import browse
 
     browse.show(name, results, plugin or [], json)
@@ -67,8 +87,12 @@ def show(
 def run(
     methods: Annotated[str, typer.Option(help="Comma-separated names, or all.")] = "",
     study: Annotated[str, typer.Option(help="The rows of a study: mmbench list studies.")] = "",
-    datasets: Annotated[str, typer.Option(help="Names, embedded (default), or all.")] = "",
-    seeds: Annotated[str, typer.Option(help="How many (3), or which (0,1,7); default 1.")] = "",
+    datasets: Annotated[
+        str, typer.Option(help="Names, embedded, or all; default embedded, or the study's.")
+    ] = "",
+    seeds: Annotated[
+        str, typer.Option(help="How many (3), or which (0,1,7); default 1, or the study's.")
+    ] = "",
     protocol: Annotated[str, typer.Option(help="validated (default) or published.")] = "",
     fidelity: Annotated[str, typer.Option(help="corrected (default) or released.")] = "",
     preset: Annotated[str, typer.Option(help="common (default) or authors.")] = "",
@@ -196,7 +220,9 @@ def work(
         int | None, typer.Option(min=1, help="Cells at once on a GPU, or here without one.")
     ] = None,
 ) -> None:
-    """Take cells of a sweep until none is left; any number of workers can. Example: mmbench work D
+    """Take cells of a sweep until none is left; any number of workers can.
+
+    Example: mmbench work results/sweeps/ID
 
     Exit code 0: nothing is left to do here; 75: stopped before that; 1: a cell was given up.
     """
@@ -243,7 +269,7 @@ def explain(
     source: Annotated[str, typer.Option(help="auto, runs or records.")] = "auto",
     json: Json = False,
 ) -> None:
-    """Trace a number to its records. Example: mmbench explain results/tables/naive.md:sum:my-data
+    """Trace a number to its records. Example: mmbench explain results/tables/naive.md:sum:avdigits
 
     The number is computed again; the exit code is 1 if the table says another.
     """
@@ -283,7 +309,7 @@ def collect(results: Results = RESULTS, json: Json = False) -> None:
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help="the data set, or your own table: my.csv")],
+    name: Annotated[str, typer.Argument(help="the dataset, or your own table: my.csv")],
     root: Annotated[
         Path | None, typer.Option(readable=False, help="Folder with the native files.")
     ] = None,
@@ -301,14 +327,14 @@ def prepare(
     allow_download: AllowDownload = False,
     plugin: Plugin = None,
 ) -> None:
-    """Build a data set's cache once. Example: mmbench prepare my.csv"""
+    """Build a dataset's cache once. Example: mmbench prepare my.csv"""
     from mmbench.cli import preparing
     from mmbench.settings import set_weights
 
     set_weights(weights, allow_download)
     if preparing.is_table(name):
         if root or plugin:
-            raise UserError("--root and --plugin are for data sets, not for your own table")
+            raise UserError("--root and --plugin are for datasets, not for your own table")
         preparing.prepare_table(Path(name), as_, columns, kind or [], rebuild, set_ or [], cache)
         return
     if as_ or columns or kind:
@@ -323,13 +349,13 @@ def prepare(
 
 @app.command()
 def verify(
-    name: Annotated[str, typer.Argument(help="the data set")],
+    name: Annotated[str, typer.Argument(help="the dataset")],
     set_: Set = None,
     cache: Cache = None,
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
-    """Check a prepared data set: hashes, counts, leaks. Example: mmbench verify mydata"""
+    """Check a prepared dataset: hashes, counts, leaks. Example: mmbench verify avdigits"""
     from mmbench.cli import preparing
 
     raise typer.Exit(preparing.verify(name, set_ or [], cache, plugin or [], json))

@@ -85,64 +85,60 @@ def show(name: str, results: Path, plugins: Sequence[str], as_json: bool) -> Non
     )
 
 
-def _show_class(registry: Registry, name: str, as_json: bool) -> None:
+def about(registry: Registry, name: str) -> dict[str, Any]:  # Any: JSON values
+    """Return all that a class says of itself: docstring, data, options, differences, recipe."""
     import inspect
 
-    entry, cls = registry.entry(name), registry.load(name)
-    fields = []
-    if hasattr(cls, "Config"):
-        from mmbench.settings import allowed
+    from mmbench.settings import allowed
 
-        for key, field in cls.Config.model_fields.items():
-            extra = field.json_schema_extra
-            fields.append(
-                {
-                    "option": f"{name}.{key}",
-                    "default": field.default,
-                    "allowed": allowed(cls.Config, key),
-                    "meaning": field.description,
-                    "source": extra.get("source") if isinstance(extra, dict) else None,
-                }
-            )
-    deviations = [vars(d) for d in getattr(cls, "deviations", ())]
-    doc = inspect.getdoc(inspect.getmodule(cls)) or ""
-    if registry is ENCODERS:
-        doc = inspect.getdoc(cls) or ""
-    info = vars(cls.info) if hasattr(cls, "info") else {}
+    entry, cls = registry.entry(name), registry.load(name)
+    told = cls if registry is ENCODERS else inspect.getmodule(cls)
+    options = [
+        {
+            "option": f"{name}.{key}",
+            "default": field.default,
+            "allowed": allowed(cls.Config, key),
+            "meaning": field.description,
+            "source": field.json_schema_extra.get("source")
+            if isinstance(field.json_schema_extra, dict)
+            else None,
+        }
+        for key, field in (cls.Config.model_fields.items() if hasattr(cls, "Config") else ())
+    ]
+    return {
+        "name": name,
+        "file": str(entry.file),
+        "doc": inspect.getdoc(told) or "",
+        "reference": getattr(cls, "reference", ""),
+        "info": vars(cls.info) if hasattr(cls, "info") else {},
+        "options": options,
+        "deviations": [vars(d) for d in getattr(cls, "deviations", ())],
+        "authors": dict(getattr(cls, "authors", {})),
+    }
+
+
+def _show_class(registry: Registry, name: str, as_json: bool) -> None:
+    told = about(registry, name)
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "name": name,
-                    "file": str(entry.file),
-                    "doc": doc,
-                    "info": info,
-                    "options": fields,
-                    "deviations": deviations,
-                    "authors": dict(getattr(cls, "authors", {})),
-                },
-                indent=1,
-            )
-        )
+        print(json.dumps(told, indent=1))
         return
-    print(f"{name} ({registry.kind}, {entry.file})\n\n{doc}\n")
-    for key, value in info.items():
+    print(f"{name} ({registry.kind}, {told['file']})\n\n{told['doc']}\n")
+    for key, value in told["info"].items():
         if value:
             print(f"{key}: {value}")
-    if fields:
+    if told["options"]:
         print("\nOptions (--set OPTION=VALUE):")
-        print_rows(fields, False, "")
-    if deviations:
+        print_rows(told["options"], False, "")
+    if deviations := told["deviations"]:
         none = not any(row["option"] for row in deviations)
         switches = "switches none of them" if none else "switches the options"
         print(f"\nDifferences from the released code (--fidelity released {switches}):")
         print_rows([{**row, "option": row["option"] or "(told)"} for row in deviations], False, "")
-    elif getattr(cls, "reference", ""):
+    elif told["reference"]:
         print("\nReleased = corrected: --fidelity released changes nothing.")
-    authors = dict(getattr(cls, "authors", {}))
-    if authors:
+    if told["authors"]:
         print("\nThe authors' recipe (--preset authors; what is unknown stays as in common):")
-        for key, value in authors.items():
+        for key, value in told["authors"].items():
             print(f"  {key} = {value}")
 
 

@@ -20,7 +20,7 @@ from mmbench.settings import default_cache, parse_value, validate
 
 
 def is_table(name: str) -> bool:
-    """Say whether ``name`` is a file of the user's own rather than a data set's name."""
+    """Say whether ``name`` is a file of the user's own rather than a dataset's name."""
     return Path(name).suffix.lower() in TABLES
 
 
@@ -50,7 +50,7 @@ def prepare(
     cache: Path | None,
     plugins: Sequence[str],
 ) -> None:
-    """Build the cache of one data set."""
+    """Build the cache of one dataset."""
     from mmbench.data import cache as data_cache
 
     cache = cache or default_cache()
@@ -74,7 +74,7 @@ def prepare_table(
     settings: Sequence[str],
     cache: Path | None,
 ) -> None:
-    """Make a data set of the user's own table and build its cache.
+    """Make a dataset of the user's own table and build its cache.
 
     Raises:
         UserError: if the name is taken, or the table or its files cannot be used.
@@ -86,7 +86,7 @@ def prepare_table(
     name = name or re.sub(r"[^A-Za-z0-9]+", "-", table.stem).strip("-")
     cache = cache or default_cache()
     if name in DATASETS.names():
-        raise UserError(f"{name} is a data set of mmbench; give yours another with --name NAME")
+        raise UserError(f"{name} is a dataset of mmbench; give yours another with --name NAME")
     file = own.definition_file(name, cache)
     if file.is_file() and not rebuild:
         before = own.read_definition(file).table
@@ -134,7 +134,7 @@ def _say_next(dataset: Dataset, cache: Path) -> None:
 def verify(
     name: str, settings: Sequence[str], cache: Path | None, plugins: Sequence[str], as_json: bool
 ) -> int:
-    """Check the cache of one data set; return 0 if all is well, else 1."""
+    """Check the cache of one dataset; return 0 if all is well, else 1."""
     from mmbench.data import verify as prepared
 
     cache = cache or default_cache()

@@ -37,7 +37,7 @@ def explain(target: str, source: str, as_json: bool) -> int:
         if len(several) > 1:
             print(
                 f"{len(several)} tables hold this row; to ask for one, say its name in place of "
-                f"the data set: {', '.join(several)}\n"
+                f"the dataset: {', '.join(several)}\n"
             )
         for number in found:
             _print(number)
@@ -111,7 +111,7 @@ def reproduce(
         source: ``runs``, ``records`` or ``auto``.
         device: where to train.
         cache: of prepared data.
-        plugins: files or modules with methods and data sets.
+        plugins: files or modules with methods and datasets.
         dry_run: stop before training.
         features: ``pca`` or ``tsne``: also draw the features of the trained model.
 

@@ -322,10 +322,13 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
     held = [c for c in todo if c.id in outcome.elsewhere and store.state(c) == "running"]
     for cell in held:
         print(f"running elsewhere: {cell.folder}; run the same command once that has ended")
+    for cell in todo:
+        if cell.id in outcome.cancelled:
+            print(f"cancelled: {cell.folder}; run the same command to continue it")
     if outcome.failed:
         print("mmbench show CELL says why; run the same command to try again")
         return 1
-    if held:
+    if held or outcome.cancelled:
         return 1
     ended = "all cells done" if not outcome.refused else "nothing failed"
     print(f"{ended}; tables: mmbench report")

@@ -141,8 +141,13 @@ def _tell_sweeps(cells: set[str], results: Path) -> list[str]:
     """Ask the workers of all sweeps that hold one of the cells to look again."""
     told = []
     for path in sweeps(results) if cells else []:
-        sweep = open_sweep(path)
-        if not sweep.cancelled and any(entry.folder in cells for entry in sweep.entries):
+        try:
+            sweep = open_sweep(path)
+            entries = sweep.entries
+        except UserError as err:
+            print(err, file=sys.stderr)
+            continue
+        if not sweep.cancelled and any(entry.folder in cells for entry in entries):
             sweep.look_again()
             told.append(path.name)
     return told

@@ -79,18 +79,18 @@ def per_gpu(options: Options) -> int:
 def show_scripts(todo: Sequence[Cell], options: Options, profile: Profile) -> int:
     """Print the batch script of every group of cells that ask for the same; submit nothing."""
     results = absolute(options.results)
-    shown = []
+    shown, titles = [], []
     for wanted, names in slurm.groups(profile, [cell.dataset for cell in todo]).items():
         cells = sum(cell.dataset in names for cell in todo)
         count = workers(cells, cells / len(todo), wanted, options, profile)
         text = slurm.script(profile, wanted, results / "sweeps" / "SWEEP", count)
         shown.append({"datasets": names, "cells": cells, "jobs": count, "script": text})
+        titles.append(f"{counted(cells, 'cell')}, {counted(count, 'job')}")
     if options.json:
         print(json.dumps(shown, indent=1))
         return 0
-    for group in shown:
-        cells, jobs = counted(group["cells"], "cell"), counted(group["jobs"], "job")
-        print(f"{cells}, {jobs}:\n{group['script']}")
+    for title, group in zip(titles, shown, strict=True):
+        print(f"{title}:\n{group['script']}")
     print("nothing was submitted; SWEEP stands for the folder that submitting makes")
     return 0
 

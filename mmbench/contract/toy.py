@@ -83,7 +83,7 @@ def toy_trainer(
         method = cls(task, encoders, config)
     dtype = torch.float64 if precision == "fp64" else torch.float32
     loaders = {
-        split: Loader(toy_split(task, split), torch.device("cpu"), dtype, BATCH, 0)
+        split: Loader([toy_split(task, split)], torch.device("cpu"), dtype, BATCH, 0)
         for split in SAMPLES
     }
     settings = TrainerSettings(epochs=epochs, batch_size=BATCH, lr=0.05, precision=precision)

@@ -1,4 +1,4 @@
-"""Prepared data: one folder per data set and settings, with a hashed manifest.
+"""Prepared data: one folder per dataset and settings, with a hashed manifest.
 
 ``<cache>/<name>/<digest>/`` holds ``<split>.<modality>.npy``, ``<split>.label.npy``,
 ``<split>.json`` (ids and groups) and ``manifest.json``. It is built beside its place, in
@@ -27,7 +27,7 @@ from mmbench.data import manifest as manifests
 from mmbench.data.locking import alone
 from mmbench.dataset import SPLITS, Dataset, Prepared, SplitArrays
 from mmbench.errors import UserError
-from mmbench.settings import default_cache, validate
+from mmbench.settings import as_typed, default_cache, validate
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST}
@@ -35,13 +35,13 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder(dataset: Dataset, cache: Path) -> Path:
-    """Return where the prepared data of this data set and config lies or would lie."""
+    """Return where the prepared data of this dataset and config lies or would lie."""
     key = [dataset.name, dataset.version, dataset.config.model_dump(mode="json")]
     return cache / dataset.name / digest(key)
 
 
 def features_folder(dataset: Dataset, cache: Path) -> Path:
-    """Return where what frozen networks say of this data set is kept."""
+    """Return where what frozen networks say of this dataset is kept."""
     return cache / dataset.name / "features"
 
 
@@ -68,12 +68,12 @@ def command(dataset: Dataset, cache: Path, *flags: str, verb: str = "prepare") -
 def options(dataset: Dataset, cache: Path, prefix: str = "") -> list[str]:
     """Return the words that say this config, its keys behind ``prefix``, and this cache."""
     changed = dataset.config.model_dump(mode="json", exclude_defaults=True)
-    words = [w for k, v in changed.items() for w in ("--set", f"{prefix}{k}={_typed(v)}")]
+    words = [w for k, v in changed.items() for w in ("--set", f"{prefix}{k}={as_typed(v)}")]
     return words + (["--cache", str(cache)] if cache != default_cache() else [])
 
 
 def others(dataset: Dataset, cache: Path) -> list[str]:
-    """Return the other settings this data set is prepared with, as ``run`` takes them."""
+    """Return the other settings this dataset is prepared with, as ``run`` takes them."""
     found = []
     for file in sorted((cache / dataset.name).glob("*/manifest.json")):
         with suppress(OSError, ValueError, KeyError, TypeError, UserError):
@@ -85,13 +85,6 @@ def others(dataset: Dataset, cache: Path) -> list[str]:
     return found
 
 
-def _typed(value: Any) -> str:  # Any: whatever a config holds
-    """Return a value as ``settings.parse_value`` reads it back."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k)} = {_typed(v)}" for k, v in value.items()) + "}"
-    return value if isinstance(value, str) else json.dumps(value).replace("null", "none")
-
-
 def prepare(
     dataset: Dataset, *, cache: Path, root: Path | None = None, rebuild: bool = False
 ) -> Path:
@@ -100,7 +93,7 @@ def prepare(
     Args:
         dataset: what to build.
         cache: the folder of all caches.
-        root: folder with the native files, for data sets that need one.
+        root: folder with the native files, for datasets that need one.
         rebuild: build again even if it is there.
 
     Raises:
@@ -189,7 +182,7 @@ def _build(dataset: Dataset, root: Path | None, scratch: Path) -> Mapping[str, S
 
 
 def _check(dataset: Dataset, splits: Mapping[str, SplitArrays]) -> None:
-    """Refuse arrays that are not what the task says: a mistake of the data set's author."""
+    """Refuse arrays that are not what the task says: a mistake of the dataset's author."""
     problems = [] if set(splits) == set(SPLITS) else [f"splits {sorted(splits)}, not {SPLITS}"]
     shapes = {m.name: m.shape for m in dataset.task.modalities}
     for split, arrays in splits.items():
@@ -277,10 +270,10 @@ def _open(file: Path) -> NDArray[np.generic]:
 
 
 def ensure(dataset: Dataset, *, cache: Path) -> Prepared:
-    """Load the cache; an embedded data set is prepared first if need be.
+    """Load the cache; an embedded dataset is prepared first if need be.
 
     Raises:
-        UserError: with the command to type, if a data set that needs files is not prepared.
+        UserError: with the command to type, if a dataset that needs files is not prepared.
     """
     if not is_prepared(dataset, cache):
         if not dataset.embedded:

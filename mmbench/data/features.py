@@ -50,7 +50,7 @@ def frozen_of(modality: Modality, encoder: str) -> Frozen | None:
     """Return what an encoder wants computed of a modality, or None.
 
     Args:
-        modality: of the data set.
+        modality: of the dataset.
         encoder: as chosen, e.g. ``clip:adapter``.
     """
     name, _, variant = encoder.partition(":")
@@ -68,7 +68,7 @@ def with_features(
     kept yet are computed; another process that wants the same waits.
 
     Args:
-        prepared: the data set.
+        prepared: the dataset.
         encoders: of every modality.
         folder: where features are kept.
         device: where they are computed.
@@ -142,7 +142,7 @@ def _compute(
         for split, arrays in prepared.splits.items():
             alone_ = replace(arrays, inputs={modality.name: arrays.inputs[modality.name]})
             loader = Loader(
-                alone_, device, torch.float32, BATCH, 0, None, 0.0, prepared.task.modalities
+                [alone_], device, torch.float32, BATCH, 0, None, 0.0, prepared.task.modalities
             )
             out = np.lib.format.open_memmap(
                 folder / f"{split}.npy", "w+", np.float32, (len(arrays), width)

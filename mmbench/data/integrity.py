@@ -19,7 +19,7 @@ def damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
     change or inode is another than when its hash was right; ``mmbench verify`` hashes always.
 
     Args:
-        folder: the prepared data set.
+        folder: the prepared dataset.
         files: the manifest's facts, ``bytes`` and ``sha256`` per file name.
     """
     known = _known(folder)

@@ -1,11 +1,12 @@
 """Batches drawn by index: from the device when the set fits there, else from the memory map."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmbench.data.augment import TOGETHER, augment
@@ -16,25 +17,21 @@ from mmbench.ranks.rows import Rows
 from mmbench.training.seeding import generator
 
 
-def resident_bytes(arrays: SplitArrays) -> int:
-    """Return what the split's inputs take."""
-    return sum(a.nbytes for a in arrays.inputs.values())
-
-
-def fits(arrays: SplitArrays, device: torch.device, share: float) -> bool:
-    """Say whether the split takes less than ``share`` of the device's free memory."""
+def fits(parts: Iterable[SplitArrays], device: torch.device, share: float) -> bool:
+    """Say whether the splits together take less than ``share`` of the device's free memory."""
+    taken = sum(a.nbytes for arrays in parts for a in arrays.inputs.values())
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
         free = psutil.virtual_memory().available
-    return resident_bytes(arrays) <= share * free
+    return taken <= share * free
 
 
 class Loader:
-    """Draws batches of one split.
+    """Draws batches of one split, or of several as if they were one.
 
     Args:
-        arrays: the split.
+        parts: the splits, in order; what is memory-mapped is not copied together.
         device: where batches are wanted.
         dtype: floating type of the inputs.
         batch_size: samples per batch.
@@ -47,7 +44,7 @@ class Loader:
 
     def __init__(
         self,
-        arrays: SplitArrays,
+        parts: Sequence[SplitArrays],
         device: torch.device,
         dtype: torch.dtype,
         batch_size: int,
@@ -57,13 +54,14 @@ class Loader:
         modalities: Sequence[Modality] | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.arrays, self.device, self.dtype = arrays, device, dtype
+        self.parts, self.device, self.dtype = tuple(parts), device, dtype
         self.batch_size, self.seed = batch_size, seed
         self.augmentations, self.ranks = augmentations or {}, ranks
-        self.label = torch.as_tensor(np.array(arrays.label), dtype=torch.int64)
+        label = np.concatenate([arrays.label for arrays in self.parts])
+        self.label = torch.as_tensor(label, dtype=torch.int64)
         # On the CPU the processes of one machine take from the same memory.
         self.resident = fits(
-            arrays, device, share / (ranks.neighbours if device.type == "cpu" else 1)
+            self.parts, device, share / (ranks.neighbours if device.type == "cpu" else 1)
         )
         self._label = self.label.to(device)
         self._moments = {
@@ -77,7 +75,8 @@ class Loader:
         self._inputs: dict[str, Tensor] = {}
         if self.resident:
             self._inputs = {
-                m: torch.as_tensor(np.array(a)).to(device) for m, a in arrays.inputs.items()
+                m: torch.as_tensor(np.concatenate([a.inputs[m] for a in self.parts])).to(device)
+                for m in self.parts[0].inputs
             }
 
     def __len__(self) -> int:
@@ -102,10 +101,23 @@ class Loader:
         else:
             rows = index.numpy()
             raw = {
-                m: torch.as_tensor(np.ascontiguousarray(a[rows])).to(self.device)
-                for m, a in self.arrays.inputs.items()
+                m: torch.as_tensor(self._stored(m, rows)).to(self.device)
+                for m in self.parts[0].inputs
             }
         return {m: _as_float(t, self.dtype, self._moments.get(m)) for m, t in raw.items()}
+
+    def _stored(self, m: str, rows: NDArray[np.int64]) -> NDArray[np.generic]:
+        """Return rows of a modality, [B, *shape], each from the part that it lies in."""
+        first = self.parts[0].inputs[m]
+        if len(self.parts) == 1:
+            return first[rows]
+        found = np.empty((len(rows), *first.shape[1:]), first.dtype)
+        begin = 0
+        for part in self.parts:
+            here = (rows >= begin) & (rows < begin + len(part))
+            found[here] = part.inputs[m][rows[here] - begin]
+            begin += len(part)
+        return found
 
     def in_order(self, index: Tensor) -> Iterator[Batch]:
         """Yield ``index`` in batches, as it stands."""

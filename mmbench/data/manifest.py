@@ -1,4 +1,4 @@
-"""The files of one prepared data set and the manifest that lists them with their hashes."""
+"""The files of one prepared dataset and the manifest that lists them with their hashes."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def write(
     notes: Mapping[str, Any],
     scratch: Path,
 ) -> None:
-    """Write all files of a prepared data set into ``folder``, the manifest last, and flush them.
+    """Write all files of a prepared dataset into ``folder``, the manifest last, and flush them.
 
     An array that is a file of ``scratch`` already is moved, not copied: large sets need the room.
     """
@@ -118,7 +118,7 @@ def read(folder: Path, *, first: str, again: str) -> dict[str, Any]:
     """Read ``folder``'s manifest.
 
     Args:
-        folder: a prepared data set.
+        folder: a prepared dataset.
         first: the command that prepares it, for the message if it is not there.
         again: the command that builds it again, for the message if it is damaged.
 

@@ -2,11 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.errors import UserError
+
+TOLERANCE = 0.01  # of a share
+MOST_PARTS = 20  # that groups are divided into
 
 
 def carve(
@@ -44,15 +48,28 @@ def carve(
             taken[next(draw.split(nothing, label))[1]] = True
         else:
             most = int(np.bincount(label).max())  # more parts than that cannot be stratified
-            parts = min(round(1 / share), len(set(groups)), most)
+            parts, folds = _folds(share, min(len(set(groups)), most))
             fold = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
-            taken[next(fold.split(nothing, label, groups))[1]] = True
+            for _, part in islice(fold.split(nothing, label, groups), folds):
+                taken[part] = True
     except ValueError as err:
         raise UserError(
             f"cannot take {share:.0%} of {len(label)} samples out of train, stratified: "
             f"{_too_few(label, groups, classes) or err}; give more samples, or a column 'split'"
         ) from err
     return taken
+
+
+def _folds(share: float, most: int) -> tuple[int, int]:
+    """Return into how many parts to divide, at most ``most``, and how many of them come nearest.
+
+    One part of 1 / share, unless several of another number come nearer by a hundredth.
+    """
+    one = min(round(1 / share), most)
+    if abs(1 / one - share) < TOLERANCE:
+        return one, 1
+    pairs = [(n, max(1, round(share * n))) for n in range(2, min(most, MOST_PARTS) + 1)]
+    return min(pairs or [(one, 1)], key=lambda pair: abs(pair[1] / pair[0] - share))
 
 
 def _too_few(label: NDArray[np.int64], groups: Sequence[str] | None, classes: Sequence[str]) -> str:

@@ -95,9 +95,9 @@ class Claims:
         """Claim a cell; None if there is none to be had now."""
         if time.monotonic() < self.pause_until or self.sweep.cancelled:
             return None
-        self._forgive()
         owner = replace(self.owner, log=str(log))
         try:
+            self._forgive()
             task = self._fresh(owner) or self._again(owner)
         except OSError as err:
             self._wait(f"cannot claim a cell: {err}", err.errno in FULL)
@@ -130,14 +130,15 @@ class Claims:
                 self._strike(task, index, message)
             else:
                 task.lease.finish("released")
-                self.mine.append(index)
+                if again == "busy":
+                    self._look_later(index, self.beat_seconds)
+                else:
+                    self.mine.append(index)
         except OSError as err:
             self._wait(f"cannot write the end of {task.cell.folder}: {err}", err.errno in FULL)
             self._look_later(index, self.owner.seconds)
         if again == "full":
             self._wait(str(message["reason"]), True)
-        elif again == "busy":
-            self._look_later(self.mine.pop(), self.beat_seconds)
 
     # ------------------------------------------------------------------ claiming
 
@@ -180,16 +181,19 @@ class Claims:
             OSError: if the lease or the run directory cannot be written.
         """
         entry = self.entries[index]
+        lease = None
         try:
             lease = self._lease(index, entry, owner)
+            if lease is None:
+                return None
+            cell = self.sweep.cell(entry)
         except OSError:
             self.mine.appendleft(index)
+            if lease:
+                lease.finish("released")
             raise
-        if lease is None:
-            return None
         with self.lock:
             self.running[lease] = index
-        cell = self.sweep.cell(entry)
         return Task(cell, lease)
 
     def _lease(self, index: int, entry: Entry, owner: Owner) -> Lease | None:

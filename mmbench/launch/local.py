@@ -99,11 +99,13 @@ class Outcome:
     """How a pool ended: the reason of each failed and each refused cell, by id.
 
     ``elsewhere``: cells that another process was running whenever they were tried.
+    ``cancelled``: cells that someone cancelled by name.
     """
 
     failed: dict[str, str] = field(default_factory=dict)
     elsewhere: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
     interrupted: bool = False
 
 
@@ -230,6 +232,8 @@ class Pool:
             failed = message["kind"] == "failed"
             reasons = self.outcome.failed if failed else self.outcome.refused
             reasons[task.cell.id] = str(message["reason"])
+        elif message.get("cancelled"):
+            self.outcome.cancelled.add(task.cell.id)
         self.watch(task.cell, message)
         self.source.ended(task, message)
 

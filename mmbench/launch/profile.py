@@ -47,7 +47,7 @@ def seconds_of(time: str) -> int:
 
 
 class Resources(Settings):
-    """What one job asks for; a table ``[datasets.NAME]`` may say it anew for a data set."""
+    """What one job asks for; a table ``[datasets.NAME]`` may say it anew for a dataset."""
 
     partition: str | None = setting(
         None, "partition; none: the cluster's default", source="mmbench"
@@ -103,7 +103,7 @@ class Profile(Resources):
     )
     datasets: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="other resources for a data set",
+        description="other resources for a dataset",
         json_schema_extra={"source": "mmbench"},
     )
 

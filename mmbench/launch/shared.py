@@ -1,6 +1,7 @@
 """Is a folder seen by the nodes as well? Asked before a job is submitted that could not write."""
 
 import os
+import re
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,23 +9,12 @@ from pathlib import Path
 from mmbench.errors import UserError
 
 # File systems of one machine; what is not listed (nfs, lustre, gpfs, ...) is taken as shared.
-LOCAL = {
-    *(
-        "apfs",
-        "aufs",
-        "bcachefs",
-        "btrfs",
-        "devtmpfs",
-        "ext2",
-        "ext3",
-        "ext4",
-        "f2fs",
-        "hfs",
-        "jfs",
-    ),
-    *("overlay", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "vfat", "xfs", "zfs"),
-}
+LOCAL = frozenset((
+    "apfs", "aufs", "bcachefs", "btrfs", "devtmpfs", "ext2", "ext3", "ext4", "f2fs", "hfs", "jfs",
+    "overlay", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "vfat", "xfs", "zfs",
+))  # fmt: skip
 MOUNTS = Path("/proc/self/mountinfo")
+ESCAPED = re.compile(r"\\([0-7]{3})")  # how the kernel writes spaces there
 
 
 def file_system(path: Path, mounts: Path = MOUNTS) -> str:
@@ -42,7 +32,7 @@ def file_system(path: Path, mounts: Path = MOUNTS) -> str:
     found = ("", "")
     for line in lines:
         before, _, after = line.partition(" - ")
-        point = before.split()[4].encode().decode("unicode_escape")  # spaces are written \040
+        point = ESCAPED.sub(lambda code: chr(int(code[1], 8)), before.split()[4])
         if (whole == Path(point) or Path(point) in whole.parents) and len(point) >= len(found[0]):
             found = (point, after.split()[0])  # the last mount at a place hides those before
     return found[1]

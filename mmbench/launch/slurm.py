@@ -237,7 +237,7 @@ def workers_for(cells: int, at_once: int, most: int) -> int:
 
 
 def groups(profile: Profile, datasets: Sequence[str]) -> dict[Resources, list[str]]:
-    """Return the data sets that ask for the same resources."""
+    """Return the datasets that ask for the same resources."""
     found: dict[Resources, list[str]] = {}
     for name in dict.fromkeys(datasets):
         found.setdefault(profile.resources(name), []).append(name)

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -90,8 +91,10 @@ class SweepFolder:
 
     @property
     def cancelled(self) -> bool:
-        """Whether its workers were asked to stop for good."""
-        return (self.path / "cancelled").exists()
+        """Whether its workers were asked to stop for good, as far as the file server answers."""
+        with suppress(OSError):
+            return (self.path / "cancelled").exists()
+        return False
 
     def since(self) -> float:
         """Return the file server's time from which on failures count against a cell."""
@@ -106,7 +109,11 @@ class SweepFolder:
         (self.path / "retry").touch()
 
     def retried(self) -> float:
-        """Return when they were last asked to, in the file server's time; 0: never."""
+        """Return when they were last asked to, in the file server's time; 0: never.
+
+        Raises:
+            OSError: if the file server does not answer.
+        """
         try:
             return (self.path / "retry").stat().st_mtime
         except FileNotFoundError:

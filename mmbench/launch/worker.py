@@ -113,8 +113,11 @@ def _work() -> None:
     threading.Thread(target=_listen, args=(stop, work), daemon=True).start()
     messages.send(kind="ready")
     place = {"pid": os.getpid(), "host": socket.gethostname(), "job": slurm_job()}
-    while (message := work.get()) is not None and not stop.is_set():
+    while (message := work.get()) is not None:
         cell = Cell.model_validate(message["cell"])
+        if stop.is_set():  # it was handed out in the moment of the stop
+            messages.send(id=cell.id, kind="interrupted")
+            break
         directory = Store(Path(given.results)).directory(cell)
         held = Lease(directory.path, message["lease"]) if message["lease"] else None
         hooks = Hooks(
@@ -181,6 +184,8 @@ def _run(
 
     try:
         _leave_to_others(directory.path, held)
+        if directory.cancelled:
+            raise StopRequested
         record = run_cell(cell, results=results, cache=cache, run=run, hooks=hooks, ranks=ranks)
         failure = record.failure.message if record.failure else None
         say(kind=record.status, reason=record.reason or failure, recorded=True)

@@ -1,1 +1,1 @@
-"""Data sets read from the files they were published as."""
+"""Datasets read from the files they were published as."""

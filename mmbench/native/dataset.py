@@ -1,4 +1,4 @@
-"""What data sets that are read from their published files have in common."""
+"""What datasets that are read from their published files have in common."""
 
 import json
 from abc import abstractmethod
@@ -40,7 +40,7 @@ class Sample:
     """One sample before it is decoded.
 
     Attributes:
-        id: unique over the data set.
+        id: unique over the dataset.
         label: index of the class.
         group: speaker, subject or source, used to look for leaks.
         split: ``train``, ``val`` or ``test``.
@@ -62,7 +62,7 @@ class Sample:
 
 
 class NativeDataset(Dataset):
-    """A data set read from a root folder: lists samples, decodes them in parallel, resumes.
+    """A dataset read from a root folder: lists samples, decodes them in parallel, resumes.
 
     A subclass says which samples there are (``samples``) and how each modality is decoded
     (``decoders``).
@@ -225,7 +225,7 @@ def require(root: Path, name: str, *entries: str) -> None:
 
     Args:
         root: the folder the user gave.
-        name: of the data set.
+        name: of the dataset.
         entries: files or folders below it.
 
     Raises:

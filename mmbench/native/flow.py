@@ -31,7 +31,7 @@ def motion(source: Source, *, count: int, size: int, algorithm: str) -> NDArray[
         UserError: if OpenCV is not installed.
     """
     pictures = span(source, count=count, size=size, channels=1)[0]
-    there = int(pictures.any((1, 2)).sum())
+    there = int(max(np.flatnonzero(pictures.any((1, 2))), default=-1)) + 1
     flow = np.zeros((count, size, size, 2), np.float32)
     between = _between(algorithm)
     for k in range(there - 1):

@@ -29,7 +29,7 @@ class Clip(nn.Module):
 
     Pictures are read by ``openai/clip-vit-base-patch32`` or the model behind ``@``, e.g.
     ``clip:adapter@openai/clip-vit-large-patch14``: its folder below the weights folder. A text is
-    read by the model whose tokenizer the data set was prepared with (``--set tokenizer=NAME``).
+    read by the model whose tokenizer the dataset was prepared with (``--set tokenizer=NAME``).
     Frames are averaged.
     """
 
@@ -88,7 +88,7 @@ class Tower(nn.Module):
                 f"{model!r} is a {config.model_type}, not a CLIP, which {modality.name!r} is to be "
                 "read by; "
                 + (
-                    f"prepare the data set with --set tokenizer={MODEL} and run it with the same"
+                    f"prepare the dataset with --set tokenizer={MODEL} and run it with the same"
                     if self.kind == "text"
                     else "name another one behind @"
                 )
@@ -99,7 +99,7 @@ class Tower(nn.Module):
             if modality.shape[0] > longest:
                 raise UserError(
                     f"{model!r} reads {longest} word pieces and {modality.name!r} has "
-                    f"{modality.shape[0]}; prepare the data set with fewer, e.g. --set "
+                    f"{modality.shape[0]}; prepare the dataset with fewer, e.g. --set "
                     f"length={longest}"
                 )
             self.net: Any = from_pretrained("CLIPTextModelWithProjection", model)
@@ -129,11 +129,11 @@ def _model(modality: Modality, variant: str) -> str:
     if modality.vocabulary == "words":
         raise UserError(
             f"encoder 'clip' needs word pieces; {modality.name!r} holds hashed words. Prepare the "
-            f"data set with --set tokenizer={named or MODEL} and run it with the same"
+            f"dataset with --set tokenizer={named or MODEL} and run it with the same"
         )
     if named and named != modality.vocabulary:
         raise UserError(
             f"{modality.name!r} holds the word pieces of {modality.vocabulary!r}, which {named!r} "
-            f"may number differently; prepare the data set with --set tokenizer={named}"
+            f"may number differently; prepare the dataset with --set tokenizer={named}"
         )
     return modality.vocabulary

@@ -15,7 +15,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Pixels(nn.Module):
     """Give pictures another mean and deviation per channel than the loader did, and another size.
 
-    The identity if a data set normalises as the network expects.
+    The identity if a dataset normalises as the network expects.
 
     Args:
         modality: of 3 channels; its ``mean`` and ``std`` are what the loader applied, if any.

@@ -17,7 +17,7 @@ IMAGENET = ResNet50_Weights.IMAGENET1K_V2.url  # what AMSS and BSS start from
 class Bert(nn.Module):
     """BERT's first output ([CLS]); its weights are those of the modality's tokenizer.
 
-    The data set must have been prepared with that tokenizer, e.g.
+    The dataset must have been prepared with that tokenizer, e.g.
     ``--set tokenizer=bert-base-uncased``; the folder of that name below the weights folder holds
     tokenizer and model.
     """
@@ -30,13 +30,13 @@ class Bert(nn.Module):
         if modality.vocabulary == "words":
             raise UserError(
                 f"encoder 'bert' needs word pieces; {modality.name!r} holds hashed words. Prepare "
-                "the data set with --set tokenizer=bert-base-uncased and run it with the same"
+                "the dataset with --set tokenizer=bert-base-uncased and run it with the same"
             )
         self.net = from_pretrained("AutoModel", modality.vocabulary)
         if not hasattr(self.net.config, "hidden_size"):
             raise UserError(
                 f"encoder 'bert' cannot read {modality.vocabulary!r}, a "
-                f"{self.net.config.model_type}; prepare the data set with --set "
+                f"{self.net.config.model_type}; prepare the dataset with --set "
                 "tokenizer=bert-base-uncased, or choose another encoder"
             )
         self.width = int(self.net.config.hidden_size)

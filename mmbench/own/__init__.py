@@ -1,1 +1,1 @@
-"""Anyone's own data: from a table of files and labels to a data set like any other."""
+"""Anyone's own data: from a table of files and labels to a dataset like any other."""

@@ -1,4 +1,4 @@
-"""A data set made from the user's table."""
+"""A dataset made from the user's table."""
 
 import copy
 import json
@@ -95,7 +95,7 @@ class Definition:
 
 
 class OwnTable(Dataset):
-    """A data set made from the user's table."""
+    """A dataset made from the user's table."""
 
     definition: ClassVar[Definition]
     rooted = False
@@ -262,7 +262,7 @@ def content_hash(table: Table, hashes: Mapping[str, str]) -> str:
 
 
 def define(table: Table, name: str, options: Mapping[str, Any], cache: Path) -> type[OwnTable]:
-    """Make the data set's class of a table and register it.
+    """Make the dataset's class of a table and register it.
 
     Args:
         table: checked.

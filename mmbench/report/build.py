@@ -83,7 +83,7 @@ def report(
     if document:
         from mmbench.report.document import write_document
 
-        built.files.append(write_document(document, kept, built.files))
+        built.files.append(write_document(document, kept, built.files, loaded.folder))
     if html:
         from mmbench.report.page import write_page
 
@@ -136,7 +136,7 @@ class Loaded:
 
     @cached_property
     def tasks(self) -> dict[str, dict[str, Any]]:  # Any: JSON values
-        """Modalities and metrics of every data set."""
+        """Modalities and metrics of every dataset."""
         return tasks_of(self.frame)
 
     @cached_property
@@ -259,6 +259,6 @@ def _write(name: str, parts: Mapping[str, Sequence[str]], folder: Path) -> list[
 
 
 def build_study(study: Study, records: Sequence[Record], reference: bool) -> list[Table]:
-    """Return one table per data set, protocol, bundle and setting; nothing is mixed."""
+    """Return one table per dataset, protocol, bundle and setting; nothing is mixed."""
     frame = to_frame(records)
     return [score_table(study, group, reference) for group in groups(study, frame, tasks_of(frame))]

@@ -20,9 +20,9 @@ NOTES = (
     "Peak memory: of the allocator on a GPU, else of the whole process.",
 )
 OVERLAP = (
-    "TIMES NOT COMPARABLE: {n} of {all} runs overlapped in time with another one here. For times "
-    "that are, run the study alone in a folder of its own: mmbench run --study {study} --results "
-    "FOLDER takes the methods in turns, one run at a time."
+    "TIMES NOT COMPARABLE: {n} of {all} runs overlapped in time with another one on such a device. "
+    "For times that are, run the study alone in a folder of its own: mmbench run --study {study} "
+    "--results FOLDER takes the methods in turns, one run at a time."
 )
 
 
@@ -64,7 +64,7 @@ def _only(columns: Columns, where: Positions, place: tuple[str, float]) -> Posit
 
 
 def cost_tables(study: Study, groups: Iterable[Group], reference: bool) -> Iterator[Table]:
-    """Yield one table per data set, protocol, bundle, setting and device."""
+    """Yield one table per dataset, protocol, bundle, setting and device."""
     return (_table(study, group, reference) for group in by_device(groups))
 
 
@@ -87,6 +87,7 @@ def _table(study: Study, group: Group, reference: bool) -> Table:
         for row in group.rows
     ]
     threads = int(group.first("threads"))
+    place = f"one device, {threads} thread{'s' * (threads > 1)}"
     name = base.name if base else "the first baseline, which was not run here"
     return Table(
         name=f"{study.name}-{group.slug}",
@@ -94,7 +95,7 @@ def _table(study: Study, group: Group, reference: bool) -> Table:
         columns=("Method", "s/epoch", "within", "Ratio", "samples/s", "Peak MiB", "Parameters",
                  TITLES.get(primary, primary)),
         rows=tuple(rows),
-        caption=caption(group, reference, f"Cost on one device, {threads} threads, and test "
+        caption=caption(group, reference, f"Cost on {place}, and test "
                         f"{TITLES.get(primary, primary)} in percent,"),
         notes=(
             *(n.format(reference=name) for n in NOTES), *reasons(group.rows),
@@ -141,22 +142,26 @@ def ratio_entry(row: Shown, base: Shown | None) -> Entry:
 
 
 def overlapping(groups: Iterable[Group]) -> int:
-    """Return how many runs shared the machine with another one of their table."""
+    """Return how many runs of the tables shared a device with another run."""
     return sum(_overlapping(group) for group in by_device(groups))
 
 
 def _overlapping(group: Group) -> int:
-    times = sorted(
-        (datetime.fromisoformat(a), datetime.fromisoformat(b))
-        for a, b in zip(group.column("started"), group.column("finished"), strict=True)
+    """Return how many runs of a table overlapped in time with any other on such a device."""
+    columns = group.columns
+    device = columns["device"] == group.first("device")
+    there = np.flatnonzero(device)
+    begun, ended = (
+        np.array([datetime.fromisoformat(t).timestamp() for t in columns[key][there]])
+        for key in ("started", "finished")
     )
-    shared, latest = set(), 0
-    for i, (begun, finished) in enumerate(times):
-        if i and begun < times[latest][1]:
-            shared |= {i, latest}
-        if finished > times[latest][1]:
-            latest = i
-    return len(shared)
+    order = np.argsort(begun, kind="stable")
+    there, begun, ended = there[order], begun[order], ended[order]
+    latest = np.maximum.accumulate(ended)  # of this run and all that began before it
+    shared = np.zeros(len(there), bool)
+    shared[1:] = begun[1:] < latest[:-1]
+    shared[:-1] |= begun[1:] < ended[:-1]
+    return int(shared[np.isin(there, group.where)].sum())
 
 
 def _warning(study: Study, group: Group) -> tuple[str, ...]:
@@ -181,7 +186,7 @@ def _conclusion(
 
 
 def points(study: Study, groups: Iterable[Group]) -> Mapping[str, list[Point]]:
-    """Return the rows that have both a ratio and a score, by data set and device."""
+    """Return the rows that have both a ratio and a score, by dataset and device."""
     found: dict[str, list[Point]] = {}
     for group in by_device(groups):
         base = base_row(study, group)

@@ -12,7 +12,7 @@ from mmbench.report.titles import FIGURES, KINDS, figure_kind
 from mmbench.store import write_atomic
 
 INTRODUCTION = (
-    "What the records in `results/records/` say, study by study: the scores, then the figures, and "
+    "What the records in `{folder}` say, study by study: the scores, then the figures, and "
     "folded below them what else was computed. Tables of released fidelity and of the authors' "
     "recipes are in the files of `results/tables/`; what the words mean is in "
     "[report.md](report.md), and `mmbench explain` traces a number to its records."
@@ -20,7 +20,10 @@ INTRODUCTION = (
 
 
 def write_document(
-    file: Path, tables: Mapping[str, Mapping[str, Sequence[Table]]], figures: Sequence[Path]
+    file: Path,
+    tables: Mapping[str, Mapping[str, Sequence[Table]]],
+    figures: Sequence[Path],
+    records: Path,
 ) -> Path:
     """Write the page.
 
@@ -28,11 +31,13 @@ def write_document(
         file: where to.
         tables: by study and kind of table.
         figures: those of the report; the SVG among them are shown, by their place from ``file``.
+        records: the folder that was read.
 
     Raises:
         UserError: if it cannot be written.
     """
-    parts = ["# Results", f"<!-- {GENERATED} -->", INTRODUCTION]
+    folder = "/".join(records.parts[-2:])
+    parts = ["# Results", f"<!-- {GENERATED} -->", INTRODUCTION.format(folder=folder)]
     for study, kinds in tables.items():
         parts += _study(study, kinds, figures, file.parent)
     try:

@@ -58,17 +58,17 @@ class Explained:
 
 
 def explain(target: str, source: str) -> list[Explained]:
-    """Explain every number of one row of a table on one data set.
+    """Explain every number of one row of a table on one dataset.
 
     Args:
         target: ``FILE:ROW:DATASET``, e.g. ``results/tables/STUDY.md:ROW:DATASET``; with another
-            ``:COLUMN`` that column alone. A data set with several tables (protocols, bundles,
+            ``:COLUMN`` that column alone. A dataset with several tables (protocols, bundles,
             devices) gives the numbers of each; the name of a table, as its CSV file has it, or the
             words behind the colon of its heading say one of them.
         source: where the records are: ``auto``, ``runs`` or ``records``, as the table was made.
 
     Raises:
-        UserError: if the target names no table, row, data set or column, or no number.
+        UserError: if the target names no table, row, dataset or column, or no number.
     """
     file, row, place, column = _parts(target)
     study, kind = _study_of(file)
@@ -78,7 +78,7 @@ def explain(target: str, source: str) -> list[Explained]:
     if not found:
         known = sorted({t.dataset for t in tables if t.dataset} | {t.name for t in tables})
         raise UserError(
-            f"{file.name} has no data set or table {place!r}{nearest(place, known)} "
+            f"{file.name} has no dataset or table {place!r}{nearest(place, known)} "
             f"(there are {', '.join(known) or 'none'}){_hint(tables, place)}"
         )
     written = _written(file)
@@ -99,7 +99,7 @@ def _title(table: Table) -> str:
 
 
 def _hint(tables: Sequence[Table], place: str) -> str:
-    """Return what to say to someone who left out the data set and named a column."""
+    """Return what to say to someone who left out the dataset and named a column."""
     columns = {column for t in tables for column in t.columns[1:]}
     return f"; {place!r} is a column: say FILE:ROW:DATASET:{place}" if place in columns else ""
 

@@ -1,4 +1,4 @@
-"""Figures of a study from its pooled scores: differences, ranks, methods by data set, sweeps."""
+"""Figures of a study from its pooled scores: differences, ranks, methods by dataset, sweeps."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ def write_figures(pools: Sequence[Pool], folder: Path) -> list[Path]:
 def write_strength(
     study: Study, groups: Sequence[Group], files: Mapping[str, Path], folder: Path
 ) -> list[Path]:
-    """Write the modalities over training of each data set, if the study names rows to draw."""
+    """Write the modalities over training of each dataset, if the study names rows to draw."""
     written = []
     with styled():
         for group in groups if study.strength else ():
@@ -56,7 +56,7 @@ def write_strength(
 
 
 def write_cost(study: Study, groups: Sequence[Group], folder: Path) -> list[Path]:
-    """Write score against cost, a panel for each data set and device."""
+    """Write score against cost, a panel for each dataset and device."""
     plain = [g for g in groups if not g.bundle and g.protocol == "validated"]
     found = points(study, plain)
     if not found:
@@ -119,7 +119,7 @@ def forest(pool: Pool) -> Figure | None:
     said = axes.secondary_yaxis("right")
     said.set_yticks(
         range(len(compared)),
-        [f"{100 * c.mean:+.2f}  ({100 * c.low:+.2f} to {100 * c.high:+.2f})" for c in compared],
+        [f"{100 * c.mean:+z.2f}  ({100 * c.low:+z.2f} to {100 * c.high:+z.2f})" for c in compared],
     )
     said.tick_params(length=0, labelsize=7)
     said.spines["right"].set_visible(False)
@@ -137,7 +137,7 @@ def _rows(axes: Axes, names: Sequence[str], below: float = 0.0) -> None:
 
 
 def heat(pool: Pool) -> Figure:
-    """Draw methods by data sets; colour: points above the data set's median, text: the score."""
+    """Draw methods by datasets; colour: points above the dataset's median, text: the score."""
     rows = list(pool.scores)
     means = 100 * np.array([[np.mean(list(e.values())) for e in pool.scores[r]] for r in rows])
     centred = means - np.median(means, axis=0)
@@ -160,7 +160,7 @@ def heat(pool: Pool) -> Figure:
     ends: Any = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
         (past[0], past[1]), "neither"
     )  # Any: a literal to the stubs
-    figure.colorbar(image, label="points above\nthe data set's median", extend=ends)
+    figure.colorbar(image, label="points above\nthe dataset's median", extend=ends)
     _titled(figure, pool)
     return figure
 
@@ -183,7 +183,7 @@ def rank_diagram(pool: Pool) -> Figure:
     _rows(axes, [f"{names[i]} ({ranks[i]:.2f})" for i in order], 0.6 * len(groups) + 0.2)
     axes.set_xlim(0.8, len(names) + 0.2)
     few = "" if len(pool.datasets) >= FEW_DATASETS else (
-        f"WARNING: {len(pool.datasets)} data sets are too few for this to mean much"
+        f"WARNING: {len(pool.datasets)} datasets are too few for this to mean much"
     )  # fmt: skip
     axes.set_xlabel(f"mean rank, 1 is best\nbars: within the critical difference {width:.2f}")
     _titled(figure, pool, few)
@@ -191,7 +191,7 @@ def rank_diagram(pool: Pool) -> Figure:
 
 
 def sweep(pool: Pool) -> Figure | None:
-    """Draw rows named ``OPTION = NUMBER`` as a curve per data set, baselines as level lines.
+    """Draw rows named ``OPTION = NUMBER`` as a curve per dataset, baselines as level lines.
 
     Returns:
         None if the study has fewer than three such rows.
@@ -222,7 +222,7 @@ def sweep(pool: Pool) -> Figure | None:
 
 
 def knob(pool: Pool) -> Figure | None:
-    """Draw each row's gain over the first baseline against the data set's option that is turned.
+    """Draw each row's gain over the first baseline against the dataset's option that is turned.
 
     Returns:
         None if the study turns none, or only one value of it has records.
@@ -244,7 +244,7 @@ def knob(pool: Pool) -> Figure | None:
         axes.errorbar([v + aside for v in x], mean, spread, **style, ms=3, lw=1.2, label=row,
                       elinewidth=0.6)  # fmt: skip
     axes.axhline(0, color="0.5", lw=0.8, ls="--")
-    axes.set_xlabel(f"{name} of the data set")
+    axes.set_xlabel(f"{name} of the dataset")
     axes.set_ylabel(f"points above {base}, mean ± sd")
     axes.legend(fontsize=7, ncols=2)
     _titled(figure, pool)

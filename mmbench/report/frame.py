@@ -170,6 +170,6 @@ def absent_as_zero(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def tasks_of(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:  # Any: JSON values
-    """Return modalities and metrics of every data set that was trained on."""
+    """Return modalities and metrics of every dataset that was trained on."""
     known = frame[["dataset", "task"]].dropna().drop_duplicates("dataset", keep="last")
     return {str(r.dataset): json.loads(str(r.task)) for r in known.itertuples()}

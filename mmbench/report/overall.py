@@ -1,4 +1,4 @@
-"""What a study says over all its data sets: differences, tests and ranks."""
+"""What a study says over all its datasets: differences, tests and ranks."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from mmbench.report.scores import RULES
 from mmbench.report.study import Study
 from mmbench.report.table import Entry, Table
 
-Scores = dict[str, list[dict[int, float]]]  # row -> per data set, value by seed
+Scores = dict[str, list[dict[int, float]]]  # row -> per dataset, value by seed
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The data sets of a study under one protocol and bundle.
+    """The datasets of a study under one protocol and bundle.
 
     Attributes:
         study: name of the study.
         title: its title.
         bundle: protocol, fidelity and preset.
         datasets: their names, with what was changed around the methods.
-        knob: the option that the study turns, if any, and its value on each data set.
-        scores: the primary metric of every row that has a score on every data set.
+        knob: the option that the study turns, if any, and its value on each dataset.
+        scores: the primary metric of every row that has a score on every dataset.
         partial: rows that have not.
         baselines: rows among which the reference is chosen.
     """
@@ -42,22 +42,29 @@ class Pool:
 
     @property
     def short(self) -> tuple[str, ...]:
-        """What sets the data sets apart: their names, or the values of the knob."""
+        """What sets the datasets apart: their names, or the values of the knob."""
         if self.knob is None:
             return self.datasets
         return tuple(f"{self.knob[0]} = {value:g}" for value in self.knob[1])
 
     @property
     def place(self) -> str:
-        """All data sets in words."""
+        """All datasets in words."""
         if self.knob is None:
             return ", ".join(self.datasets)
         names = dict.fromkeys(name.partition(" (")[0] for name in self.datasets)
         values = ", ".join(f"{value:g}" for value in self.knob[1])
         return f"{', '.join(names)} with {self.knob[0]} = {values}"
 
+    @property
+    def beyond(self) -> str:
+        """What all rows share beyond the plain method and recipe, in words."""
+        _, fidelity, preset = self.bundle
+        words = ["released fidelity"] * (fidelity == "released")
+        return ", ".join(words + ["authors' recipes"] * (preset == "authors"))
+
     def mean(self, row: str) -> float:
-        """Return the mean over data sets of the mean over seeds."""
+        """Return the mean over datasets of the mean over seeds."""
         return float(np.mean([np.mean(list(each.values())) for each in self.scores[row]]))
 
     @property
@@ -66,7 +73,7 @@ class Pool:
         return max(self.baselines, key=self.mean, default=None)
 
     def differences(self, row: str) -> list[NDArray[np.float64]] | None:
-        """Return row minus reference by data set, paired by seed; None without a common seed."""
+        """Return row minus reference by dataset, paired by seed; None without a common seed."""
         pairs = zip(self.scores[row], self.scores[str(self.reference)], strict=True)
         found = [np.array([a[s] - b[s] for s in sorted(set(a) & set(b))]) for a, b in pairs]
         return found if all(len(each) for each in found) else None
@@ -142,19 +149,26 @@ def _table(pool: Pool) -> Table:
                "wins/ties/losses")  # fmt: skip
     return Table(
         name=pool_name(pool, "statistics"),
-        heading=f"{pool.title}: over {pool.place}",
+        heading=pool_heading(pool, "over"),
         columns=columns,
         rows=tuple(rows),
         caption=(
-            "Primary metric in percent, mean over data sets of the mean over seeds. "
+            "Primary metric in percent, mean over datasets of the mean over seeds. "
             f"{pool_caption(pool)}. Δ: paired difference to {pool.reference}, the "
-            "baseline with the best mean; interval: percentile bootstrap of seeds within data "
-            "sets; p: paired sign-flip permutation test, two-sided, then Holm's correction over "
-            "the rows; d_z: Δ over the standard deviation of the differences within data sets."
+            "baseline with the best mean; interval: percentile bootstrap of seeds within "
+            "datasets; p: paired sign-flip permutation test, two-sided, then Holm's correction "
+            "over the rows; d_z: Δ over the standard deviation of the differences within datasets."
         ),
         notes=_notes(pool, list(compared.values())),
+        bundle=pool.beyond,
         protocol=pool.bundle[0],
     )
+
+
+def pool_heading(pool: Pool, what: str) -> str:
+    """Return the study, what is told of it, and over what."""
+    place = f"{pool.title}: {what} {pool.place}"
+    return f"{place}, {pool.beyond}" if pool.beyond else place
 
 
 def pool_name(pool: Pool, kind: str) -> str:
@@ -165,14 +179,12 @@ def pool_name(pool: Pool, kind: str) -> str:
 
 def pool_caption(pool: Pool) -> str:
     """Return the protocol of a pool and how it selects, and the bundle, in words."""
-    protocol, fidelity, preset = pool.bundle
-    bundle = "" if fidelity in ("corrected", "stated") else ", released fidelity"
-    bundle += "" if preset in ("common", "stated") else ", authors' recipes"
-    return f"Protocol {protocol}: {RULES[protocol]}{bundle}"
+    protocol = pool.bundle[0]
+    return ", ".join(filter(None, [f"Protocol {protocol}: {RULES[protocol]}", pool.beyond]))
 
 
 def _percent(value: float, sign: str = "") -> Entry:
-    return Entry(f"{100 * value:{sign}.2f}", value=value)
+    return Entry(f"{100 * value:{sign}z.2f}", value=value)
 
 
 def _compared(found: statistics.Comparison | None, itself: bool) -> list[Entry]:
@@ -181,27 +193,31 @@ def _compared(found: statistics.Comparison | None, itself: bool) -> list[Entry]:
     effect = "" if found.effect is None else f"{found.effect:.2f}"
     return [
         _percent(found.mean, "+"),
-        Entry(f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"),
-        Entry(f"{found.p:.3f}", value=found.p),
-        Entry(f"{found.adjusted:.3f}", value=found.adjusted),
+        Entry(f"{100 * found.low:+z.2f} to {100 * found.high:+z.2f}"),
+        _p(found.p),
+        _p(found.adjusted),
         Entry(effect, value=found.effect),
         Entry("/".join(map(str, found.record))),
     ]
 
 
+def _p(value: float) -> Entry:
+    return Entry(f"{value:.3f}" if value >= 0.0005 else "<0.001", value=value)
+
+
 def _notes(pool: Pool, compared: Sequence[statistics.Comparison]) -> tuple[str, ...]:
     notes = []
     if pool.partial:
-        notes.append(f"Left out, without a score on every data set: {', '.join(pool.partial)}.")
+        notes.append(f"Left out, without a score on every dataset: {', '.join(pool.partial)}.")
     if len(pool.datasets) < statistics.FEW_DATASETS:
         notes.append(
-            f"Mean ranks over {_counted(len(pool.datasets), 'data set')} mean little: at least "
+            f"Mean ranks over {_counted(len(pool.datasets), 'dataset')} mean little: at least "
             f"{statistics.FEW_DATASETS} are needed for the critical difference to be trusted."
         )
     if pool.knob is not None:
         notes.append(
-            f"All are one data set with another {pool.knob[0]}: what holds over them need not hold "
-            "for other data sets, and ranks over them tell less than over as many data sets."
+            f"All are one dataset with another {pool.knob[0]}: what holds over them need not hold "
+            "for other datasets, and ranks over them tell less than over as many datasets."
         )
     return (*notes, conclusion(compared, str(pool.reference)))
 

@@ -3,7 +3,7 @@
 import csv
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
@@ -28,13 +28,14 @@ class Number:
 
     Attributes:
         study: the comparison it stands in.
-        dataset: name of the data set.
+        dataset: name of the dataset.
         method: name of the row.
         prediction: ``fused`` or a modality.
         metric: name of the metric.
-        value: in percent or seconds, as printed.
+        value: in percent or seconds, as printed; None where the source has none.
         source: the file it was read from, without its ending.
         std: its standard deviation, where one is printed.
+        note: what the source leaves open.
     """
 
     study: str
@@ -42,13 +43,14 @@ class Number:
     method: str
     prediction: str
     metric: str
-    value: float
+    value: float | None
     source: str
     std: float | None = None
+    note: str = ""
 
 
 def load_published(folder: Path) -> list[Number]:
-    """Read all published scores and seconds; what a note calls unprinted is left out.
+    """Read all published scores and seconds, and what is said of them.
 
     Raises:
         UserError: if a file has other columns, or a value that is not a percentage.
@@ -63,7 +65,7 @@ def load_published(folder: Path) -> list[Number]:
                 )
             for row in reader:
                 score = SCORE.fullmatch(row["metric"])
-                if score and (row["value"] or not row["note"]):  # a note says why not
+                if score:
                     where = f"{file}, line {reader.line_num}"
                     numbers.append(_number(row, score, where, file.stem))
     return numbers
@@ -87,17 +89,17 @@ def _number(row: Mapping[str, str], score: re.Match[str], where: str, source: st
     return Number(
         row["table"].replace("_", "-"), row["dataset"], row["method"].replace("_", "-"),
         "fused" if prediction == "multi" else prediction, score["metric"],
-        _within(row["value"], most, where), source,
-        _within(row["std"], most, where) if row["std"] else None,
+        _within(row["value"], most, where) if row["value"] or not row["note"] else None, source,
+        _within(row["std"], most, where) if row["std"] else None, row["note"],
     )  # fmt: skip
 
 
 def published_tables(
     study: Study, groups: Iterable[Group], numbers: Sequence[Number]
 ) -> list[Table]:
-    """Return one table per data set with published numbers, and protocol and bundle of ours.
+    """Return one table per dataset with published numbers, and protocol and bundle of ours.
 
-    A data set on which nothing was run gets a table in which ours is missing.
+    A dataset on which nothing was run gets a table in which ours is missing.
     """
     found = list(groups)
     tables: list[Table] = []
@@ -135,10 +137,20 @@ def _table(study: Study, cited: Sequence[Number], group: Group | None) -> Table:
         columns=("Method", *([f"{t}, {w}" for t in titles for w in WORDS] if wide else WORDS)),
         rows=tuple(rows),
         caption=_caption(cited, group),
-        notes=(set_against(rows),),
+        notes=(*told(cited, shown), set_against(rows)),
+        bundle="" if group is None else group.bundle,
         dataset=cited[0].dataset,
         protocol="" if group is None else group.protocol,
     )  # fmt: skip
+
+
+def told(cited: Sequence[Number], shown: Mapping[str, str]) -> Iterator[str]:
+    """Yield each note on the numbers with the rows that it is about."""
+    everyone = dict.fromkeys(number.method for number in cited)
+    for note in dict.fromkeys(number.note for number in cited if number.note):
+        rows = dict.fromkeys(number.method for number in cited if number.note == note)
+        names = "all rows" if rows == everyone else ", ".join(shown.get(row, row) for row in rows)
+        yield f"Published, {names}: {note}."
 
 
 def set_against(rows: Iterable[tuple[str, tuple[Entry, ...]]]) -> str:
@@ -154,7 +166,7 @@ def set_against(rows: Iterable[tuple[str, tuple[Entry, ...]]]) -> str:
     above, mean = sum(gap > 0 for gap in gaps), 100 * math.fsum(gaps) / len(gaps)
     return (
         f"What may be concluded: where there are both, ours is above the published number in "
-        f"{above} of {len(gaps)}, and {mean:+.2f} points from it in the mean; data, encoders and "
+        f"{above} of {len(gaps)}, and {mean:+z.2f} points from it in the mean; data, encoders and "
         "protocol may differ, so that a difference alone shows no error in either."
     )
 
@@ -183,7 +195,7 @@ def score_triple(printed: float | None, own: Sources) -> list[Entry]:
     ours = Entry(text, value=mean, spread=std, seeds=len(own), sources=own)
     if printed is None:
         return [cited, ours, Entry("")]
-    return [cited, ours, Entry(f"{100 * mean - printed:+.2f}", value=mean - printed / 100)]
+    return [cited, ours, Entry(f"{100 * mean - printed:+z.2f}", value=mean - printed / 100)]
 
 
 def _caption(cited: Sequence[Number], group: Group | None) -> str:
@@ -193,7 +205,7 @@ def _caption(cited: Sequence[Number], group: Group | None) -> str:
         "percent, not measured here. "
     )
     if group is None:
-        return words + "Ours: nothing was run on this data set."
+        return words + "Ours: nothing was run on this dataset."
     return words + (
         "Columns “ours”: mean ± sample standard deviation over seeds, protocol "
         f"{group.protocol}: {RULES[group.protocol]}, {group.first('fidelity')} fidelity, "

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from mmbench.report.cost import base_row, by_device, mean_entry, ratio_entry
-from mmbench.report.published import SECONDS, WORDS, Number, score_triple, shown_names
+from mmbench.report.published import SECONDS, WORDS, Number, score_triple, shown_names, told
 from mmbench.report.rows import Group, Shown
 from mmbench.report.scores import RULES, TITLES, absence
 from mmbench.report.study import Study
@@ -18,9 +18,9 @@ NOTE = (
 def published_costs(
     study: Study, groups: Iterable[Group], numbers: Sequence[Number]
 ) -> list[Table]:
-    """Return one table per data set with published seconds, and protocol and device of ours.
+    """Return one table per dataset with published seconds, and protocol and device of ours.
 
-    A data set on which nothing was timed gets a table in which ours is missing.
+    A dataset on which nothing was timed gets a table in which ours is missing.
     """
     found = by_device(groups)
     mine = [n for n in numbers if n.study == study.name]
@@ -37,6 +37,7 @@ def _table(study: Study, dataset: str, cited: Sequence[Number], group: Group | N
     title = TITLES.get(metric, metric)
     seconds, scores = ({n.method: n for n in cited if (n.metric == SECONDS) is timed}
                        for timed in (True, False))  # fmt: skip
+    times = {method: n.value for method, n in seconds.items() if n.value is not None}
     base = None if group is None else base_row(study, group)
     reference = study.baselines[0]
     named = {} if group is None else {row.name.removesuffix(" †"): row for row in group.rows}
@@ -49,7 +50,7 @@ def _table(study: Study, dataset: str, cited: Sequence[Number], group: Group | N
             names.get(method, method),
             (
                 *_times(seconds.get(method), row),
-                *_ratios(method, seconds, reference, row, base),
+                *_ratios(method, times, reference, row, base),
                 *score_triple(printed, row.sources("fused", metric) if row else NONE),
             ),
         ))  # fmt: skip
@@ -58,9 +59,9 @@ def _table(study: Study, dataset: str, cited: Sequence[Number], group: Group | N
         f"Columns “published”, in italics: as printed ({sources}; see results/published), seconds "
         "and percent, not measured here. Ours: "
     )
-    caption += "nothing was run on this data set." if group is None else (
+    caption += "nothing was run on this dataset." if group is None else (
         f"mean ± sample standard deviation over seeds on {group.first('device')}, "
-        f"{int(group.first('threads'))} threads, protocol {group.protocol}: "
+        f"threads: {int(group.first('threads'))}, protocol {group.protocol}: "
         f"{RULES[group.protocol]}."
     )  # fmt: skip
     return Table(
@@ -72,7 +73,8 @@ def _table(study: Study, dataset: str, cited: Sequence[Number], group: Group | N
         ),
         rows=tuple(rows),
         caption=caption,
-        notes=(NOTE.format(base=reference), _conclusion(rows)),
+        notes=(NOTE.format(base=reference), *told(cited, names), _conclusion(rows)),
+        bundle="" if group is None else group.bundle,
         dataset=dataset,
         protocol="" if group is None else group.protocol,
     )  # fmt: skip
@@ -86,13 +88,13 @@ def _conclusion(rows: Sequence[tuple[str, tuple[Entry, ...]]]) -> str:
     far = max(gaps, key=abs)
     return (
         f"What may be concluded: of {len(gaps)} rows there are both ratios, and ours lie up to "
-        f"{far:+.2f} from the published ones; encoders and devices differ."
+        f"{far:+z.2f} from the published ones; encoders and devices differ."
     )
 
 
 def _times(printed: Number | None, row: Shown | None) -> list[Entry]:
     cited = Entry("")
-    if printed is not None:
+    if printed is not None and printed.value is not None:
         spread = "" if printed.std is None else f" ± {printed.std:.2f}"
         cited = Entry(f"{printed.value:.2f}{spread}", "cited", printed.value, printed.std, scale=1)
     return [cited, mean_entry(row.stored("seconds") if row else NONE, "{:.3f}", spread=True,
@@ -101,14 +103,14 @@ def _times(printed: Number | None, row: Shown | None) -> list[Entry]:
 
 def _ratios(
     method: str,
-    seconds: Mapping[str, Number],
+    seconds: Mapping[str, float],
     reference: str,
     row: Shown | None,
     base: Shown | None,
 ) -> list[Entry]:
     cited, printed = Entry(""), None
     if method in seconds and reference in seconds:
-        printed = seconds[method].value / seconds[reference].value
+        printed = seconds[method] / seconds[reference]
         cited = Entry(f"{printed:.2f}", "cited", printed, scale=1)
     ours = ratio_entry(row, base) if row else Entry("")
     if ours.value is None:
@@ -116,4 +118,4 @@ def _ratios(
     if printed is None:
         return [cited, ours, Entry("")]
     gap = ours.value - printed
-    return [cited, ours, Entry(f"{gap:+.2f}", value=gap, scale=1)]
+    return [cited, ours, Entry(f"{gap:+z.2f}", value=gap, scale=1)]

@@ -25,7 +25,7 @@ NOTES = (
 def reached_tables(
     study: Study, frame: pd.DataFrame, groups: Iterable[Group], reference: bool
 ) -> Iterator[Table]:
-    """Yield a table per data set, protocol, bundle and setting that has such records."""
+    """Yield a table per dataset, protocol, bundle and setting that has such records."""
     alone = _alone(frame)
     found = (_table(study, group, alone, reference) for group in groups)
     return (t for t in found if any(e.value is not None for _, row in t.rows for e in row))
@@ -36,7 +36,7 @@ def _table(study: Study, group: Group, known: Alone, reference: bool) -> Table:
     alone = {m: known.get((*setting, m), {}) for m in group.modalities}
     rows = []
     for row in group.rows:
-        shares = [_entry(row.sources(m, "shapley", "end"), "{:+.1f}") for m in group.modalities]
+        shares = [_entry(row.sources(m, "shapley", "end"), "{:+z.1f}") for m in group.modalities]
         probes = [_probe(row.sources(m, "probe", "end"), alone[m]) for m in group.modalities]
         rows.append((row.name, (*shares, *probes)))
     return Table(
@@ -97,4 +97,4 @@ def _probe(sources: Sources, alone: dict[int, float]) -> Entry:
     gaps = [value - alone[seed] for seed, value in sources.by_seed.items() if seed in alone]
     if not gaps:
         return entry
-    return replace(entry, text=f"{entry.text} ({100 * mean_std(gaps)[0]:+.1f})")
+    return replace(entry, text=f"{entry.text} ({100 * mean_std(gaps)[0]:+z.1f})")

@@ -1,9 +1,10 @@
 """Which records fill which row of a study's table."""
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,7 +35,7 @@ def members(rows: Sequence[Row], frame: pd.DataFrame) -> list[NDArray[np.bool_]]
 def concerns(study: Study, frame: pd.DataFrame) -> NDArray[np.bool_]:
     """Say which records a study is about.
 
-    One that turns a data set's knob has only that set, one with settings only what was run with
+    One that turns a dataset's knob has only that set, one with settings only what was run with
     them, and the others leave both to it.
     """
     if study.rows == "found":
@@ -132,7 +133,7 @@ def shown_rows(
         masks: per row, which of all records belong to it.
         columns: all records.
         where: those of one table.
-        task: of its data set.
+        task: of its dataset.
     """
     shown: list[Shown] = []
     modalities = list(task["modalities"])  # type: ignore[call-overload]  # a list of text
@@ -156,8 +157,9 @@ class Group:
         rows: to be filled, in order.
         columns: all records.
         where: those of this table, at least one.
-        task: modalities and metrics of the data set.
+        task: modalities and metrics of the dataset.
         stated: whether each row says its own fidelity and recipe.
+        knob: the option of the dataset that the study turns, if any.
     """
 
     rows: tuple[Shown, ...]
@@ -165,6 +167,7 @@ class Group:
     where: Positions
     task: Mapping[str, object]
     stated: bool = False
+    knob: str = ""
 
     def column(self, key: str) -> list[Any]:  # Any: text or numbers
         """Return one column of the table's records."""
@@ -176,7 +179,7 @@ class Group:
 
     @property
     def dataset(self) -> str:
-        """Name of the data set."""
+        """Name of the dataset."""
         return str(self.first("dataset"))
 
     @property
@@ -186,18 +189,26 @@ class Group:
 
     @property
     def title(self) -> str:
-        """The data set, what was changed around the methods, and the bundle."""
+        """The dataset, what was changed around the methods, and the bundle."""
         return f"{self.place}, {self.bundle}" if self.bundle else self.place
 
     @property
     def place(self) -> str:
-        """The data set, and what was changed around the methods."""
+        """The dataset, and what was changed around the methods."""
         return f"{self.dataset} ({self.around})" if self.around else self.dataset
 
     @property
     def around(self) -> str:
-        """What was changed around the methods, in words."""
-        return str(self.first("around"))
+        """What was changed around the methods, in words, and the knob at whatever value."""
+        said = str(self.first("around"))
+        usual = self.knob and f"{self.knob}=" not in said
+        return ", ".join(filter(None, [f"{self.knob}={self.turned:g}" if usual else "", said]))
+
+    @property
+    def turned(self) -> float:
+        """The value of the knob; infinite where the dataset has none or it is no number."""
+        value = self.option(self.knob)
+        return float(value) if isinstance(value, int | float) else math.inf
 
     @property
     def slug(self) -> str:
@@ -205,8 +216,8 @@ class Group:
         text = re.sub(r"[^\w.=]+", "-", self.title.replace("'", "")).strip("-")
         return text if self.protocol == "validated" else f"{text}-{self.protocol}"
 
-    def option(self, key: str) -> Any:  # Any: whatever the data set's config holds
-        """Return one option of the data set."""
+    def option(self, key: str) -> Any:  # Any: whatever the dataset's config holds
+        """Return one option of the dataset."""
         return json.loads(str(self.first("data"))).get(key)
 
     @property
@@ -229,7 +240,22 @@ class Group:
 def groups(
     study: Study, frame: pd.DataFrame, tasks: Mapping[str, dict[str, object]]
 ) -> Iterator[Group]:
-    """Yield one group per data set, protocol, bundle and setting; nothing is mixed."""
+    """Yield one group per dataset, protocol, bundle and setting; nothing is mixed.
+
+    A study that turns a dataset's knob has them in the order of its values.
+    """
+    found = _groups(study, frame, tasks)
+    knob = next((key.partition(".")[2] for key in study.vary if key.startswith("dataset.")), "")
+    if not knob:
+        yield from found
+        return
+    turned = [replace(group, knob=knob) for group in found]
+    yield from sorted(turned, key=lambda group: (group.dataset, group.bundle, group.turned))
+
+
+def _groups(
+    study: Study, frame: pd.DataFrame, tasks: Mapping[str, dict[str, object]]
+) -> Iterator[Group]:
     about = concerns(study, frame)
     rows = found(frame.loc[about, ["method", "options"]]) if study.rows == "found" else study.rows
     masks = members(rows, frame)
@@ -243,7 +269,7 @@ def groups(
     both = (columns["fidelity"] == "corrected") & (columns["preset"] == "common")
     plain = dict(_places(frame, about & both, keys))
     for key, where in _places(frame, about, [*keys, *bundles]):
-        task = tasks.get(str(key[0]))
+        task = _task(columns, where) or tasks.get(str(key[0]))
         if task is None or not asked[where].any():
             continue  # never trained, or nothing of what the study is about
         if not stated:
@@ -251,6 +277,12 @@ def groups(
             where = np.concatenate([where, beside])
         shown = shown_rows(rows, masks, columns, where, task)
         yield Group(tuple(shown), columns, where, task, stated)
+
+
+def _task(columns: Columns, where: Positions) -> Mapping[str, object] | None:
+    """Return what these records were trained on, if one was: options may choose modalities."""
+    known = (task for task in columns["task"][where] if isinstance(task, str))
+    return next(map(json.loads, known), None)
 
 
 def _places(
@@ -263,7 +295,7 @@ def _places(
 
 
 def _plain_first(key: tuple[str, ...]) -> tuple[object, ...]:
-    """Return what sorts tables by data set, and within it the usual before the rest."""
+    """Return what sorts tables by dataset, and within it the usual before the rest."""
     dataset, *rest = key
     return dataset, *((word not in ("validated", "corrected", "common"), word) for word in rest)
 

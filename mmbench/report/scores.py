@@ -105,7 +105,7 @@ def _difference(own: Sources, to: Sources, itself: bool) -> Entry:
     mean, half, shared = paired_difference(one, two)
     if itself or not shared:
         return Entry("baseline" if itself else "")
-    text = f"{100 * mean:+.2f}" + (f" ± {100 * half:.2f}" if half is not None else "")
+    text = f"{100 * mean:+z.2f}" + (f" ± {100 * half:.2f}" if half is not None else "")
     return Entry(text, value=mean, spread=half, seeds=shared, sources=own.of(two),
                  against=to.of(one))  # fmt: skip
 
@@ -141,8 +141,12 @@ def _absent(group: Group) -> str:
 def _notes(
     rows: Sequence[Shown], scores: Sequence[dict[int, float]], best: int | None, title: str
 ) -> tuple[str, ...]:
-    notes = ["Δ: paired difference to the best baseline, ± half of the 95 % t-interval."]
-    notes += [f"“... alone”: {title} of the trained model's prediction from that modality only."]
+    notes = [
+        "Δ: paired difference to the best baseline in percentage points, ± the half-width of its "
+        "95 % t-interval.",
+        f"“... alone”: {title} of the trained model's prediction from that modality only: a head "
+        "of its own, or its share of the fused logits.",
+    ]
     notes += reasons(rows)
     most = len({seed for row in scores for seed in row})
     fewer = [
@@ -167,9 +171,12 @@ def _conclusion(
     mean, half, shared = paired_difference(one, two)
     if half is None:
         return f"{top} against {best}: {shared} shared seed, so nothing can be concluded."
-    words = f"{top} against {best}, the best baseline: {title} {100 * mean:+.2f} ± {100 * half:.2f}"
+    words = (
+        f"{top} against {best}, the best baseline: {title} {100 * mean:+z.2f} ± {100 * half:.2f}"
+    )
     if abs(mean) <= half:
-        return f"{words} over {shared} seeds; the interval holds 0: no difference is shown."
+        return f"{words} over {shared} seeds; the interval contains 0: no difference is shown."
     return (
-        f"{words} over {shared} seeds; the interval does not hold 0 (one data set, no correction)."
+        f"{words} over {shared} seeds; the interval does not contain 0 (one dataset, not corrected "
+        "for multiple comparisons)."
     )

@@ -1,8 +1,8 @@
 """How sure a comparison is: resampling, tests, corrections and ranks, as pure functions.
 
-A comparison is a list of strata, one per data set, each an array of paired differences: method
+A comparison is a list of strata, one per dataset, each an array of paired differences: method
 minus reference, one value per seed that both have. The estimate is the mean over strata of the
-mean over seeds, so that a data set with more seeds does not count for more.
+mean over seeds, so that a dataset with more seeds does not count for more.
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Differences = Sequence[NDArray[np.float64]]
-Stacked = Sequence[NDArray[np.float64]]  # per data set, [rivals, seeds]
+Stacked = Sequence[NDArray[np.float64]]  # per dataset, [rivals, seeds]
 EXACT_UP_TO = 16  # pairs: 2^16 sign patterns take milliseconds; above it they are drawn
 AT_ONCE = 256  # draws that are made floats; of 32, so that drawing them apart draws the same
 DRAWS = 10_000  # of resamples, and of sign patterns
@@ -23,7 +23,7 @@ FEW_DATASETS = 5  # below it the Friedman and Nemenyi approximations are poor (D
 
 
 def stratified_mean(differences: Differences) -> float:
-    """Return the mean over data sets of the mean over seeds."""
+    """Return the mean over datasets of the mean over seeds."""
     return float(np.mean([each.mean() for each in differences]))
 
 
@@ -34,20 +34,20 @@ def bootstrap_interval(
     resamples: int = DRAWS,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Return the percentile interval of ``stratified_mean``, seeds resampled within data sets.
+    """Return the percentile interval of ``stratified_mean``, seeds resampled within datasets.
 
     Args:
-        differences: per data set, [seeds].
+        differences: per dataset, [seeds].
         generator: the source of randomness.
         resamples: how many.
         level: coverage aimed at. With three seeds the true coverage is lower (a percentile
             interval of n values is too narrow by about sqrt((n - 1) / n)).
 
     Raises:
-        ValueError: if there is no data set, or one without seeds.
+        ValueError: if there is no dataset, or one without seeds.
     """
     if not differences or any(len(each) == 0 for each in differences):
-        raise ValueError("a bootstrap needs at least one difference in every data set")
+        raise ValueError("a bootstrap needs at least one difference in every dataset")
     counts = _counts([len(each) for each in differences], generator, resamples)
     return _intervals([each[None] for each in differences], counts, level)[0]
 
@@ -55,7 +55,7 @@ def bootstrap_interval(
 def _counts(
     sizes: Sequence[int], generator: np.random.Generator, resamples: int
 ) -> NDArray[np.integer[Any]]:
-    """Draw how often each resample takes each seed, [resamples, pairs], data set by data set."""
+    """Draw how often each resample takes each seed, [resamples, pairs], dataset by dataset."""
     counts = np.empty((resamples, sum(sizes)), np.min_scalar_type(max(sizes)))
     for end, size in zip(np.cumsum(sizes), sizes, strict=True):
         picks = generator.integers(size, size=(resamples, size))
@@ -133,9 +133,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def effect_size(differences: Differences) -> float | None:
-    """Return d_z: the stratified mean over the pooled standard deviation within data sets.
+    """Return d_z: the stratified mean over the pooled standard deviation within datasets.
 
-    With one data set this is Cohen's d for paired samples. None where no spread can be had.
+    With one dataset this is Cohen's d for paired samples. None where no spread can be had.
     """
     degrees = sum(len(each) - 1 for each in differences)
     if degrees == 0:
@@ -156,7 +156,7 @@ def mean_ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean rank of each method, 1 the best; ties share their mean rank.
 
     Args:
-        scores: [data sets, methods], larger is better, none missing.
+        scores: [datasets, methods], larger is better, none missing.
     """
     own, other = scores[:, :, None], scores[:, None, :]
     ranked = (other > own).sum(2) + ((other == own).sum(2) + 1) / 2
@@ -168,10 +168,10 @@ def critical_difference(methods: int, datasets: int, alpha: float = 0.05) -> flo
     """Return Nemenyi's critical difference of mean ranks (Demsar, JMLR 2006, section 3.2.2).
 
     Raises:
-        ValueError: with fewer than two methods or no data set.
+        ValueError: with fewer than two methods or no dataset.
     """
     if methods < 2 or datasets < 1:
-        raise ValueError(f"ranks need two methods and a data set; found {methods} and {datasets}")
+        raise ValueError(f"ranks need two methods and a dataset; found {methods} and {datasets}")
     from scipy.stats import studentized_range  # here: tables do without, and it takes a second
 
     q = studentized_range.ppf(1 - alpha, methods, np.inf) / math.sqrt(2)

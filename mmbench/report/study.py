@@ -45,7 +45,7 @@ class Study(Settings):
         rows: in order; ``found`` instead of a list takes whatever has records.
         baselines: methods among which the best is what differences are taken to.
         datasets: what ``run --study`` runs on unless told; empty: the embedded ones.
-        vary: one setting by dotted key, and the values it takes in turn, e.g. a knob of a data set.
+        vary: one setting by dotted key, and the values it takes in turn, e.g. a knob of a dataset.
         settings: what else differs from the defaults, by dotted key, e.g. the encoders. Records
             with all of them belong to this study alone.
         seeds: how many seeds ``run --study`` takes unless told.

@@ -88,10 +88,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of one data set under one protocol.
+    """A table of one dataset under one protocol.
 
     Attributes:
-        name: study and data set, for labels and files.
+        name: study and dataset, for labels and files.
         heading: one line above.
         columns: headings; the first names the rows.
         rows: row name and its entries, one per further column.

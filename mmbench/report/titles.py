@@ -5,16 +5,16 @@ from pathlib import Path
 KINDS = {
     "": "Scores",
     "imbalance": "Imbalance reached",
-    "statistics": "Statistics over the data sets",
+    "statistics": "Statistics over the datasets",
     "wins": "Wins, ties and losses",
     "published": "Published beside measured",
 }
 FIGURES = {
     "forest": "differences to the reference with intervals",
-    "heat": "rows by data set",
+    "heat": "rows by dataset",
     "ranks": "mean ranks and critical difference",
     "sweep": "score against the option",
-    "knob": "gain against the knob of the data set",
+    "knob": "gain against the knob of the dataset",
     "strength": "each modality over training",
     "cost": "score against the time of an epoch",
 }

@@ -21,7 +21,7 @@ def strength(study: Study, group: Group, files: Mapping[str, Path]) -> Figure | 
     """Draw the rows that ``study.strength`` names side by side, one quantity below the other.
 
     Returns:
-        None if none of them was trained on this data set.
+        None if none of them was trained on this dataset.
     """
     rows = [r for r in group.rows if r.name.removesuffix(" †") in study.strength]
     found = {row.name: _records(row, files) for row in rows}

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mmbench.report.overall import Pool, pool_caption, pool_name
+from mmbench.report.overall import Pool, pool_caption, pool_heading, pool_name
 from mmbench.report.statistics import wins_ties_losses
 from mmbench.report.table import Entry, Table
 
@@ -28,12 +28,13 @@ def _matrix(pool: Pool) -> Table:
     ]
     return Table(
         name=pool_name(pool, "wins"),
-        heading=f"{pool.title}, wins/ties/losses: over {pool.place}",
+        heading=pool_heading(pool, "wins/ties/losses over"),
         columns=("Method", *(f"{number}." for number in range(1, len(names) + 1))),
         rows=tuple(rows),
         caption=f"How often the row is above, level with and below the column (by its number) in "
-        f"the primary metric; a pair is one seed on one data set. {pool_caption(pool)}.",
+        f"the primary metric; a pair is one seed on one dataset. {pool_caption(pool)}.",
         notes=(_conclusion(names, counts),),
+        bundle=pool.beyond,
         protocol=pool.bundle[0],
     )
 

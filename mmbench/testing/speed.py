@@ -53,7 +53,7 @@ def random_loader(
         inputs[m.name] = np.resize(noise, (samples, *m.shape))
     ids = tuple(map(str, range(samples)))
     arrays = SplitArrays(inputs, rng.integers(0, len(task.classes), samples), ids, ids)
-    return Loader(arrays, device, torch.float32, batch, 0, share=0.9)
+    return Loader([arrays], device, torch.float32, batch, 0, share=0.9)
 
 
 def make_trainer(

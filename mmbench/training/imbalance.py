@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 from math import factorial
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,8 +92,11 @@ class _Recalling(nn.Module):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
-        self.width = encoder.width
         self.seen: dict[int, tuple[Tensor, Tensor]] = {}  # with the input: its id stays its own
+
+    def __getattr__(self, name: str) -> Any:  # Any: whatever else a method asks an encoder for
+        encoder = super().__getattr__("encoder")
+        return encoder if name == "encoder" else getattr(encoder, name)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the encoder makes of ``x``, or made of it before."""
@@ -100,9 +104,10 @@ class _Recalling(nn.Module):
             self.seen[id(x)] = (x, self.encoder(x))
         return self.seen[id(x)][1]
 
-    def forget(self, but: Tensor | None) -> None:
-        """Forget all tensors but one."""
-        self.seen = {key: pair for key, pair in self.seen.items() if pair[0] is but}
+    def forget(self, but: Sequence[Tensor]) -> None:
+        """Forget all tensors but those."""
+        kept = set(map(id, but))
+        self.seen = {key: pair for key, pair in self.seen.items() if key in kept}
 
 
 # 2^M subsets ask each encoder for two things only: the features of a batch, and of the mean.
@@ -137,11 +142,12 @@ def _tested(
                 parts[m].append(z.float().cpu())
             for present in asked:
                 inputs = {m: batch.inputs[m] if m in present else fill[m] for m in method.names}
-                hits[present] = (
-                    hits[present] + (method.predict(inputs)["fused"].argmax(1) == batch.label).sum()
-                )
+                fused = method.predict(inputs)["fused"]
+                hits[present] = hits[present] + (fused.argmax(1) == batch.label).sum()
+                for m, encoder in encoders.items():  # but not what a method made of its inputs
+                    encoder.forget(but=(batch.inputs[m], fill[m]))
             for m, encoder in encoders.items():
-                encoder.forget(but=fill.get(m))
+                encoder.forget(but=[fill[m]] if fill else [])
     accuracy = {s: float(n) / len(loader) for s, n in hits.items()}
     return accuracy, {m: torch.cat(z).numpy() for m, z in parts.items()}
 

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -18,7 +17,7 @@ from mmbench.cell import Cell
 from mmbench.data import cache as data_cache
 from mmbench.data.features import with_features
 from mmbench.data.loader import Loader
-from mmbench.dataset import Dataset, Prepared, SplitArrays, Task
+from mmbench.dataset import Dataset, Prepared, Task
 from mmbench.errors import Busy, MMBenchError, NonFiniteLoss, Refused, StopRequested, UserError
 from mmbench.method import Method
 from mmbench.metrics import absent_classes
@@ -45,7 +44,7 @@ RULES = {
 
 
 def make_dataset(cell: Cell) -> Dataset:
-    """Construct the cell's data set with its config."""
+    """Construct the cell's dataset with its config."""
     cls = DATASETS.load(cell.dataset)
     dataset: Dataset = cls(validate(cls.Config, cell.dataset_config, cell.dataset))
     return dataset
@@ -69,16 +68,6 @@ def make_method(cell: Cell, task: Task) -> Method:
             if name != "encoders":
                 initialise(part, cell.trainer.init)
     return method
-
-
-def joined(first: SplitArrays, second: SplitArrays) -> SplitArrays:
-    """Return both splits as one: the official training list of the ``published`` protocol."""
-    return SplitArrays(
-        inputs={m: np.concatenate([a, second.inputs[m]]) for m, a in first.inputs.items()},
-        label=np.concatenate([first.label, second.label]),
-        ids=first.ids + second.ids,
-        groups=first.groups + second.groups,
-    )
 
 
 @contextmanager
@@ -148,14 +137,14 @@ def assemble(cell: Cell, cache: Path, run: RunSettings, ranks: Ranks = ALONE) ->
     dtype = torch.float64 if cell.trainer.precision == "fp64" else torch.float32
     method = make_method(cell, prepared.task).to(device, dtype)
     arrange(method, device, run)
-    splits = dict(prepared.splits)
+    parts = {name: [arrays] for name, arrays in prepared.splits.items()}
     select = "val"
     if cell.protocol == "published":
-        splits["train"] = joined(splits["train"], splits["val"])
+        parts["train"] += parts["val"]  # the official training list
         select = "test"
     loaders = {
         name: Loader(
-            splits[name],
+            parts[name],
             device,
             dtype,
             cell.trainer.batch_size,
@@ -283,6 +272,7 @@ def _train(
     finally:
         # or the two hold each other, and data and weights stay in memory beside the next cell's
         parts.method.fit = outside
+    memory = peak_memory(device)
     final = _final(trainer, parts)  # leaves the method at the selected epoch
     hooks.trained(parts.method, parts.loaders["test"])
     parameters = list(parts.method.parameters())
@@ -315,7 +305,7 @@ def _train(
         final=final,
         imbalance=measure(parts.method, parts.loaders["train"], parts.loaders["test"]),
         timing=_timing(trainer, len(trainer.index), trainer.earlier + time.perf_counter() - begun),
-        memory=peak_memory(device),
+        memory=memory,
         parameters=Parameters(
             total=sum(p.numel() for p in parameters),
             trainable=sum(p.numel() for p in parameters if p.requires_grad),

@@ -59,7 +59,7 @@ class Hooks:
 
 
 class Trainer:
-    """Trains one method on one data set; the method sees of it what ``mmbench.Fit`` names.
+    """Trains one method on one dataset; the method sees of it what ``mmbench.Fit`` names.
 
     Args:
         method: already on the device.
@@ -374,7 +374,8 @@ class Trainer:
         held = torch.zeros(len(loader), dtype=torch.bool)
         for label in loader.label.unique():
             of_class = loader.shuffled(everyone[loader.label == label], "hold-out", int(label))
-            held[of_class[: max(1, round(fraction * len(of_class)))]] = True
+            most = max(1, round(fraction * len(of_class)))
+            held[of_class[: min(most, len(of_class) - 1)]] = True  # an only sample is trained on
         self.index, self.held_fraction = everyone[~held], fraction
         self.held = loader.shuffled(everyone[held], "held-out order")
 

@@ -163,3 +163,36 @@ def test_a_pool_on_this_machine_is_cancelled_like_ctrl_c(tmp_path):
     assert process.returncode == 130
     assert "run the same command to continue" in out
     assert sorted(states(tmp_path / "r")) == ["interrupted"]
+
+
+def test_a_cell_cancelled_before_its_turn_is_not_run_and_named(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "mmbench", "run", "--methods", "concat,sum", "--datasets",
+         "mfeat3", "--jobs", "1", "--set", "trainer.epochs=400", "--results",
+         str(tmp_path / "r"), "--cache", str(tmp_path / "c")],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        while not list(tmp_path.glob("r/runs/*/progress.json")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        assert cancel(["mfeat3.sum"], False, False, tmp_path / "r") == 0
+        assert cancel(["mfeat3.concat"], False, False, tmp_path / "r") == 0
+        out, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert out.count("run the same command to continue it") == 2
+    assert "all cells done" not in out
+    assert states(tmp_path / "r") == ["cancelled", "cancelled"]
+
+
+def test_a_damaged_sweep_is_named_and_the_others_are_told(failed, tmp_path, capsys):
+    damaged = failed.path.with_name("20200101-000000-damaged")
+    damaged.mkdir()
+    (damaged / "sweep.json").write_text((failed.path / "sweep.json").read_text())
+    (damaged / "cells.jsonl").write_text('{"fol')
+    assert retry([], True, tmp_path) == 0
+    printed = capsys.readouterr()
+    assert f"Workers of {failed.path.name} take them" in printed.out
+    assert str(damaged) in printed.err

@@ -34,7 +34,7 @@ def tool():
 
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory):
-    """The session's cache: make a data set, prepare it once, load it."""
+    """The session's cache: make a dataset, prepare it once, load it."""
     folder = tmp_path_factory.mktemp("embedded")
 
     def load(name, **options):

@@ -1,4 +1,4 @@
-"""What every embedded data set promises: no leak, balanced classes, the documented sizes."""
+"""What every embedded dataset promises: no leak, balanced classes, the documented sizes."""
 
 import pytest
 

@@ -143,7 +143,7 @@ def test_streams_are_moved_and_cut_alike(gestures):
     prepared = gestures[2]
     arrays, same = prepared.splits["train"], prepared.augmentations
     task = prepared.task
-    loader = Loader(arrays, torch.device("cpu"), torch.float32, 4, 0, same, 0.5, task.modalities)
+    loader = Loader([arrays], torch.device("cpu"), torch.float32, 4, 0, same, 0.5, task.modalities)
     (batch, *_) = loader.training(torch.arange(8), 0)
     assert {m: x.shape[1:] for m, x in batch.inputs.items()} == {
         "rgb": (3, 8, 24, 24), "flow": (2, 8, 24, 24), "depth": (1, 8, 24, 24),
@@ -281,3 +281,23 @@ def test_a_tokenizer_that_is_not_there_is_named(tweets, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"no folder .*no-such-bert.*--allow-download"):
         data_cache.prepare(make("sarcasm", tokenizer="no-such-bert"), cache=tmp_path / "c",
                            root=tweets[0])  # fmt: skip
+
+
+def test_a_black_picture_is_none_that_is_missing(tmp_path):
+    import av
+
+    from mmbench.native.flow import motion
+    from mmbench.native.source import Source
+
+    rng = np.random.default_rng(0)
+    still = rng.integers(20, 255, (24, 24), np.uint8).repeat(4, 0).repeat(4, 1)
+    file = tmp_path / "m.avi"
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("ffv1", rate=30, width=96, height=96, pix_fmt="gray")
+        for k in range(4):
+            shown = np.roll(still, 2 * k, 1) if k else np.zeros_like(still)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, "gray")))
+        container.mux(stream.encode(None))
+    pixels = motion(Source(str(file)), count=4, size=96, algorithm="dis") / 127.5 * 20 - 20
+    assert np.median(pixels[0, 2, 20:-20, 20:-20]) == pytest.approx(2, abs=0.5)
+    assert (pixels[:, 3] == pixels[:, 2]).all(), "the last place repeats the one before"

@@ -80,7 +80,7 @@ def replaced(split, **fields):
 
 @pytest.fixture
 def tiny(tmp_path):
-    """A prepared data set and its folder."""
+    """A prepared dataset and its folder."""
     dataset = Tiny()
     return dataset, data_cache.prepare(dataset, cache=tmp_path)
 

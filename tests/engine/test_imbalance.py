@@ -33,7 +33,7 @@ def loader(inputs, label, seed=0):
     names = tuple(map(str, range(len(label))))
     arrays = {m: np.asarray(x, dtype=np.float32) for m, x in inputs.items()}
     return Loader(
-        SplitArrays(arrays, label, names, names), torch.device("cpu"), torch.float32, 4, seed
+        [SplitArrays(arrays, label, names, names)], torch.device("cpu"), torch.float32, 4, seed
     )
 
 
@@ -145,3 +145,31 @@ def test_encoders_are_back_in_place_after_a_prediction_that_fails():
     with pytest.raises(TypeError):
         measure(method, data, data)
     assert dict(method.encoders.items()) == before
+
+
+def test_a_method_may_ask_its_encoders_for_more_than_features():
+    class Asking(Votes):
+        def predict(self, inputs):
+            assert all(self.encoders[m].calls is not None for m in self.names)
+            return super().predict({m: x.clone() for m, x in inputs.items()})  # nothing to recall
+
+    label = np.arange(8) % 2
+    data = loader({m: np.eye(2)[label] for m in "av"}, label)
+    method = Asking(votes(("a", "v")).task, {m: Counting() for m in "av"}, MethodConfig())
+    assert measure(method, data, data).subsets["a+v"] == 1.0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_loader_of_two_splits_draws_from_both_as_if_they_were_one(share):
+    def split(values):
+        names = tuple(map(str, values))
+        inputs = {"a": np.array(values, np.float32)[:, None]}
+        return SplitArrays(inputs, np.array(values), names, names)
+
+    one = Loader([split([0, 1, 2]), split([3, 4])], torch.device("cpu"), torch.float32, 4, 0,
+                 share=share)  # fmt: skip
+    assert one.resident is (share > 0)
+    assert len(one) == 5
+    for index in ([4, 0, 3], [2, 2], [3, 4], [0, 1, 2, 3, 4]):
+        batch = one.gather(torch.tensor(index))
+        assert batch.inputs["a"][:, 0].tolist() == index == batch.label.tolist()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbench.errors import UserError
-from mmbench.settings import Settings, TrainerSettings, parse_value, setting, validate
+from mmbench.settings import Settings, TrainerSettings, as_typed, parse_value, setting, validate
 
 
 class Sample(Settings):
@@ -91,3 +91,19 @@ def test_trainer_defaults_are_the_shared_protocol():
     assert (trainer.optimizer, trainer.lr, trainer.momentum) == ("sgd", 0.01, 0.9)
     assert (trainer.weight_decay, trainer.batch_size, trainer.epochs) == (1e-4, 64, 100)
     assert (trainer.schedule, trainer.lr_step, trainer.lr_gamma) == ("step", 0.7, 0.1)
+
+
+TOML = st.recursive(
+    st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@given(st.none() | TOML)
+def test_a_value_as_typed_is_read_back(value):
+    found = parse_value(as_typed(value))
+    assert found == value
+    assert type(found) is type(value)

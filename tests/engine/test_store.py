@@ -1,7 +1,9 @@
 """The state of a run directory, from files alone, whatever is in them."""
 
+import errno
 import fcntl
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from mmbench.data import cache as data_cache
 from mmbench.registry import DATASETS
 from mmbench.settings import RunSettings
-from mmbench.store import RunDirectory, Store
+from mmbench.store import RunDirectory, Store, write_new
 from mmbench.sweep import Request, expand
 from mmbench.training.run_cell import run_cell
 
@@ -148,3 +150,39 @@ def test_progress_is_read_back(tmp_path):
     directory = RunDirectory(Path(tmp_path))
     directory.write_progress(epoch=3, epochs=9)
     assert directory.facts("progress.json") == {"epoch": 3, "epochs": 9}
+
+
+def test_a_lock_can_be_looked_at_where_the_file_server_asks_for_a_writable_file(
+    cells, tmp_path, monkeypatch
+):
+    directory = Store(tmp_path).create(cells[0])
+    honest = fcntl.flock
+
+    def as_nfs(handle, operation):
+        mode = fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE
+        if operation & fcntl.LOCK_EX and mode == os.O_RDONLY:
+            raise OSError(errno.EBADF, "bad file descriptor")
+        return honest(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", as_nfs)
+    (directory.path / "lock").touch()
+    (directory.path / "failed-001.json").touch()
+    assert directory.state() == "failed"
+    with (directory.path / "lock").open("w") as handle:
+        honest(handle, fcntl.LOCK_EX)
+        assert directory.state() == "running"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_appears_whole_and_replaces_none_with_hard_links_or_without(
+    links, tmp_path, monkeypatch
+):
+    def refused(*_):
+        raise OSError(errno.EPERM, "not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    write_new(tmp_path / "x", b"one")
+    with pytest.raises(FileExistsError):
+        write_new(tmp_path / "x", b"two")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("x", b"one")]

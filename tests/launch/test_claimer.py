@@ -1,8 +1,11 @@
 """Workers that share a sweep: every cell runs to its end once, whoever dies."""
 
+import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 from mmbench.cli.steering import retry
 from mmbench.launch import lease as leases
 from mmbench.launch.lease import Owner
+from mmbench.settings import RunSettings
 from mmbench.store import read_record
 
 LONG = 100  # epochs: time enough to interfere
@@ -270,3 +274,25 @@ def test_a_disk_too_full_for_a_lease_is_waited_for(make):
     limit([claimer.pid, *children(claimer.pid)], resource.RLIM_INFINITY)
     assert claimer.wait(timeout=120) == 0
     assert said(sweep, "done") == once(sweep)
+
+
+def test_a_worker_that_is_stopped_as_a_cell_comes_says_so(make, tmp_path):
+    sweep = make()
+    cell = sweep.folder.cell(sweep.folder.entries[0])
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "mmbench.launch.worker", "--results", str(tmp_path / "r"),
+         "--cache", str(tmp_path / "c"), "--settings", RunSettings().model_dump_json()],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert json.loads(process.stdout.readline())["kind"] == "ready"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        order = {"do": "run", "cell": cell.model_dump(mode="json"), "lease": None}
+        process.stdin.write(json.dumps(order) + "\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline()) == {"id": cell.id, "kind": "interrupted"}
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+    assert not (tmp_path / "r").exists()

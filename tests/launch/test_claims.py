@@ -1,5 +1,6 @@
 """The rules of leases and strikes, without training."""
 
+import errno
 import json
 import os
 import threading
@@ -306,3 +307,37 @@ def test_leases_are_readable_by_others(make):
     }  # fmt: skip
     assert set(told) == set(asdict(Owner()))
     assert Lease(folder, 1).owner == held.owner
+
+
+def test_a_file_server_that_does_not_answer_stops_no_heart(make, tmp_path, monkeypatch):
+    sweep = make()
+
+    def stale(self):
+        raise OSError(errno.ESTALE, "stale file handle")
+
+    source = claims(sweep, seconds=0.6)
+    with source:
+        task = take(source, tmp_path)
+        monkeypatch.setattr(type(task.lease.folder), "exists", stale)
+        touched(task.lease.file, 0.5)
+        before = task.lease.file.stat().st_mtime
+        time.sleep(0.4)
+        monkeypatch.undo()
+        assert task.lease.file.stat().st_mtime > before, "it beats on"
+        task.lease.finish("released")
+        source.running.clear()
+
+
+def test_a_lease_is_let_go_when_its_cell_cannot_be_read(make, tmp_path, monkeypatch):
+    sweep = make()
+
+    def unreadable(self, entry):
+        raise OSError(errno.EIO, "input/output error")
+
+    source = claims(sweep)
+    monkeypatch.setattr(type(source.sweep), "cell", unreadable)
+    assert take(source, tmp_path) is None
+    assert source.running == {}
+    monkeypatch.undo()
+    source.pause_until = 0.0
+    assert take(source, tmp_path).lease.number == 2

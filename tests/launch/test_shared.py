@@ -45,3 +45,9 @@ def test_shared_and_unknown_file_systems_pass(mounts, path):
 
 def test_on_a_cluster_of_this_machine_alone_any_folder_will_do(mounts):
     check_shared([Path("/var/x")], [socket.gethostname(), "localhost"], mounts)
+
+
+def test_letters_beyond_ascii_in_the_name_of_a_mount_stay_what_they_are(tmp_path):
+    file = tmp_path / "mountinfo"
+    file.write_text(MOUNTS + "26 21 0:53 / /données rw - nfs4 server:/d rw\n", encoding="utf-8")
+    assert file_system(Path("/données/results"), file) == "nfs4"

@@ -69,7 +69,7 @@ def make_bench(tmp_path):
         method = cls(task, encoders, config).double()
         loaders = {
             split: Loader(
-                arrays(modalities, 40, classes, seed), torch.device("cpu"), torch.float64, 8, seed
+                [arrays(modalities, 40, classes, seed)], torch.device("cpu"), torch.float64, 8, seed
             )
             for split in ("train", "val")
         }

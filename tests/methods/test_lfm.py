@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mmbench.methods.lfm import agreement, contrast, fitted
+from mmbench.methods.lfm import agreement, contrast, fitted, gradients
 from torch.nn.functional import cross_entropy
 
 F64 = torch.float64
@@ -210,3 +210,22 @@ def test_released_learning_rate_falls_early(make_bench):
         bench.method.on_epoch_start()
         rates.append(bench.trainer.optimizers.by_name["main"].param_groups[0]["lr"])
     assert rates == pytest.approx([0.1] * 6 + [0.01] * 4)
+
+
+def test_gradients_of_what_a_loss_does_not_reach_are_zero():
+    used, unused = torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)
+    first, second = gradients((used**2).sum(), [used, unused])
+    assert first.tolist() == [2, 2] and second.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("weight", ["one_step", "learned_official"])
+def test_learned_weights_take_encoders_with_frozen_and_unused_parameters(make_bench, weight):
+    bench = make_bench("lfm", weight=weight, epochs=3)
+    encoder = bench.method.encoders["a"]
+    encoder.pooler = torch.nn.Linear(2, 2).double()
+    encoder.frozen = torch.nn.Parameter(torch.ones(1, dtype=F64), requires_grad=False)
+    bench.method.on_fit_start()
+    for bench.trainer.epoch in range(2):
+        bench.method.on_epoch_start()
+        bench.method.on_epoch_end(None)
+    assert all(torch.isfinite(k) for k in bench.method.weights())

@@ -1,5 +1,7 @@
 """MSLR: methods.md section 3 - the ratio by hand, when it acts, and what it scales."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -199,3 +201,10 @@ def test_released_run_follows_a_plain_loop(make_bench):
     assert len(set(ratios[: last + 1])) > 1
     for name, p in method.named_parameters():
         torch.testing.assert_close(p, plain[name], atol=1e-8, rtol=0, msg=name)
+
+
+def test_a_task_without_accuracy_is_judged_by_its_own_metric(make_bench):
+    bench = make_bench("mslr", epochs=100)
+    bench.method.task = replace(bench.method.task, metrics=("map",), primary="map")
+    bench.method.on_epoch_end({"fused": {"map": 0.9}, "a": {"map": 0.4}, "v": {"map": 0.6}})
+    assert bench.method.memory == {"a": [0.4], "v": [0.6]}

@@ -213,3 +213,13 @@ def test_the_log_tells_what_the_weights_were_made_of(make_bench):
     )
     assert (gain > 0).any()
     torch.testing.assert_close(blend(gain, overfit), weight)
+
+
+def test_an_only_sample_of_its_class_stays_in_training(make_bench):
+    bench = make_bench("concat")
+    loader = bench.trainer.loaders["train"]
+    loader.label[:] = 0
+    loader.label[7] = 1
+    bench.trainer.hold_out(0.2)
+    assert 7 in bench.trainer.index.tolist()
+    assert len(bench.trainer.held) == 8

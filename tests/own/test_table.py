@@ -1,5 +1,6 @@
 """Reading a table: kinds, classes, and one message that names every mistake's place."""
 
+import numpy as np
 import pytest
 
 from mmbench.errors import UserError
@@ -195,3 +196,15 @@ def test_stated_column_or_kind_that_is_unknown_is_refused(rows):
         read_table(file, kinds={"sound": "noise"})
     with pytest.raises(UserError, match="--kind names the column 'x'"):
         read_table(file, kinds={"x": "text"})
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5])
+def test_whole_groups_come_as_near_to_the_share_as_they_can(share):
+    from mmbench.data.splitting import carve
+
+    groups = [f"speaker{i}" for i in range(60) for _ in range(10)]
+    taken = carve(np.tile([0, 1], 300), groups, share, seed=0)
+    assert abs(taken.mean() - share) < 0.02
+    assert not {g for g, t in zip(groups, taken, strict=True) if t} & {
+        g for g, t in zip(groups, taken, strict=True) if not t
+    }

@@ -94,7 +94,7 @@ def trained(name, count, options, ranks, folder, augment=None):
     method = cls(task, encoders, config).double()
     loaders = {
         split: Loader(
-            arrays(task, split), torch.device("cpu"), torch.float64, 8, 0,
+            [arrays(task, split)], torch.device("cpu"), torch.float64, 8, 0,
             {"image": "shift+noise:0.1"} if split == "train" and count > 1 else None, ranks=ranks,
         )
         for split in SAMPLES

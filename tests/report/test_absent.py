@@ -51,3 +51,19 @@ def test_nothing_is_said_or_changed_when_every_class_occurs(absent, zero, table)
     one = table(absent, zero)
     assert shown(one) == [[0.5, 0.5, 0.5], [0.6, 0.6, 0.6]]
     assert "MAP" not in one.caption
+
+
+def test_each_table_has_the_modalities_of_its_own_options(template, make):
+    def with_modalities(names, seed, **options):
+        record = make(template, "concat", seed, 0.5)
+        cell = record.cell.model_copy(
+            update={"dataset_config": {**record.cell.dataset_config, **options},
+                    "changed": {f"dataset.{k}": v for k, v in options.items()}}
+        )  # fmt: skip
+        task = {**record.task, "modalities": names}
+        return record.model_copy(update={"cell": cell, "task": task})
+
+    records = [with_modalities(["a", "b"], 0), with_modalities(["b", "c"], 1, preset="hard")]
+    frame = to_frame(records)
+    found = {group.around: group.modalities for group in groups(STUDY, frame, tasks_of(frame))}
+    assert found == {"": ["a", "b"], "preset=hard": ["b", "c"]}

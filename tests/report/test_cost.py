@@ -94,7 +94,7 @@ def test_published_seconds_without_ours_stand_alone():
     assert [e.text for e in dict(table.rows)["concat"]] == [
         "50.00 ± 0.50", "missing", "1.00", "missing", "", "", "missing", ""
     ]  # fmt: skip
-    assert "nothing was run on this data set" in table.caption
+    assert "nothing was run on this dataset" in table.caption
 
 
 def test_a_method_that_was_refused_says_why_beside_those_that_were_timed(timed):

@@ -63,7 +63,7 @@ def test_an_edited_record_is_caught(tables):
 
 @pytest.fixture
 def several(template, make, tmp_path):
-    """Return the tables of one data set: plain, released fidelity, and selected on test."""
+    """Return the tables of one dataset: plain, released fidelity, and selected on test."""
     kinds = ({}, {"fidelity": "released"}, {"protocol": "published"})
     for number, kind in enumerate(kinds):
         for method, value in (("concat", 0.5), ("iprm", 0.6 + number / 10)):

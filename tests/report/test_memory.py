@@ -12,7 +12,7 @@ METHODS, SEEDS = ("concat", "sum", "iprm", "ogm-ge", "mla"), 5
 
 @pytest.fixture
 def peak(template, make, tmp_path):
-    """Return a function: the most bytes that a report of so many data sets holds at once."""
+    """Return a function: the most bytes that a report of so many datasets holds at once."""
 
     def measured(datasets):
         runs = tmp_path / str(datasets) / "runs"

@@ -1,4 +1,4 @@
-"""What a study says over its data sets, worked by hand."""
+"""What a study says over its datasets, worked by hand."""
 
 import pytest
 
@@ -46,7 +46,7 @@ def test_mean_ranks_and_warning_stand_in_the_table(build):
     (table,) = overall_tables(build(TWO))
     rank = {name: entries[1].value for name, entries in table.rows}
     assert rank == {"concat": 2.5, "sum": 2.5, "iprm": 1.0}
-    assert any("Mean ranks over 2 data sets mean little" in note for note in table.notes)
+    assert any("Mean ranks over 2 datasets mean little" in note for note in table.notes)
     assert "none could reach it" in table.notes[-1]
 
 
@@ -55,7 +55,7 @@ def test_a_method_missing_on_one_data_set_is_left_out_and_named(build):
     (pool,) = build(scores)
     assert list(pool.scores) == ["concat", "iprm"]
     (table,) = overall_tables([pool])
-    assert "Left out, without a score on every data set: sum." in table.notes
+    assert "Left out, without a score on every dataset: sum." in table.notes
 
 
 def test_protocols_are_pooled_apart(template, make):

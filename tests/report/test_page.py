@@ -30,7 +30,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory, template, make):
-    """Return the page of two data sets under two protocols, with a hostile remark."""
+    """Return the page of two datasets under two protocols, with a hostile remark."""
     results = tmp_path_factory.mktemp("results")
     values = {"concat": 0.5, "sum": 0.4, "iprm": 0.9}
     for dataset in ("one", "two"):

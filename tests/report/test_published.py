@@ -49,7 +49,7 @@ def test_published_numbers_are_told_apart_by_column_style_and_caption(tables):
         "Accuracy, published", "Accuracy, ours", "Accuracy, ours − published"
     )  # fmt: skip
     for _, entries in toy.rows:
-        assert entries[0].style == "cited"
+        assert entries[0].style == ("cited" if entries[0].text else "plain")
         assert all(e.style != "cited" for e in entries[1:])
     assert "not measured here" in toy.caption
     assert "protocol validated" in toy.caption
@@ -57,10 +57,15 @@ def test_published_numbers_are_told_apart_by_column_style_and_caption(tables):
     assert r"\textit{55.00}" in latex(tables)
 
 
+def test_what_a_source_leaves_open_stands_under_its_numbers(tables):
+    assert dict(tables[0].rows)["sum"][0].text == ""
+    assert tables[0].notes[0] == "Published, sum: not printed."
+
+
 def test_what_was_not_run_is_missing(tables):
     far = tables[1]
     assert [e.text for e in far.rows[0][1]] == ["40.00", "missing", ""]
-    assert "nothing was run on this data set" in far.caption
+    assert "nothing was run on this dataset" in far.caption
 
 
 def test_seconds_are_read_with_their_spread(numbers):

@@ -28,7 +28,7 @@ def test_bootstrap_of_one_data_set_agrees_with_scipy():
 
 
 def test_bootstrap_resamples_within_data_sets_only():
-    # no spread inside a data set: however far apart the two are, there is nothing to resample
+    # no spread inside a dataset: however far apart the two are, there is nothing to resample
     low, high = s.bootstrap_interval([np.full(3, 0.0), np.full(3, 10.0)], rng())
     assert (low, high) == (5.0, 5.0)
 
