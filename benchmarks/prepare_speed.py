@@ -30,6 +30,9 @@ from importlib import import_module
 from pathlib import Path
 
 import psutil
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the pool starts its workers
+
 import torch
 from torchvision import transforms
 

@@ -234,6 +234,8 @@ def run(options: Options) -> int:
     from mmbench.cli import submitting
     from mmbench.store import Store
 
+    if options.json and not options.dry_run:
+        raise UserError("--json prints the plan of a run: add --dry-run, or leave it out")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("mmbench").setLevel(logging.INFO)
     settings = validate(

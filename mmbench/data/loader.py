@@ -1,5 +1,6 @@
 """Batches drawn by index: from the device when the set fits there, else from the memory map."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -15,6 +16,8 @@ from mmbench.method import Batch
 from mmbench.ranks.group import ALONE, Ranks
 from mmbench.ranks.rows import Rows
 from mmbench.training.seeding import generator
+
+LARGE = 2**14  # numbers in a sample that is made on its own
 
 
 def fits(parts: Iterable[SplitArrays], device: torch.device, share: float) -> bool:
@@ -72,12 +75,17 @@ class Loader:
             for m in modalities or ()
             if m.mean
         }
-        self._inputs: dict[str, Tensor] = {}
+        self._stored = {
+            m: self._held([arrays.inputs[m] for arrays in self.parts]) for m in self.parts[0].inputs
+        }
+
+    def _held(self, arrays: list[NDArray[np.generic]]) -> list[Tensor]:
+        """Return a modality of all parts: one tensor on the device, or views of what is stored."""
         if self.resident:
-            self._inputs = {
-                m: torch.as_tensor(np.concatenate([a.inputs[m] for a in self.parts])).to(device)
-                for m in self.parts[0].inputs
-            }
+            return [torch.as_tensor(np.concatenate(arrays)).to(self.device)]
+        with warnings.catch_warnings():  # a memory map is not writable, and nobody writes
+            warnings.simplefilter("ignore", UserWarning)
+            return [torch.as_tensor(np.asarray(array)) for array in arrays]
 
     def __len__(self) -> int:
         return len(self.label)
@@ -95,29 +103,37 @@ class Loader:
         return Batch(inputs, self._label.index_select(0, on_device), on_device)
 
     def _read(self, index: Tensor) -> dict[str, Tensor]:
-        if self.resident:
-            on_device = index.to(self.device, non_blocking=True)
-            raw = {m: t.index_select(0, on_device) for m, t in self._inputs.items()}
-        else:
-            rows = index.numpy()
-            raw = {
-                m: torch.as_tensor(self._stored(m, rows)).to(self.device)
-                for m in self.parts[0].inputs
-            }
-        return {m: _as_float(t, self.dtype, self._moments.get(m)) for m, t in raw.items()}
+        return {m: self._standardised(m, index) for m in self.parts[0].inputs}
 
-    def _stored(self, m: str, rows: NDArray[np.int64]) -> NDArray[np.generic]:
-        """Return rows of a modality, [B, *shape], each from the part that it lies in."""
-        first = self.parts[0].inputs[m]
-        if len(self.parts) == 1:
-            return first[rows]
-        found = np.empty((len(rows), *first.shape[1:]), first.dtype)
-        begin = 0
-        for part in self.parts:
-            here = (rows >= begin) & (rows < begin + len(part))
-            found[here] = part.inputs[m][rows[here] - begin]
-            begin += len(part)
+    def _standardised(self, m: str, index: Tensor) -> Tensor:
+        """Return rows of a modality as floats, [B, *shape]; word numbers as they are."""
+        first = self._stored[m][0]
+        moments = self._moments.get(m)
+        if first.dtype == torch.int32:
+            return self._rows(m, index)
+        scale = 255.0 if first.dtype == torch.uint8 else 1.0
+        if self.device.type != "cpu" or first.shape[1:].numel() < LARGE:
+            return _scaled(self._rows(m, index).to(self.dtype), scale, moments)
+        # One after the other, so that the passes over a sample find it in the processor's cache.
+        found = torch.empty((len(index), *first.shape[1:]), dtype=self.dtype)
+        for row, into in zip(index.tolist(), found, strict=True):
+            _scaled(into.copy_(self._row(m, row)), scale, moments)
         return found
+
+    def _rows(self, m: str, index: Tensor) -> Tensor:
+        """Return rows of a modality as they are stored, [B, *shape], on the device."""
+        first, *more = self._stored[m]
+        if not more:
+            return first.index_select(0, index.to(first.device, non_blocking=True)).to(self.device)
+        return torch.stack([self._row(m, row) for row in index.tolist()]).to(self.device)
+
+    def _row(self, m: str, row: int) -> Tensor:
+        """Return one row of a modality as it is stored, [*shape], where it is stored."""
+        for held in self._stored[m]:
+            if row < len(held):
+                return held[row]
+            row -= len(held)
+        raise IndexError(f"there is no sample {row} more")
 
     def in_order(self, index: Tensor) -> Iterator[Batch]:
         """Yield ``index`` in batches, as it stands."""
@@ -166,16 +182,11 @@ def _changed(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     return x.each(change) if isinstance(x, Rows) else change(x)
 
 
-def _as_float(t: Tensor, dtype: torch.dtype, moments: tuple[Tensor, ...] | None) -> Tensor:
-    """Return bytes as 0 to 1, numbers in ``dtype``, normalised; word numbers as they are.
+def _scaled(x: Tensor, scale: float, moments: tuple[Tensor, ...] | None) -> Tensor:
+    """Return bytes (``scale`` 255) as 0 to 1, and normalised; in place, as ``x`` is a copy.
 
-    ``t`` is a copy of what is stored, so it is changed in place: on the CPU, passes over memory are
-    what a batch costs.
+    On the CPU, passes over memory are what a batch costs.
     """
-    if t.dtype == torch.int32:
-        return t
-    scale = 255.0 if t.dtype == torch.uint8 else 1.0
-    x = t.to(dtype)
     if moments is None:
         return x.div_(scale) if scale != 1 else x
     mean, std = moments

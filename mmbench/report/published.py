@@ -173,7 +173,7 @@ def set_against(rows: Iterable[tuple[str, tuple[Entry, ...]]]) -> str:
 
 def _title(prediction: str, metric: str) -> str:
     title = TITLES.get(metric, metric)
-    return title if prediction == "fused" else f"{title} of {prediction}"
+    return title if prediction == "fused" else f"{title}, {prediction} alone"
 
 
 def shown_names(study: Study) -> dict[str, str]:

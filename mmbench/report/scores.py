@@ -155,14 +155,25 @@ def _notes(
         if 0 < len(own) < most
     ]
     notes += [f"Of {most} seeds, these rows have fewer: {', '.join(fewer)}."] if fewer else []
-    remarks = dict.fromkeys(each for row in rows for each in row.column("remark"))
-    notes += [f"† {remark}." for remark in remarks if isinstance(remark, str)]
+    notes += _remarks(rows)
     rivals = [i for i in range(len(rows)) if scores[i] and i != best]
     if best is not None and rivals:
         top = max(rivals, key=lambda i: mean_std(list(scores[i].values()))[0])
         names = rows[top].name, rows[best].name
         notes.append(_conclusion(*names, scores[top], scores[best], title))
     return tuple(notes)
+
+
+def _remarks(rows: Sequence[Shown]) -> list[str]:
+    """Return what is said of methods, which it begins with; the same of several in one line."""
+    about: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for remark in row.column("remark"):
+            if isinstance(remark, str):
+                name, _, rest = remark.partition(" ")
+                about.setdefault(rest, {})[name] = None
+    return [f"† {', '.join(names)}: each {rest}." if len(names) > 1 else
+            f"† {next(iter(names))} {rest}." for rest, names in about.items()]  # fmt: skip
 
 
 def _conclusion(

@@ -40,6 +40,7 @@ def cache(tmp_path_factory):
         (["--set", "iprn.alpha=0.5"], "unknown setting 'iprn.alpha'"),
         (["--set", "trainer.epochs"], "--set wants KEY=VALUE"),
         (["--seeds", "-1"], "--seeds wants"),
+        (["--json"], "--json prints the plan of a run: add --dry-run"),
         (["--protocol", "secret"], "--protocol is one of validated, published"),
         (["--device", "cuda:7"], "device 'cuda:7' is not there"),
         (["--encoder", "kar=mpl"], "unknown encoder 'mpl'; did you mean 'mlp'?"),

@@ -102,5 +102,5 @@ def test_many_scores_get_a_row_each():
     (table,) = published_tables(STUDY, [], cited)
     assert table.columns == ("Method", "published", "ours", "ours − published")
     assert [name for name, _ in table.rows] == [
-        "concat: Accuracy", "concat: Accuracy of a", "concat: Accuracy of b"
+        "concat: Accuracy", "concat: Accuracy, a alone", "concat: Accuracy, b alone"
     ]  # fmt: skip
