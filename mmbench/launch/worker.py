@@ -108,6 +108,7 @@ def _work() -> None:
             follow_cell(
                 Cell.model_validate_json(told), results=results, cache=cache, run=run, ranks=ranks
             )
+        ranks.leave()
         return
     work: queue.Queue[dict[str, Any] | None] = queue.Queue()
     threading.Thread(target=_listen, args=(stop, work), daemon=True).start()
@@ -130,6 +131,7 @@ def _work() -> None:
         log.say(f"begins on {place['host']}, process {place['pid']}, job {place['job'] or 'none'}")
         _run(cell, held, results, cache, run, messages, hooks, ranks)
     ranks.tell(None)
+    ranks.leave()
 
 
 def _end_with(parent: int) -> None:

@@ -107,6 +107,11 @@ class Ranks:
             dist.broadcast(data, 0, self.control)
         return bytes(data.tolist()).decode()
 
+    def leave(self) -> None:
+        """Part from the others for good: threads still at work at the end abort a process."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
     def others(self) -> Literal["failed", "wait", "gone"]:
         """Say, in a process that failed, what the others do: a call in which all take part.
 
