@@ -79,7 +79,8 @@ def conditions(device: torch.device) -> str:
     """Return in one line what a measured number depends on."""
     here = environment(device)
     changed = "" if here.clean or here.commit is None else " with changes"
+    threads = f"{here.threads} thread{'s' * (here.threads > 1)}"
     return (
-        f"{here.device_name}, {here.threads} threads, torch {here.libraries['torch']}, "
+        f"{here.device_name}, {threads}, torch {here.libraries['torch']}, "
         f"{date.today().isoformat()}, commit {str(here.commit)[:10]}{changed}"
     )
