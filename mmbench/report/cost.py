@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmbench.report.rows import Columns, Group, Positions, Shown
 from mmbench.report.scores import TITLES, absence, caption, reasons
@@ -65,10 +66,13 @@ def _only(columns: Columns, where: Positions, place: tuple[str, float]) -> Posit
 
 def cost_tables(study: Study, groups: Iterable[Group], reference: bool) -> Iterator[Table]:
     """Yield one table per dataset, protocol, bundle, setting and device."""
-    return (_table(study, group, reference) for group in by_device(groups))
+    parts = by_device(groups)
+    if parts:
+        shared = shared_runs(parts[0].columns)
+        yield from (_table(study, group, reference, shared) for group in parts)
 
 
-def _table(study: Study, group: Group, reference: bool) -> Table:
+def _table(study: Study, group: Group, reference: bool, shared: NDArray[np.bool_]) -> Table:
     primary = str(group.task["primary"])
     base = base_row(study, group)
     rows = [
@@ -99,7 +103,7 @@ def _table(study: Study, group: Group, reference: bool) -> Table:
                         f"{TITLES.get(primary, primary)} in percent,"),
         notes=(
             *(n.format(reference=name) for n in NOTES), *reasons(group.rows),
-            *(_warning(study, group) or _conclusion(rows, base)),
+            *(_warning(study, group, shared) or _conclusion(rows, base)),
         ),
         bundle=group.bundle,
         dataset=group.dataset,
@@ -143,29 +147,29 @@ def ratio_entry(row: Shown, base: Shown | None) -> Entry:
 
 def overlapping(groups: Iterable[Group]) -> int:
     """Return how many runs of the tables shared a device with another run."""
-    return sum(_overlapping(group) for group in by_device(groups))
+    parts = by_device(groups)
+    shared = shared_runs(parts[0].columns) if parts else None
+    return sum(int(shared[group.where].sum()) for group in parts if shared is not None)
 
 
-def _overlapping(group: Group) -> int:
-    """Return how many runs of a table overlapped in time with any other on such a device."""
-    columns = group.columns
-    device = columns["device"] == group.first("device")
-    there = np.flatnonzero(device)
+def shared_runs(columns: Columns) -> NDArray[np.bool_]:
+    """Say of every record whether its run overlapped in time with another on such a device."""
     begun, ended = (
-        np.array([datetime.fromisoformat(t).timestamp() for t in columns[key][there]])
+        np.array([datetime.fromisoformat(text).timestamp() for text in columns[key]])
         for key in ("started", "finished")
     )
-    order = np.argsort(begun, kind="stable")
-    there, begun, ended = there[order], begun[order], ended[order]
-    latest = np.maximum.accumulate(ended)  # of this run and all that began before it
-    shared = np.zeros(len(there), bool)
-    shared[1:] = begun[1:] < latest[:-1]
-    shared[:-1] |= begun[1:] < ended[:-1]
-    return int(shared[np.isin(there, group.where)].sum())
+    shared = np.zeros(len(begun), bool)
+    for device in set(columns["device"]):
+        there = np.flatnonzero(columns["device"] == device)
+        there = there[np.argsort(begun[there], kind="stable")]
+        latest = np.maximum.accumulate(ended[there])  # of each and all that began before it
+        shared[there[1:]] = begun[there[1:]] < latest[:-1]
+        shared[there[:-1]] |= begun[there[1:]] < ended[there[:-1]]
+    return shared
 
 
-def _warning(study: Study, group: Group) -> tuple[str, ...]:
-    n = _overlapping(group)
+def _warning(study: Study, group: Group, shared: NDArray[np.bool_]) -> tuple[str, ...]:
+    n = int(shared[group.where].sum())
     said = OVERLAP.format(n=n, all=len(group.where), study=study.name)
     return (said,) if n else ()
 
