@@ -116,6 +116,7 @@ class Trainer:
         if not self._resume():
             seed_everything(derive(self.seed, "fit"))
             self.optimizers.create("main", self.method.parameter_groups())
+            self.optimizers.set_lr(self.lr)  # a method may train there, on trial
             self.method.on_fit_start()
         self.hooks.progress({"epoch": self.epoch - 1, "epochs": self.epochs})
         while self.epoch < self.epochs:
