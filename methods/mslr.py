@@ -96,7 +96,7 @@ class MSLR(Sum):
         Deviation("ends", 1.0, 20, "The ratio stays meaningful for the whole run."),
         Deviation(
             None,
-            "adapts to the validation split, or to training dataset aside",
+            "adapts to the validation split, or to training data set aside",
             "adapts to the accuracy on the test split (CREMA-D)",
             "What training looks at must not be what is reported.",
         ),
@@ -202,7 +202,7 @@ class MSLR(Sum):
 
     @torch.no_grad()
     def _held_out_accuracy(self) -> dict[str, float]:
-        """Return each modality's accuracy on the dataset aside; waits for the device."""
+        """Return each modality's accuracy on the data set aside; waits for the device."""
         training = self.training
         self.eval()
         hits: dict[str, list[Tensor]] = {m: [] for m in self.names}

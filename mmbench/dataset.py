@@ -89,6 +89,12 @@ class Task:
     metrics: tuple[str, ...] = ("accuracy", "map", "macro_f1")
     primary: str = "accuracy"
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.classes, tuple | list)
+                and all(isinstance(name, str) for name in self.classes)):  # fmt: skip
+            raise UserError(f"a task's classes are their names, a tuple of text; found "
+                            f"{self.classes!r}")  # fmt: skip
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the modalities, in order."""

@@ -4,6 +4,7 @@ Run ``python tools/make_pages.py`` after a change of one; a test holds the pages
 """
 
 import argparse
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def page(told: Mapping[str, Any], source: str) -> str:
 
 def _fact(value: str) -> str:
     """Return a fact; of several lines, such as a folder tree, as they stand."""
-    return f"```\n{value.strip()}\n```" if "\n" in value else value
+    return f"```\n{inspect.cleandoc(value)}\n```" if "\n" in value else value
 
 
 def pages(registry: Registry) -> dict[str, str]:

@@ -91,7 +91,7 @@ def _cancel_cell(name: str, seen: Survey, results: Path) -> None:
         return
     RunDirectory(results / "runs" / name).cancel()
     what = "stops at the next step, after a checkpoint" if state == "running" else "will not be run"
-    print(f"cancelled {name}: it {what}; mmbench retry {name} takes that back")
+    print(f"cancelled {name}: it {what}; mmbench retry, or its run typed again, takes that back")
 
 
 def retry(names: Sequence[str], failed: bool, results: Path) -> int:

@@ -13,6 +13,8 @@ import os
 import shlex
 import shutil
 import tempfile
+import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +28,7 @@ from mmbench.data import integrity
 from mmbench.data import manifest as manifests
 from mmbench.data.locking import alone
 from mmbench.dataset import SPLITS, Dataset, Prepared, SplitArrays
-from mmbench.errors import UserError
+from mmbench.errors import MMBenchError, UserError
 from mmbench.settings import as_typed, default_cache, validate
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -179,14 +181,33 @@ def _build(dataset: Dataset, root: Path | None, scratch: Path) -> Mapping[str, S
             raise
         advice = "reinstall mmbench" if dataset.embedded else f"check the files below {root}"
         raise UserError(f"cannot read the files of {dataset.name}: {err}; {advice}") from err
+    except MMBenchError:
+        raise
+    except Exception as err:  # a mistake in the class, whoever wrote it
+        place = traceback.extract_tb(err.__traceback__)[-1]
+        raise UserError(
+            f"{dataset.name}.build failed: {type(err).__name__}: {err} ({place.filename}, line "
+            f"{place.lineno}); mend it"
+        ) from err
 
 
 def _check(dataset: Dataset, splits: Mapping[str, SplitArrays]) -> None:
     """Refuse arrays that are not what the task says: a mistake of the dataset's author."""
+    if not isinstance(splits, Mapping):
+        raise UserError(f"{dataset.name}.build returned {type(splits).__name__}, not its splits")
     problems = [] if set(splits) == set(SPLITS) else [f"splits {sorted(splits)}, not {SPLITS}"]
+    ids = Counter(name for arrays in splits.values() for name in arrays.ids)
+    if repeated := [name for name, times in ids.items() if times > 1]:
+        problems.append(f"ids are not unique over all splits: {len(repeated)}, as {repeated[0]!r}")
     shapes = {m.name: m.shape for m in dataset.task.modalities}
     for split, arrays in splits.items():
-        rows = len(arrays.label)
+        label = np.asarray(arrays.label)
+        if label.ndim != 1 or label.dtype.kind not in "iu":
+            problems.append(f"{split}: labels are {label.dtype} {label.shape}, not integers (N,)")
+            continue
+        rows = len(label)
+        if not rows:
+            problems.append(f"{split}: no samples")
         if not len(arrays.ids) == len(arrays.groups) == rows:
             problems.append(f"{split}: ids, groups and labels differ in number")
         if set(arrays.inputs) != set(shapes):
@@ -194,7 +215,7 @@ def _check(dataset: Dataset, splits: Mapping[str, SplitArrays]) -> None:
         for m, x in arrays.inputs.items():
             if m in shapes and x.shape != (rows, *shapes[m]):
                 problems.append(f"{split}.{m}: shape {x.shape}, not {(rows, *shapes[m])}")
-        if rows and not 0 <= arrays.label.min() <= arrays.label.max() < len(dataset.task.classes):
+        if rows and not 0 <= label.min() <= label.max() < len(dataset.task.classes):
             problems.append(f"{split}: labels outside 0..{len(dataset.task.classes) - 1}")
     if problems:
         raise UserError(f"{dataset.name}.build does not keep to its task: {'; '.join(problems)}")

@@ -154,6 +154,11 @@ def encoder_names(modalities: tuple[Modality, ...], chosen: Mapping[str, str]) -
 
 
 def _checked(modality: Modality, chosen: str) -> str:
+    if not chosen:
+        raise UserError(
+            f"modality {modality.name!r} is of the kind {modality.kind!r}, which has no encoder; "
+            f"use {', '.join(BY_KIND)}"
+        )
     """Return ``name``, ``name:variant`` or ``name:variant@model``; the usual variant is added."""
     plain, at, model = chosen.partition("@")
     name, _, variant = plain.partition(":")

@@ -151,6 +151,7 @@ class Trainer:
             raise NonFiniteLoss(
                 f"the loss is not finite at epoch {self.epoch}, step {bad}; "
                 "lower trainer.lr, or set trainer.clip_norm"
+                + ("; or is it the data? mmbench verify tells" if bad == self.epoch == 0 else "")
             )
 
     def train_steps(self) -> None:

@@ -358,8 +358,14 @@ def test_processes_that_prepare_at_once_all_succeed(tmp_path):
         (replaced("val", inputs={"kar": np.zeros((4, 2))}), r"val.kar: shape \(4, 2\), not"),
         (replaced("val", label=np.array([0, 1, 2, 0])), r"val: labels outside 0\.\.1"),
         (replaced("val", ids=("a", "b")), "val: ids, groups and labels differ in number"),
+        (replaced("val", ids=("id-0", "b", "c", "d")), "ids are not unique .*: 1, as 'id-0'"),
+        (replaced("val", ids=("a", "a", "c", "d")), "ids are not unique over all splits"),
+        (replaced("val", label=np.array([0.0, 1.0, 0.0, 1.0])), "val: labels are float64"),
+        (replaced("val", label=np.array(["a", "b", "a", "b"])), "val: labels are <U1"),
+        (replaced("val", inputs={"kar": np.zeros((0, 3))}, label=np.zeros(0, np.int64), ids=(),
+                  groups=()), "val: no samples"),
     ],
-)
+)  # fmt: skip
 def test_arrays_that_do_not_fit_the_task_are_refused(change, message, tmp_path):
     with pytest.raises(UserError, match=f"tiny.build does not keep to its task: .*{message}"):
         data_cache.prepare(Tiny(change=change), cache=tmp_path)
@@ -376,10 +382,31 @@ def test_arrays_that_do_not_fit_the_task_are_refused(change, message, tmp_path):
         ({"inputs": {"kar": np.full((4, 3), np.inf, np.float32)}}, {"finite val"}),
     ],
 )
-def test_verify_finds_leaks_gaps_and_numbers_that_are_none(fields, expected, tmp_path):
+def test_verify_finds_leaks_gaps_and_numbers_that_are_none(fields, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(data_cache, "_check", lambda *_: None)  # as if it came from elsewhere
     dataset = Tiny(change=replaced("val", **fields))
     data_cache.prepare(dataset, cache=tmp_path)
     assert failed(dataset, tmp_path) == expected
+
+
+def test_a_build_that_raises_or_returns_nothing_is_named_with_its_line(tmp_path):
+    with pytest.raises(
+        UserError, match=r"tiny.build failed: KeyError: 'x' \(.*test_cache.py, line"
+    ):
+        data_cache.prepare(Tiny(change=lambda s: s["x"]), cache=tmp_path)
+
+    class Nothing(Tiny):
+        def build(self, root, scratch):
+            pass
+
+    with pytest.raises(UserError, match=r"tiny\.build returned NoneType, not its splits"):
+        data_cache.prepare(Nothing(), cache=tmp_path)
+    assert leftovers(tmp_path) == []
+
+
+def test_classes_are_named():
+    with pytest.raises(UserError, match="classes are their names, a tuple of text; found 10"):
+        Task((Modality("kar", "vector", (3,)),), classes=10)
 
 
 def test_groups_in_two_splits_are_reported_not_failed(tmp_path):

@@ -100,3 +100,8 @@ def test_initialisation_schemes_zero_the_biases(scheme):
     fan = {"xavier": 2 / 128, "kaiming": 2 / 64}[scheme]
     assert float(layer.weight.detach().std()) == pytest.approx(fan**0.5, rel=0.05)
     assert (layer.bias == 0).all()
+
+
+def test_a_kind_without_an_encoder_is_named():
+    with pytest.raises(UserError, match="modality 'left' is of the kind 'vektor', which has no"):
+        encoder_names((Modality("left", "vektor", (32,)),), {})
