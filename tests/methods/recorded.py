@@ -136,7 +136,7 @@ class Replay:
         inputs = {m: self.golden[f"{prefix}x_{m}"].reshape(len(label), -1) for m in self.modalities}
         names = tuple(map(str, range(len(label))))
         split = SplitArrays(inputs, label, names, names)
-        return InOrder(split, torch.device("cpu"), torch.float64, size, 0)
+        return InOrder([split], torch.device("cpu"), torch.float64, size, 0)
 
     def _ours(self, key: str) -> str:
         """Translate a parameter's name."""
