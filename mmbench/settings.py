@@ -201,9 +201,7 @@ def as_typed(value: object) -> str:
     """Return what ``parse_value`` reads as ``value``, which JSON could hold."""
     if value is None:
         return "none"
-    if isinstance(value, str):
-        return value if parse_value(value) == value else _toml(value)
-    return _toml(value)
+    return value if isinstance(value, str) and parse_value(value) == value else _toml(value)
 
 
 def _toml(value: object) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmbench.cli.output import counted, print_rows
+from mmbench.cli.output import print_rows
 from mmbench.errors import UserError, nearest
 from mmbench.own.dataset import discover
 from mmbench.plugins import load_plugin
@@ -14,6 +14,7 @@ from mmbench.registry import DATASETS, ENCODERS, METHODS, Registry
 from mmbench.settings import default_cache
 from mmbench.store import RunDirectory
 from mmbench.survey import survey
+from mmbench.wording import counted
 
 KINDS: dict[str, Registry] = {"methods": METHODS, "datasets": DATASETS, "encoders": ENCODERS}
 

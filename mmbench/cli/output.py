@@ -47,11 +47,6 @@ def pairs(items: Sequence[str], option: str) -> dict[str, str]:
     return found
 
 
-def counted(number: int, noun: str) -> str:
-    """Return ``1 cell`` or ``2 cells``."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
 def clock(seconds: float) -> str:
     """Return seconds as ``m:ss`` or ``h:mm:ss``."""
     minutes, rest = divmod(round(seconds), 60)

@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from mmbench.cli.output import counted, pairs, print_rows
+from mmbench.cli.output import pairs, print_rows
 from mmbench.dataset import Dataset
 from mmbench.errors import UserError
 from mmbench.own.table import TABLES
@@ -17,6 +17,7 @@ from mmbench.plugins import load_plugin
 from mmbench.registry import DATASETS
 from mmbench.scan import check_name
 from mmbench.settings import default_cache, parse_value, validate
+from mmbench.wording import counted
 
 
 def is_table(name: str) -> bool:

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mmbench.cell import Cell
-from mmbench.cli.output import clock, counted
+from mmbench.cli.output import clock
+from mmbench.wording import counted
 
 
 class Progress:

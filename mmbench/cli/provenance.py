@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmbench.cli.output import counted
 from mmbench.errors import UserError, nearest
 from mmbench.plugins import load_plugin
 from mmbench.reproduce import Comparison, command_line, compare
 from mmbench.settings import RunSettings, default_cache, validate
 from mmbench.store import read_record
+from mmbench.wording import counted
 
 if TYPE_CHECKING:
     from mmbench.cell import Cell

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmbench.cli.output import console, counted
+from mmbench.cli.output import console
 from mmbench.errors import UserError
 from mmbench.store import read_record, record_files, write_atomic
+from mmbench.wording import counted
 
 if TYPE_CHECKING:
     from mmbench.report.table import Table

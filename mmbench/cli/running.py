@@ -13,10 +13,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mmbench.cell import Cell
-from mmbench.cli.output import clock, counted, pairs, print_rows
+from mmbench.cli.output import clock, pairs, print_rows
 from mmbench.errors import UserError, nearest
 from mmbench.plugins import load_plugin
 from mmbench.settings import RunSettings, default_cache, parse_value, validate
+from mmbench.wording import counted
 
 if TYPE_CHECKING:
     from mmbench.launch.local import Pool

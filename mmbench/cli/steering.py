@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmbench.cli.output import counted
 from mmbench.errors import UserError
 from mmbench.find import find_cell, matching
 from mmbench.launch import squeue
@@ -12,6 +11,7 @@ from mmbench.launch.pools import LocalPool, at_work
 from mmbench.launch.sweepfolder import open_sweep, sweeps
 from mmbench.store import RunDirectory
 from mmbench.survey import Survey, survey
+from mmbench.wording import counted
 
 SHOWN = 20
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mmbench.cell import Cell
 from mmbench.cli.estimate import from_records
-from mmbench.cli.output import counted
 from mmbench.cli.running import Options, one_at_a_time
 from mmbench.errors import UserError
 from mmbench.launch import slurm, snapshot
@@ -19,6 +18,7 @@ from mmbench.launch.shared import absolute, check_shared
 from mmbench.launch.sweepfolder import Facts, SweepFolder, create
 from mmbench.settings import RunSettings, default_cache
 from mmbench.store import Store, write_atomic
+from mmbench.wording import counted
 
 
 def workers(cells: int, share: float, wanted: Resources, options: Options, profile: Profile) -> int:

@@ -12,11 +12,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mmbench.cli.output import clock, console, counted
+from mmbench.cli.output import clock, console
 from mmbench.launch import squeue
 from mmbench.launch.squeue import Answer
 from mmbench.record import now
 from mmbench.survey import Seen, Survey, SweepState, survey
+from mmbench.wording import counted
 
 ORDER = (
     "done", "refused", "running", "interrupted", "waiting", "failed", "cancelled", "unreadable",

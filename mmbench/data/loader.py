@@ -97,34 +97,39 @@ class Loader:
         """
         on_device = index.to(self.device, non_blocking=True)
         sizes = self.ranks.shares(len(index))
-        inputs = self._read(index[self.ranks.own(sizes)])
+        own = self.ranks.own(sizes)
+        inputs = {m: self._standardised(m, index[own], on_device[own]) for m in self._stored}
         if self.ranks.size > 1:
             inputs = {m: Rows(x, sizes, self.ranks) for m, x in inputs.items()}
         return Batch(inputs, self._label.index_select(0, on_device), on_device)
 
-    def _read(self, index: Tensor) -> dict[str, Tensor]:
-        return {m: self._standardised(m, index) for m in self.parts[0].inputs}
+    def _standardised(self, m: str, index: Tensor, on_device: Tensor) -> Tensor:
+        """Return rows of a modality as floats, [B, *shape]; word numbers as they are.
 
-    def _standardised(self, m: str, index: Tensor) -> Tensor:
-        """Return rows of a modality as floats, [B, *shape]; word numbers as they are."""
+        Args:
+            m: its name.
+            index: of the rows, on the CPU.
+            on_device: the same, on the device.
+        """
         first = self._stored[m][0]
         moments = self._moments.get(m)
         if first.dtype == torch.int32:
-            return self._rows(m, index)
+            return self._rows(m, index, on_device)
         scale = 255.0 if first.dtype == torch.uint8 else 1.0
         if self.device.type != "cpu" or first.shape[1:].numel() < LARGE:
-            return _scaled(self._rows(m, index).to(self.dtype), scale, moments)
+            return _scaled(self._rows(m, index, on_device).to(self.dtype), scale, moments)
         # One after the other, so that the passes over a sample find it in the processor's cache.
         found = torch.empty((len(index), *first.shape[1:]), dtype=self.dtype)
         for row, into in zip(index.tolist(), found, strict=True):
             _scaled(into.copy_(self._row(m, row)), scale, moments)
         return found
 
-    def _rows(self, m: str, index: Tensor) -> Tensor:
+    def _rows(self, m: str, index: Tensor, on_device: Tensor) -> Tensor:
         """Return rows of a modality as they are stored, [B, *shape], on the device."""
         first, *more = self._stored[m]
         if not more:
-            return first.index_select(0, index.to(first.device, non_blocking=True)).to(self.device)
+            where = on_device if self.resident else index
+            return first.index_select(0, where).to(self.device)
         return torch.stack([self._row(m, row) for row in index.tolist()]).to(self.device)
 
     def _row(self, m: str, row: int) -> Tensor:

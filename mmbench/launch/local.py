@@ -278,7 +278,7 @@ class Pool:
         for plugin in self.plugins:
             command += ["--plugin", plugin]
         environment = {
-            # Batches are made anew each time: in large pages that costs half. torch reads it once.
+            # Batches are made anew each time: in large pages that costs less. torch reads it once.
             "THP_MEM_ALLOC_ENABLE": "1",
             **os.environ,
             "OMP_NUM_THREADS": str(slot.threads),

@@ -12,6 +12,7 @@ from mmbench.report.scores import TITLES, absence, caption, reasons
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
 from mmbench.report.table import Entry, Sources, Table
+from mmbench.wording import counted
 
 MIB = 2**20
 NOTES = (
@@ -91,7 +92,7 @@ def _table(study: Study, group: Group, reference: bool, shared: NDArray[np.bool_
         for row in group.rows
     ]
     threads = int(group.first("threads"))
-    place = f"one device, {threads} thread{'s' * (threads > 1)}"
+    place = f"one device, {counted(threads, 'thread')}"
     name = base.name if base else "the first baseline, which was not run here"
     return Table(
         name=f"{study.name}-{group.slug}",
@@ -148,8 +149,10 @@ def ratio_entry(row: Shown, base: Shown | None) -> Entry:
 def overlapping(groups: Iterable[Group]) -> int:
     """Return how many runs of the tables shared a device with another run."""
     parts = by_device(groups)
-    shared = shared_runs(parts[0].columns) if parts else None
-    return sum(int(shared[group.where].sum()) for group in parts if shared is not None)
+    if not parts:
+        return 0
+    shared = shared_runs(parts[0].columns)
+    return sum(int(shared[group.where].sum()) for group in parts)
 
 
 def shared_runs(columns: Columns) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ from mmbench.report.rows import Group
 from mmbench.report.scores import RULES
 from mmbench.report.study import Study
 from mmbench.report.table import Entry, Table
+from mmbench.wording import counted
 
 Scores = dict[str, list[dict[int, float]]]  # row -> per dataset, value by seed
 
@@ -211,7 +212,7 @@ def _notes(pool: Pool, compared: Sequence[statistics.Comparison]) -> tuple[str, 
         notes.append(f"Left out, without a score on every dataset: {', '.join(pool.partial)}.")
     if len(pool.datasets) < statistics.FEW_DATASETS:
         notes.append(
-            f"Mean ranks over {_counted(len(pool.datasets), 'dataset')} mean little: at least "
+            f"Mean ranks over {counted(len(pool.datasets), 'dataset')} mean little: at least "
             f"{statistics.FEW_DATASETS} are needed for the critical difference to be trusted."
         )
     if pool.knob is not None:
@@ -220,10 +221,6 @@ def _notes(pool: Pool, compared: Sequence[statistics.Comparison]) -> tuple[str, 
             "for other datasets, and ranks over them tell less than over as many datasets."
         )
     return (*notes, conclusion(compared, str(pool.reference)))
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def conclusion(compared: Sequence[statistics.Comparison], reference: str) -> str:

@@ -14,6 +14,7 @@ import mmbench
 from mmbench.record import Environment
 from mmbench.settings import RunSettings
 from mmbench.training.device import describe, memory_format
+from mmbench.wording import counted
 
 LIBRARIES = ("torch", "torchvision", "torchaudio", "numpy", "scikit-learn")
 COMMIT_FILE = "commit.json"  # in a copy of the code: which commit it was made from
@@ -79,8 +80,7 @@ def conditions(device: torch.device) -> str:
     """Return in one line what a measured number depends on."""
     here = environment(device)
     changed = "" if here.clean or here.commit is None else " with changes"
-    threads = f"{here.threads} thread{'s' * (here.threads > 1)}"
     return (
-        f"{here.device_name}, {threads}, torch {here.libraries['torch']}, "
+        f"{here.device_name}, {counted(here.threads, 'thread')}, torch {here.libraries['torch']}, "
         f"{date.today().isoformat()}, commit {str(here.commit)[:10]}{changed}"
     )

@@ -145,42 +145,40 @@ def test_what_to_retry_must_be_said_and_have_failed(failed, tmp_path, names, mes
         retry(names, False, tmp_path)
 
 
-def test_a_pool_on_this_machine_is_cancelled_like_ctrl_c(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "mmbench", "run", "--methods", "concat", "--datasets",
-         "mfeat3", "--seeds", "2", "--jobs", "1", "--set", "trainer.epochs=5000", "--results",
-         str(tmp_path / "r"), "--cache", str(tmp_path / "c")],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
+@pytest.fixture
+def running(tmp_path):
+    """Return a function that starts a run on this machine and waits for its first epoch."""
+    processes = []
+
+    def start(*words):
+        command = [sys.executable, "-P", "-m", "mmbench", "run", "--datasets", "mfeat3"]
+        command += ["--jobs", "1", "--results", str(tmp_path / "r"), "--cache", str(tmp_path / "c")]
+        process = subprocess.Popen([*command, *words], stdout=subprocess.PIPE, text=True)
+        processes.append(process)
         while not list(tmp_path.glob("r/runs/*/progress.json")):
             assert process.poll() is None
             time.sleep(0.05)
-        assert cancel([f"local-{os.uname().nodename}"], False, False, tmp_path / "r") == 0
-        out, _ = process.communicate(timeout=120)
-    finally:
+        return process
+
+    yield start
+    for process in processes:
         process.kill()
+
+
+def test_a_pool_on_this_machine_is_cancelled_like_ctrl_c(running, tmp_path):
+    process = running("--methods", "concat", "--seeds", "2", "--set", "trainer.epochs=5000")
+    assert cancel([f"local-{os.uname().nodename}"], False, False, tmp_path / "r") == 0
+    out, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "run the same command to continue" in out
     assert sorted(states(tmp_path / "r")) == ["interrupted"]
 
 
-def test_a_cell_cancelled_before_its_turn_is_not_run_and_named(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "mmbench", "run", "--methods", "concat,sum", "--datasets",
-         "mfeat3", "--jobs", "1", "--set", "trainer.epochs=400", "--results",
-         str(tmp_path / "r"), "--cache", str(tmp_path / "c")],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        while not list(tmp_path.glob("r/runs/*/progress.json")):
-            assert process.poll() is None
-            time.sleep(0.05)
-        assert cancel(["mfeat3.sum"], False, False, tmp_path / "r") == 0
-        assert cancel(["mfeat3.concat"], False, False, tmp_path / "r") == 0
-        out, _ = process.communicate(timeout=120)
-    finally:
-        process.kill()
+def test_a_cell_cancelled_before_its_turn_is_not_run_and_named(running, tmp_path):
+    process = running("--methods", "concat,sum", "--set", "trainer.epochs=400")
+    assert cancel(["mfeat3.sum"], False, False, tmp_path / "r") == 0
+    assert cancel(["mfeat3.concat"], False, False, tmp_path / "r") == 0
+    out, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert out.count("run the same command to continue it") == 2
     assert "all cells done" not in out
