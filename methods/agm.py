@@ -45,11 +45,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmbench.method import Batch, Deviation, Needs, setting
+from mmbench.method import Batch, Deviation, Needs, of_trainer, setting
 from mmbench.registry import register_method
 
-from .modulated import Modulated, ModulatedConfig, at_least_fp32, evaluating, scale_gradients
-from .ogm import in_scope
+from .gradients import in_scope, scale_gradients
+from .modulated import Modulated, ModulatedConfig, at_least_fp32, entries, evaluating
 
 CREMAD = "authors' CREMA-D script; UR-Funny for three modalities"
 FLOOR = 1e-8  # authors' CREMA-D script
@@ -139,12 +139,7 @@ class AGM(Modulated):
     config: AGMConfig
     needs = Needs(min_modalities=2)
     reference = "Li et al., ICCV 2023"
-    authors = {
-        "trainer.lr": 0.0001,
-        "trainer.epochs": 100,
-        "trainer.batch_size": 64,
-        "trainer.schedule": "step",
-        "trainer.lr_step": 0.7,
+    authors = of_trainer(lr=0.0001, epochs=100, batch_size=64, schedule="step", lr_step=0.7) | {
         "alpha": 2.5,
         "window_unit": "epochs",
         "ends": 20,
@@ -263,11 +258,7 @@ class AGM(Modulated):
         elif config.after_window == "reset":
             self.scale.fill_(1.0)
         rows = {"score": n, "ratio": r, "tau": tau, "coefficient": c, "scale": self.scale.clone()}
-        return {
-            f"{name}/{m}": value
-            for name, row in rows.items()
-            for m, value in zip(self.names, row, strict=True)
-        }
+        return entries(**{k: dict(zip(self.names, row, strict=True)) for k, row in rows.items()})
 
     @torch.no_grad()
     def _scale_encoders(self) -> None:

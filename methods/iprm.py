@@ -25,11 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from mmbench.method import Batch, Deviation, Method, MethodConfig, Needs
+from mmbench.method import Batch, Deviation, Method, MethodConfig, Needs, of_trainer, setting
 from mmbench.nets.heads import own_heads
 from mmbench.nets.sphere import EPS, Arc, unit
 from mmbench.registry import register_method
-from mmbench.settings import setting
 from mmbench.training.seeding import generator
 
 SCRIPT, TALK = "IPRM script", "IPRM talk; methods.md section 11.1"
@@ -95,13 +94,8 @@ class IPRM(Method):
     config: IPRMConfig
     needs = Needs(min_modalities=2)
     reference = "Yang, Wu, Jiang, IJCAI 2025"
-    authors = {
-        "trainer.lr": 0.01,
-        "trainer.epochs": 100,
-        "trainer.batch_size": 64,
-        "trainer.schedule": "step",
-        "trainer.lr_step": 0.7,
-        "alpha": 0.8,
+    authors = of_trainer(lr=0.01, epochs=100, batch_size=64, schedule="step", lr_step=0.7) | {
+        "alpha": 0.8
     }
     deviations = (
         Deviation(

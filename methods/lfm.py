@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from mmbench.method import Batch, Deviation, MethodConfig, Needs, setting
+from mmbench.method import Batch, Deviation, MethodConfig, Needs, of_trainer, setting
 from mmbench.registry import register_method
 
 from .ensemble import Ensemble
@@ -130,14 +130,9 @@ class LFM(Ensemble):
     config: LFMConfig
     needs = Needs(min_modalities=2)
     reference = "Yang et al., NeurIPS 2024"
-    authors = {
-        "trainer.lr": 0.01,
-        "trainer.epochs": FITTED_EPOCHS,
-        "trainer.batch_size": 64,
-        "trainer.schedule": "step",
-        "trainer.lr_step": 0.35,
-        "decay": "before",
-    }
+    authors = of_trainer(
+        lr=0.01, epochs=FITTED_EPOCHS, batch_size=64, schedule="step", lr_step=0.35
+    ) | {"decay": "before"}
     deviations = (
         Deviation("stretch", True, False, "Cut off early, the agreement keeps most of the weight."),
         Deviation("guard", True, False, "Around epoch 183 the fit pushes modalities apart."),

@@ -35,7 +35,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mmbench.dataset import Task
-from mmbench.method import Batch, Deviation, Method, MethodConfig, Needs, ParameterGroup, setting
+from mmbench.method import (
+    Batch,
+    Deviation,
+    Method,
+    MethodConfig,
+    Needs,
+    ParameterGroup,
+    of_trainer,
+    setting,
+)
 from mmbench.registry import register_method
 
 from .modulated import EPS, at_least_fp32
@@ -109,13 +118,7 @@ class MLA(Method):
     config: MLAConfig
     needs = Needs(min_modalities=2)
     reference = "Zhang et al., CVPR 2024"
-    authors = {
-        "trainer.lr": 0.001,
-        "trainer.epochs": 100,
-        "trainer.batch_size": 64,
-        "trainer.schedule": "step",
-        "trainer.lr_step": 0.7,
-    }
+    authors = of_trainer(lr=0.001, epochs=100, batch_size=64, schedule="step", lr_step=0.7)
     deviations = (
         Deviation(
             "projection", "on", "off", "Released: a name that never matches; P is never used."

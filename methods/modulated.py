@@ -4,7 +4,7 @@ A fusion head of choice (one layer on the concatenation, or the sum of own heads
 epochs in which the method acts, and small pieces of arithmetic. Not a method itself.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, Self, TypeVar
 
@@ -13,7 +13,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from mmbench.method import Method, MethodConfig, setting, window
-from mmbench.nets.heads import ConcatHead, own_heads
+from mmbench.nets.heads import ConcatHead, SumHead
 
 EPS = 1e-12  # below this a denominator counts as zero (methods.md section 0.8)
 K = TypeVar("K")
@@ -60,29 +60,6 @@ class ModulatedConfig(WindowConfig):
     )
 
 
-class SumHead(nn.Module):
-    """One linear head per modality, added; the same interface as ``ConcatHead``.
-
-    Args:
-        names: the modalities, in order.
-        width: width of each feature.
-        classes: number of classes.
-    """
-
-    def __init__(self, names: tuple[str, ...], width: int, classes: int) -> None:
-        super().__init__()
-        self.names = names
-        self.heads = own_heads(names, width, classes)
-
-    def forward(self, z: Mapping[str, Tensor]) -> Tensor:
-        """Return the fused logits [B, C] of features z_m [B, d]."""
-        return torch.stack(list(self.split(z).values())).sum(0)
-
-    def split(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return o_m = W_m z_m + b_m, with the whole bias in training and evaluation alike."""
-        return {m: self.heads[m](z[m]) for m in self.names}
-
-
 class Modulated(Method):
     """A fusion model whose training a subclass modulates inside the window."""
 
@@ -125,16 +102,14 @@ def at_least_fp32(t: Tensor) -> Tensor:
     return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
-def prefixed(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return ``values`` under the names ``prefix/key``, for the log."""
-    return {f"{prefix}/{key}": value for key, value in values.items()}
+def true_class(logits: Tensor, label: Tensor) -> Tensor:
+    """Return the summed probability of the true class, a scalar, from [B, C] and y [B]."""
+    return at_least_fp32(logits).softmax(1).gather(1, label[:, None]).sum()
 
 
-def scale_gradients(parameters: Iterable[nn.Parameter], factor: Tensor) -> None:
-    """Multiply the gradients there are by the scalar ``factor``, in one go on a GPU."""
-    grads = [p.grad for p in parameters if p.grad is not None]
-    if grads:
-        torch._foreach_mul_(grads, factor)
+def entries(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the values of each group under the names ``group/key``, for the log."""
+    return {f"{name}/{key}": v for name, values in groups.items() for key, v in values.items()}
 
 
 @contextmanager

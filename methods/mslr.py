@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mmbench.dataset import Task
-from mmbench.method import UNKNOWN, Batch, Deviation, ParameterGroup, setting
+from mmbench.method import UNKNOWN, Batch, Deviation, ParameterGroup, of_trainer, setting
 from mmbench.registry import register_method
 
 from .modulated import WindowConfig
@@ -80,11 +80,7 @@ class MSLR(Sum):
     Config = MSLRConfig
     config: MSLRConfig
     reference = "Yao, Mihalcea, Findings of ACL 2022"
-    authors = {
-        "trainer.lr": UNKNOWN,
-        "trainer.epochs": UNKNOWN,
-        "trainer.batch_size": UNKNOWN,
-        "trainer.schedule": "step",
+    authors = of_trainer(lr=UNKNOWN, epochs=UNKNOWN, batch_size=UNKNOWN, schedule="step") | {
         "c": UNKNOWN,  # found per dataset: see the defaults above
         "window_unit": "epochs",
         "ends": 20,

@@ -24,34 +24,27 @@ Defaults: alpha 0.8 from the authors' README (CREMA-D; 0.1 for VGGSound); window
 from their launch line.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mmbench.errors import Refused
-from mmbench.method import Batch, Deviation, Needs, setting
+from mmbench.method import Batch, Deviation, Needs, of_trainer, setting
 from mmbench.registry import register_method
 
-from .modulated import (
-    Modulated,
-    ModulatedConfig,
-    against_others,
-    at_least_fp32,
-    prefixed,
-    scale_gradients,
-)
+from .gradients import in_scope, scale_gradients
+from .modulated import Modulated, ModulatedConfig, against_others, entries, true_class
 
-README = "authors' README, CREMA-D"
 TIE = 1e-6  # ratios closer to 1 than this are a tie
 
 
 class OGMConfig(ModulatedConfig):
     """Options of OGM and OGM-GE."""
 
-    alpha: float = setting(0.8, "strength of the damping", source=README, ge=0)
+    alpha: float = setting(0.8, "strength of the damping", source="authors' README, CREMA-D", ge=0)
     ends: float = setting(
         0.5, "last epoch of the window, inclusive", source="authors' script: 50 of 100", ge=0
     )
@@ -67,13 +60,6 @@ class OGMConfig(ModulatedConfig):
     eval_bias: Literal["whole", "half"] = setting(
         "whole", "of fusion=sum: share of the bias in evaluated unimodal logits", source="mmbench"
     )
-
-
-def scores(logits: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:
-    """Return s_m, the summed probability of the true class, from o_m [B, C] and y [B]."""
-    return {
-        m: at_least_fp32(o).softmax(1).gather(1, label[:, None]).sum() for m, o in logits.items()
-    }
 
 
 def coefficients(
@@ -99,13 +85,6 @@ def coefficients(
     }
 
 
-def in_scope(encoder: nn.Module, scope: str) -> Iterator[nn.Parameter]:
-    """Yield the trainable parameters of ``encoder`` that are modulated; never biases or norms."""
-    for p in encoder.parameters():
-        if p.requires_grad and (p.ndim == 4 if scope == "conv4d" else p.ndim >= 2):
-            yield p
-
-
 @register_method("ogm")
 class OGM(Modulated):
     """Slow the encoder of the modality that leads."""
@@ -114,27 +93,19 @@ class OGM(Modulated):
     config: OGMConfig
     needs = Needs(min_modalities=2, defined_for=2)
     reference = "Peng et al., CVPR 2022"
-    authors = {
-        "trainer.lr": 0.001,
-        "trainer.epochs": 100,
-        "trainer.batch_size": 64,
-        "trainer.schedule": "step",
-        "trainer.lr_step": 0.7,
-        "alpha": 0.8,
+    authors = of_trainer(lr=0.001, epochs=100, batch_size=64, schedule="step", lr_step=0.7) | {
+        "alpha": 0.8
     }
     deviations: ClassVar[tuple[Deviation, ...]] = (
-        Deviation(
-            "scope", "ndim>=2", "conv4d", "Encoders without convolutions would not be modulated."
-        ),
+        Deviation("scope", "ndim>=2", "conv4d", "Encoders without convolutions stay unmodulated."),
         Deviation("tie", "neither", "official", "Equal scores give no reason to damp the first."),
         Deviation("window_unit", "fraction", "epochs", "A shorter run is modulated alike."),
         Deviation("ends", 0.5, 50, "The same window, as a share of 100 epochs."),
         Deviation("eval_bias", "whole", "half", "Half a bias belongs to concatenation alone."),
     )
 
-    # Refused and not run: without anything in scope it would be its own baseline under this name.
     def build(self) -> None:
-        """Create the fusion head; refuse an encoder that the scope leaves untouched.
+        """Create the fusion head; refuse what would be its own baseline under this name.
 
         Raises:
             Refused: if no trainable parameter of an encoder is in scope.
@@ -154,7 +125,7 @@ class OGM(Modulated):
         loss = cross_entropy(self.fusion_head(z), batch.label)
         self.fit.backward(loss)
         with torch.no_grad():
-            score = scores(self.fusion_head.split(z), batch.label)
+            score = {m: true_class(o, batch.label) for m, o in self.fusion_head.split(z).items()}
             rho = against_others(score)
             k = {m: torch.ones_like(r) for m, r in rho.items()}
             if self.active:
@@ -162,12 +133,7 @@ class OGM(Modulated):
                 self.modulate(k)
         self.fit.update()
         mean_score = {m: s / len(batch.label) for m, s in score.items()}
-        return {
-            "loss": loss,
-            **prefixed("score", mean_score),
-            **prefixed("ratio", rho),
-            **prefixed("k", k),
-        }
+        return {"loss": loss, **entries(score=mean_score, ratio=rho, k=k)}
 
     def predict(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Fused logits [B, C], and their split into modalities."""

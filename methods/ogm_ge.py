@@ -20,7 +20,8 @@ from torch import Tensor
 from mmbench.method import Deviation
 from mmbench.registry import register_method
 
-from .ogm import OGM, in_scope
+from .gradients import in_scope
+from .ogm import OGM
 
 FLOOR = 1e-8  # added to sigma, as the authors' script does
 

@@ -42,7 +42,7 @@ from pydantic import model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmbench.method import UNKNOWN, Batch, Deviation, Method, MethodConfig, setting
+from mmbench.method import UNKNOWN, Batch, Deviation, Method, MethodConfig, of_trainer, setting
 from mmbench.nets.heads import ConcatHead, own_heads
 from mmbench.registry import register_method
 
@@ -107,12 +107,7 @@ class OGRGB(Method):
     config: OGRGBConfig
     version = 2  # n is 10 epochs, not a tenth of the run
     reference = "Wang, Tran, Feiszli, CVPR 2020"
-    authors = {
-        "trainer.lr": UNKNOWN,
-        "trainer.epochs": UNKNOWN,
-        "trainer.batch_size": UNKNOWN,
-        "trainer.schedule": UNKNOWN,
-    }
+    authors = of_trainer(lr=UNKNOWN, epochs=UNKNOWN, batch_size=UNKNOWN, schedule=UNKNOWN)
     deviations = (
         Deviation(
             None,

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from mmbench.method import Batch, Deviation, Needs, setting
+from mmbench.method import Batch, Deviation, Needs, of_trainer, setting
 from mmbench.registry import register_method
 
 from .modulated import (
@@ -47,8 +47,9 @@ from .modulated import (
     ModulatedConfig,
     against_others,
     at_least_fp32,
+    entries,
     evaluating,
-    prefixed,
+    true_class,
 )
 
 FAR = -1e30  # similarity to a class without prototype: its softmax is 0, and no NaN arises
@@ -138,12 +139,7 @@ class PMR(Modulated):
     config: PMRConfig
     needs = Needs(min_modalities=2, defined_for=2)
     reference = "Fan et al., CVPR 2023"
-    authors = {
-        "trainer.lr": 0.001,
-        "trainer.epochs": 130,
-        "trainer.batch_size": 64,
-        "trainer.schedule": "step",
-        "trainer.lr_step": 70 / 130,
+    authors = of_trainer(lr=0.001, epochs=130, batch_size=64, schedule="step", lr_step=70 / 130) | {
         "ends": 70 / 130,
         "alpha": 2.0,
         "momentum": 0.0,
@@ -194,8 +190,7 @@ class PMR(Modulated):
         known = self.known if self.config.guard else torch.ones_like(self.known)
         own = {m: prototypical_loss(s, batch.label, known) for m, s in sim.items()}
         with torch.no_grad():
-            truth = batch.label[:, None]
-            q = {m: s.softmax(1).gather(1, truth).sum() for m, s in sim.items()}
+            q = {m: true_class(s, batch.label) for m, s in sim.items()}
             hits = {m: (s.argmax(1) == batch.label).to(s.dtype).mean() for m, s in sim.items()}
             rho = against_others(q)
             beta = gates(q, self.config.alpha if self.active else 0.0, self.config.gate)
@@ -211,10 +206,7 @@ class PMR(Modulated):
         return {
             "loss": total,
             "loss/fused": loss,
-            **prefixed("loss/prototype", own),
-            **prefixed("ratio", rho),
-            **prefixed("beta", beta),
-            **prefixed("prototype_accuracy", hits),
+            **entries(**{"loss/prototype": own}, ratio=rho, beta=beta, prototype_accuracy=hits),
         }
 
     def similarities(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:

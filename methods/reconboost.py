@@ -43,6 +43,7 @@ from mmbench.method import (
     MethodConfig,
     Needs,
     ParameterGroup,
+    of_trainer,
     setting,
 )
 from mmbench.nets.heads import own_heads
@@ -119,11 +120,12 @@ class ReconBoost(Method):
     config: ReconBoostConfig
     needs = Needs(min_modalities=2)
     reference = "Hua et al., ICML 2024"
-    authors = {
-        "trainer.lr": 0.01,
-        "trainer.epochs": 6006,  # 1001 stages of 4 / 2 + 4 epochs
-        "trainer.batch_size": 64,
-        "trainer.schedule": "constant",
+    authors = of_trainer(
+        lr=0.01,
+        epochs=6006,  # 1001 stages of 4 / 2 + 4 epochs
+        batch_size=64,
+        schedule="constant",
+    ) | {
         "epochs_per_stage": 4,
         "correct_epoch": 4,
         "stages_per_drop": 30,

@@ -21,6 +21,7 @@ __all__ = [
     "MethodConfig",
     "Needs",
     "ParameterGroup",
+    "of_trainer",
     "setting",
 ]
 
@@ -351,6 +352,11 @@ class Method(nn.Module):
         A sample's logits must not depend on what else is in the batch.
         """
         raise NotImplementedError
+
+
+def of_trainer(**settings: object) -> dict[str, object]:
+    """Return settings of the trainer under the keys of ``Method.authors``: ``trainer.lr`` ..."""
+    return {f"trainer.{name}": value for name, value in settings.items()}
 
 
 def window(start: float, end: float, epoch: int, epochs: int) -> bool:

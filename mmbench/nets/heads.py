@@ -32,6 +32,29 @@ class ConcatHead(nn.Module):
         return {m: z[m] @ block.T + share for m, block in zip(self.names, blocks, strict=True)}
 
 
+class SumHead(nn.Module):
+    """One linear head per modality, added; the same interface as ``ConcatHead``.
+
+    Args:
+        names: the modalities, in order.
+        width: width of each feature.
+        classes: number of classes.
+    """
+
+    def __init__(self, names: Iterable[str], width: int, classes: int) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.heads = own_heads(self.names, width, classes)
+
+    def forward(self, z: Mapping[str, Tensor]) -> Tensor:
+        """Return the fused logits [B, C] of features z_m [B, d]."""
+        return torch.stack(list(self.split(z).values())).sum(0)
+
+    def split(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return o_m = W_m z_m + b_m, with the whole bias in training and evaluation alike."""
+        return {m: self.heads[m](z[m]) for m in self.names}
+
+
 def own_heads(names: Iterable[str], width: int, classes: int) -> nn.ModuleDict:
     """Return one linear head per modality."""
     return nn.ModuleDict({m: nn.Linear(width, classes) for m in names})
