@@ -19,7 +19,7 @@ from mmbench.errors import UserError
 from mmbench.launch import lease as leases
 from mmbench.record import Record
 from mmbench.reproduce import compare
-from mmbench.store import in_use, read_record, write_atomic, write_new
+from mmbench.store import PACKED, PLAIN, cell_of, in_use, read_record, write_atomic, write_new
 
 ASIDE = ".merge"  # beside the runs, so that nobody takes a half copy for a run
 SHOWN = 5  # differing numbers of a cell that are told
@@ -205,9 +205,11 @@ def _add_record(ours: Path, theirs: Path, done: Merged, aside: Path | None) -> N
 def _records(results: Path, other: Path, done: Merged, dry_run: bool) -> None:
     """Merge collected records; as in collecting, a failure alone gives way, to what finished."""
     for theirs in sorted((other / "records").glob("*.json*")):
-        if theirs.name.startswith(".") or not theirs.name.endswith((".json", ".json.gz")):
+        if theirs.name.startswith(".") or not theirs.name.endswith((PLAIN, PACKED)):
             continue
-        ours = results / "records" / theirs.name
+        free = results / "records" / theirs.name
+        names = (free, *(free.with_name(cell_of(free.name) + end) for end in (PLAIN, PACKED)))
+        ours = next((name for name in names if name.exists()), free)
         write: Callable[[Path, bytes], None] = write_new
         record = _read(theirs, done) if not ours.exists() else None
         if ours.exists():
@@ -224,10 +226,12 @@ def _records(results: Path, other: Path, done: Merged, dry_run: bool) -> None:
         if record is None:
             continue
         if not dry_run:
-            ours.parent.mkdir(parents=True, exist_ok=True)
+            free.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):  # someone collected it in this moment
-                write(ours, theirs.read_bytes())
-        done.brought.append(ours)
+                write(free, theirs.read_bytes())
+            if ours != free:
+                ours.unlink()
+        done.brought.append(free)
 
 
 # ---------------------------------------------------------------------- comparing

@@ -3,7 +3,7 @@
 ``<results>/runs/<cell folder>/`` holds ``cell.json``, ``progress.json`` while training,
 ``checkpoint-*`` until done, ``record.json`` once done or refused, ``failed-NNN.json`` for every
 failed attempt (``retried-NNN.json`` once it was forgiven), and ``cancelled`` if someone said so.
-``<results>/records/`` holds committed reference records, compressed.
+``<results>/records/`` holds collected records: ``<cell folder>.json``, or ``.json.gz``.
 """
 
 import errno
@@ -37,6 +37,7 @@ State = Literal[
 CANCELLED = "cancelled"  # marks a cell that workers leave alone until someone asks for it again
 STATUS = re.compile(rb'"status": ?"(done|refused)", ?"started"')  # as a record is written
 HEAD = 16_384  # bytes of a record that hold its status, after the cell
+PLAIN, PACKED = ".json", ".json.gz"  # how a collected record's name ends
 
 
 def write_atomic(file: Path, data: bytes, *, sync: bool = True) -> None:
@@ -166,6 +167,31 @@ def iter_records(folder: Path, unreadable: list[str] | None = None) -> Iterator[
             unreadable.append(str(err))
 
 
+def glance(file: str) -> Literal["done", "refused"] | None:
+    """Return the status of a finished record from the two ends of its file, or None.
+
+    That notices a file that was cut short, and not one that was altered in the middle.
+
+    Raises:
+        OSError: if the file cannot be opened.
+    """
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        head = os.pread(handle, HEAD, 0)
+        end = os.pread(handle, 2, max(0, os.fstat(handle).st_size - 2))
+    finally:
+        os.close(handle)
+    found = STATUS.search(head)
+    if found is None or not end.rstrip().endswith(b"}"):
+        return None
+    return "refused" if found[1] == b"refused" else "done"
+
+
+def cell_of(name: str) -> str:
+    """Return the cell's folder of a collected record's name."""
+    return name.removesuffix(".gz").removesuffix(PLAIN)
+
+
 def record_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the files that hold the records of a folder, in name order, with what stat says.
 
@@ -176,8 +202,11 @@ def record_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
         return
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
+    names = {entry.name for entry in found}
     for entry in found:
-        if entry.name.endswith((".json", ".json.gz")):
+        if entry.name.endswith((PLAIN, PACKED)):
+            if entry.name.endswith(PACKED) and entry.name.removesuffix(".gz") in names:
+                continue  # the plain one was about to be replaced by it
             yield entry.path, entry.stat()
         elif entry.is_dir():
             yield from speaking(entry.path)
@@ -279,21 +308,11 @@ class RunDirectory:
         return "interrupted" if lease.step_of(listed) >= 0 else "waiting"
 
     def recorded_state(self) -> State:
-        """Return the state of a cell with a record, from the two ends of the file.
-
-        That notices a file that was cut short, and not one that was altered in the middle.
-        """
+        """Return the state of a cell with a record, from a glance at it."""
         try:
-            with self.record_file.open("rb") as handle:
-                head = handle.read(HEAD)
-                handle.seek(max(0, handle.seek(0, os.SEEK_END) - 2))
-                whole = handle.read().rstrip().endswith(b"}")
+            return glance(str(self.record_file)) or self.state()
         except OSError:
             return "unreadable"
-        found = STATUS.search(head)
-        if found is None or not whole:
-            return self.state()
-        return "refused" if found[1] == b"refused" else "done"
 
     def set_aside(self) -> Path:
         """Rename a record that cannot be read, so that the cell can run again; nothing is lost.

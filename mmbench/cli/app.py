@@ -300,11 +300,15 @@ def reproduce(
 
 
 @app.command()
-def collect(results: Results = RESULTS, json: Json = False) -> None:
-    """Copy the finished records to RESULTS/records. Example: mmbench collect"""
+def collect(
+    results: Results = RESULTS,
+    compress: Annotated[bool, typer.Option(help="Compressed files, to commit or to send.")] = False,
+    json: Json = False,
+) -> None:
+    """Gather the finished records in RESULTS/records. Example: mmbench collect"""
     from mmbench.cli import reporting
 
-    raise typer.Exit(reporting.collect(results, json))
+    raise typer.Exit(reporting.collect(results, compress, json))
 
 
 @app.command()

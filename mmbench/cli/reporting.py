@@ -1,16 +1,14 @@
 """``report`` and ``collect``: from records alone, without torch."""
 
-import gzip
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmbench import collect as collecting
 from mmbench.cli.output import console
 from mmbench.errors import UserError
-from mmbench.store import read_record, record_files, write_atomic
 from mmbench.wording import counted
 
 if TYPE_CHECKING:
@@ -82,62 +80,15 @@ def _complain(unreadable: Sequence[str]) -> int:
     return 1 if unreadable else 0
 
 
-def _finished(file: Path) -> bool:
-    """Say whether a collected record is there to stay; one that cannot be read is not."""
-    try:
-        return read_record(file).status != "failed"
-    except UserError:
-        return False
-
-
-def _copy(source: Path, file: Path) -> bool:
-    """Copy a record; return False if ``file`` holds one that is there to stay.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
-    record = read_record(source)
-    if file.exists() and (record.status == "failed" or _finished(file)):
-        return False
-    write_atomic(file, gzip.compress(source.read_bytes(), 6, mtime=0), sync=False)
-    return True
-
-
-def collect(results: Path, as_json: bool) -> int:
-    """Copy records to ``<results>/records``, one file a cell; only a failure is ever replaced.
-
-    A copy bears the time of its source, so that the next call need not read either again.
-    Returns 1 if one cannot be read, after all others were copied.
-    """
+def collect(results: Path, compress: bool, as_json: bool) -> int:
+    """Collect the records of a results folder; return 1 if one cannot be read."""
     target = results / "records"
-    target.mkdir(parents=True, exist_ok=True)
-    copied, kept = [], 0
-    unreadable: list[str] = []
-    marks: dict[Path, int] = {}
-    with os.scandir(target) as there:
-        times = {entry.name: entry.stat().st_mtime_ns for entry in there}
-    runs = results / "runs"
-    for found, state in record_files(runs):
-        source = Path(found)
-        name = source.relative_to(runs).parts[0].removesuffix(".gz").removesuffix(".json")
-        file = target / f"{name}.json.gz"
-        if times.get(file.name) == state.st_mtime_ns:  # copied from this very file
-            kept += 1
-            continue
-        try:
-            fresh = _copy(source, file)
-        except UserError as err:
-            unreadable.append(str(err))
-            continue
-        marks[file] = state.st_mtime_ns
-        kept += not fresh
-        copied += [str(file)] if fresh else []
-    if marks:
-        os.sync()  # once for all, before a time says that a copy is whole
-    for file, mark in marks.items():
-        os.utime(file, ns=(mark, mark))
+    done = collecting.collect(results)
+    packed = collecting.compress(target, done.unreadable) if compress else []
     if as_json:
-        print(json.dumps(copied, indent=1))
-    else:
-        print(f"copied {counted(len(copied), 'record')} to {target}; {kept} there already")
-    return _complain(unreadable)
+        print(json.dumps([str(file) for file in packed or done.files], indent=1))
+        return _complain(done.unreadable)
+    print(f"collected {counted(len(done.files), 'record')} in {target}; {done.kept} there already")
+    if compress:
+        print(f"compressed {counted(len(packed), 'record')}")
+    return _complain(done.unreadable)

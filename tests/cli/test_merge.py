@@ -173,6 +173,27 @@ def test_collected_records_are_merged_as_they_are_collected(folders, done):
     assert [r.status for r in iter_records(ours / "records")] == ["done"] * 4
 
 
+def test_a_compressed_and_a_plain_record_of_one_cell_are_one(folders, done):
+    ours, theirs = folders
+    failed = done.model_copy(update={"status": "failed", "final": {}, "failure": Failure(
+        kind="ValueError", message="m", traceback="")})  # fmt: skip
+    (ours / "records").mkdir()
+    (theirs / "records").mkdir()
+
+    def text(record):
+        return record.model_dump_json(exclude_none=True).encode()
+
+    name = f"{done.cell.folder}.json"
+    (ours / "records" / name).write_bytes(text(failed))
+    (theirs / "records" / f"{name}.gz").write_bytes(gzip.compress(text(done)))
+    assert len(merge(ours, theirs).brought) == 1
+    assert [file.name for file in (ours / "records").iterdir()] == [f"{name}.gz"]
+    (theirs / "records" / f"{name}.gz").rename(theirs / "records" / name)
+    (theirs / "records" / name).write_bytes(text(done))
+    assert merge(ours, theirs).same == 1
+    assert [r.status for r in iter_records(ours / "records")] == ["done"]
+
+
 def test_what_a_killed_merge_left_is_cleared_away(folders, done):
     ours, theirs = folders
     there = finished(theirs, done, 1)

@@ -48,10 +48,10 @@ def test_what_is_done_is_collected_while_others_run(grid):
     grid.wait_training(3)
     grid.hurry(seed=1)
     grid.wait(grid.records, "a record")
-    assert "copied 1 record " in grid.mmbench("collect").stdout
+    assert "collected 1 record " in grid.mmbench("collect").stdout
     assert "1 done, 2 running of 3 cells" in grid.mmbench("status").stdout
     grid.ends_as_undisturbed()
-    assert "copied 2 records" in grid.mmbench("collect").stdout
+    assert "collected 2 records" in grid.mmbench("collect").stdout
 
 
 def test_a_cancelled_sweep_leaves_the_queue_and_goes_on_when_submitted_again(grid):
