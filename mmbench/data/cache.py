@@ -115,6 +115,7 @@ def prepare(
                 _make(dataset, root, Path(name), target, rebuild)
             return target
         with alone(scratch):
+            scratch.mkdir(exist_ok=True)
             try:
                 if rebuild or not is_prepared(dataset, cache):  # not made while this one waited
                     _make(dataset, root, scratch, target, rebuild)

@@ -105,7 +105,7 @@ def _ensure(
     """Return the features of every split, memory-mapped; compute them if need be."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with alone(target.with_name(f".lock-{target.name}")):
+        with alone(target):
             if not _whole(target):
                 with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as name:
                     built = Path(name) / "built"
