@@ -37,7 +37,7 @@ from mmbench.testing.speed import (
     sizes,
     table,
 )
-from mmbench.training.device import choose, peak_memory, synchronize
+from mmbench.training.device import choose, peak_memory, reset_peak, synchronize
 from mmbench.training.environment import conditions
 from mmbench.training.trainer import Trainer
 
@@ -129,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for trainer in trainers.values():
             trainer.method.on_epoch_start()
         operations = step_flops(trainers[names[0]]) * options.samples / options.batch
+        reset_peak(device)  # what was counted ran in single precision
         for trainer in trainers.values():
             epoch(trainer, 0)  # kernels are chosen and compiled here
             epoch(trainer, 0, may_wait=False)

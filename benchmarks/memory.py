@@ -9,6 +9,7 @@ as there are cores. Shapes and encoders as in ``step_time.py``.
 """
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -48,6 +49,7 @@ def step_peak(
     method: str, audio: tuple[int, ...], visual: tuple[int, ...], batch: int, device: torch.device
 ) -> int:
     """Return the bytes that a step takes at most, over the weights, optimiser and data."""
+    gc.collect()  # a trainer and its method hold each other: those of the batch size before
     loader = random_loader(audiovisual(audio, visual, CLASSES), batch, batch, device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(

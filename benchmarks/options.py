@@ -42,14 +42,13 @@ CLASSES, STEPS = 6, 4
 
 def turn(trainer: Trainer, batches: Sequence[Batch]) -> tuple[float, list[float]]:
     """Take the steps of one turn; return their seconds and losses."""
-    bf16 = trainer.settings.precision == "bf16"
     trainer.epoch = trainer.step_in_epoch = 0
     trainer.method.on_epoch_start()
     losses = []
     synchronize(trainer.device)
     begun = time.perf_counter()
     for batch in batches:
-        with torch.autocast(trainer.device.type, torch.bfloat16, enabled=bf16):
+        with trainer.autocast():
             losses.append(trainer.method.step(batch)["loss"].detach())
         trainer.step += 1
     synchronize(trainer.device)
@@ -67,6 +66,8 @@ def variants(device: torch.device, compiled: bool) -> dict[str, tuple[RunSetting
         "bf16": (RunSettings(), "bf16", True),
         f"bf16, {other}": (RunSettings.model_validate({"memory_format": other}), "bf16", True),
     }
+    if device.type == "cuda":
+        found["tf32"] = (RunSettings(), "tf32", True)
     if compiled:
         found["compiled"] = (RunSettings(compile=True), "fp32", True)
     return found

@@ -123,13 +123,13 @@ class OnTheFly:
 
 
 def cached(
-    dataset: NativeDataset, cache: Path, share: float, augmented: bool, device: torch.device
+    dataset: NativeDataset, cache: Path, resident: bool, augmented: bool, device: torch.device
 ) -> Callable[[int], None]:
     """Return a function that reads that many samples in training order."""
     prepared = data_cache.load(dataset, cache=cache)
     changes = prepared.augmentations if augmented else None
     loader = Loader(
-        [prepared.splits["train"]], device, torch.float32, BATCH, 0, changes, share,
+        [prepared.splits["train"]], device, torch.float32, BATCH, 0, changes, resident,
         prepared.task.modalities,
     )  # fmt: skip
     index = torch.arange(len(loader))
@@ -239,9 +239,9 @@ def main() -> None:
             ways: dict[str, Callable[[int], None]] = {
                 "jpeg": partial(live.batch, video=False),
                 "flv": partial(live.batch, video=True),
-                "map": cached(dataset, cache, 0.0, False, device),
-                "memory": cached(dataset, cache, 0.9, False, device),
-                "map, augmented": cached(dataset, cache, 0.0, True, device),
+                "map": cached(dataset, cache, False, False, device),
+                "memory": cached(dataset, cache, True, False, device),
+                "map, augmented": cached(dataset, cache, False, True, device),
             }
             lines, ratios[title] = table_of_ways(title, in_turns(ways, options.rounds))
             sections += lines

@@ -272,7 +272,7 @@ class IPRM(Method):
         if config.ema_init == "omega0" and config.ema == "on":
             following = torch.where(self.seen[index], following, omega)
         self.lam_used[index], self.omega[index], self.lam[index] = lam, omega, following
-        self.seen[index] = True
+        self.seen[index].fill_(True)  # a copy of True would wait for the device
 
     def _partners(self, label: Tensor) -> Tensor | None:
         """Draw j(i) for every i: of the same class, or any; None when samples stay paired."""

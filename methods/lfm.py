@@ -167,7 +167,9 @@ class LFM(Ensemble):
             self.fit.scale_lr("all", self.fit.lr_at(self.fit.epoch + 1) / self.fit.lr)
         if self.learned:
             official = self.config.weight == "learned_official"
-            with torch.autocast(self.fit.device.type, enabled=False):
+            # compiled code cannot go backward through its backward pass
+            eager = torch.compiler.set_stance("force_eager")
+            with torch.autocast(self.fit.device.type, enabled=False), eager:
                 slope = self._official_slope() if official else self._one_step_slope()
             rate = self.config.lr_alpha * 0.5 ** (self.fit.epoch // HALVED_EVERY)
             self.k_con.copy_((self.k_con - rate * slope.detach()).clamp(*BOUNDS))

@@ -70,13 +70,14 @@ def balance(own: Gradients, other: Gradients) -> tuple[Tensor, Tensor]:
     G is ``own`` and U is ``other``, as one tensor per parameter.
     """
     pairs = [(g.flatten(), u.flatten()) for g, u in zip(own, other, strict=True)]
-    v11, v12, v22 = torch.stack([torch.stack([g @ g, g @ u, u @ u]) for g, u in pairs]).sum(0)
+    v11, v12, v22 = torch.stack(
+        [torch.stack([g.dot(g), g.dot(u), u.dot(u)]) for g, u in pairs]
+    ).sum(0)
     tiny = torch.finfo(v12.dtype).tiny
     vanishes = (v11 < tiny) | (v22 < tiny)
     norms = (v11.sqrt() * v22.sqrt()).clamp_min(tiny)
     cosine = torch.where(vanishes, torch.zeros_like(v12), v12 / norms)
-    agrees = (cosine > 0) | vanishes
-    return cosine, torch.where(agrees, torch.full_like(v12, 0.5), min_norm(v11, v12, v22))
+    return cosine, torch.where((cosine > 0) | vanishes, 0.5, min_norm(v11, v12, v22))
 
 
 @torch.no_grad()

@@ -236,7 +236,8 @@ class PMR(Modulated):
                 z = self.encode(batch.inputs)
                 features = torch.stack([z[m] for m in self.names]).to(sums.dtype)
                 member = one_hot(batch.label, self.classes).to(sums.dtype)  # [B, C]
-                sums += member.T @ features
+                with torch.autocast(sums.device.type, enabled=False):
+                    sums += member.T @ features
                 counts += member.sum(0)
         self._adopt(sums / counts[:, None], counts)
 

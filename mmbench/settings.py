@@ -242,8 +242,10 @@ class TrainerSettings(Settings):
     clip_norm: float | None = setting(
         None, "clip the total gradient norm to this; none: do not clip", source="mmbench", gt=0
     )
-    precision: Literal["fp32", "bf16", "fp64"] = setting(
-        "fp32", "bf16: autocast; fp64: everything in double", source="mmbench"
+    precision: Literal["fp32", "tf32", "bf16", "fp64"] = setting(
+        "fp32",
+        "tf32: products on an NVIDIA GPU in TF32; bf16: autocast; fp64: everything in double",
+        source="mmbench",
     )
     init: Literal["torch", "xavier", "kaiming"] = setting(
         "torch",

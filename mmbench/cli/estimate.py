@@ -4,8 +4,9 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from mmbench.cli.running import Options
 
 Estimate = tuple[float, int, str]  # seconds, bytes, what it is based on
-Kind = tuple[str, str, str]
+Kind = tuple[object, ...]
 EPOCHS = 2  # of a calibration, if there is time for them
 SECONDS = 2.0  # of training in a calibration; then its steps are counted up to whole epochs
 STEPS = 4  # at least: the first is slower and does not count
@@ -28,7 +29,10 @@ log = logging.getLogger(__name__)
 
 
 def _kind(cell: Cell) -> Kind:
-    return (cell.dataset, cell.label, str(sorted(cell.encoders.items())))
+    """Return what time and memory hang on, beside the number of epochs."""
+    trainer = cell.trainer
+    encoders = tuple(sorted(cell.encoders.items()))
+    return (cell.dataset, cell.label, encoders, trainer.batch_size, trainer.precision)
 
 
 def from_records(
@@ -88,6 +92,7 @@ class _Clock:
 
     passes: int = 0  # that training makes of ``EPOCHS``; a method may make more of one
     begun: float = 0.0
+    wait: Callable[[], None] = lambda: None  # for the device
     steps: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
 
@@ -102,6 +107,7 @@ class _Clock:
 
     def stop(self) -> bool:
         """Note the end of a step, and say whether this was long enough."""
+        self.wait()
         self.steps.append(time.perf_counter())
         return len(self.steps) >= STEPS and self.steps[-1] - self.begun > SECONDS
 
@@ -129,7 +135,7 @@ def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> tuple[float, float,
         what to say of the estimate: that it failed or was refused, if so.
     """
     from mmbench.data.cache import ensure
-    from mmbench.training.device import choose, peak_memory
+    from mmbench.training.device import choose, peak_memory, synchronize
     from mmbench.training.run_cell import make_dataset, run_cell
     from mmbench.training.trainer import Hooks
 
@@ -140,7 +146,8 @@ def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> tuple[float, float,
         sizes = {"train": sizes["train"] + sizes["val"], "val": sizes["test"]}
     pass_ = (sizes["train"] + FORWARD * sizes["val"]) / cell.trainer.batch_size
     short = cell.model_copy(update={"trainer": cell.trainer.model_copy(update={"epochs": EPOCHS})})
-    clock = _Clock()
+    device = choose(run.device)
+    clock = _Clock(wait=partial(synchronize, device))
     hooks = Hooks(progress=clock.progress, stop=clock.stop)
     with tempfile.TemporaryDirectory() as folder:
         started, basis = time.perf_counter(), "a short calibration"
@@ -154,4 +161,4 @@ def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> tuple[float, float,
                 basis = f"it will be refused: {record.reason}"
         except StopRequested:
             around = clock.begun - started  # the final evaluation is not known
-    return around, clock.epoch(pass_), peak_memory(choose(run.device)).peak_bytes, basis
+    return around, clock.epoch(pass_), peak_memory(device).peak_bytes, basis

@@ -99,6 +99,10 @@ class _Copies(TorchFunctionMode):
             self.notice("a copy to the CPU; self.fit.device is where tensors belong")
         elif func in BUILDS and args and _holds_tensors(args[0]):
             self.notice("a tensor made of a list of tensors reads each; use torch.stack")
+        elif func in BUILDS and kwargs.get("device") == DEVICE and not isinstance(args[0], Tensor):
+            self.notice("numbers of Python's are copied to the device; use torch.full, or build()")
+        elif func is Tensor.__setitem__ and _sets_one_number(*args):
+            self.notice("a number of Python's is copied into one of a tensor; use fill_")
         # These look at values on a CPU only, where it costs nothing.
         known = func is torch.nn.functional.one_hot and _classes(args, kwargs) >= 0
         before = self.values.muted
@@ -112,6 +116,14 @@ class _Copies(TorchFunctionMode):
 def _to_the_cpu(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:  # Any: of any torch function
     return any(a in ("cpu", torch.device("cpu")) for a in (*args[1:], *kwargs.values())
                if isinstance(a, str | torch.device))  # fmt: skip
+
+
+def _sets_one_number(tensor: Tensor, index: Any, value: Any) -> bool:  # Any: whatever [] takes
+    """Say whether an assignment copies a number from the CPU: to more than one it is filled in."""
+    if isinstance(value, Tensor) or not isinstance(value, int | float):
+        return False
+    places = index if isinstance(index, tuple) else (index,)
+    return len(places) == tensor.ndim and all(isinstance(place, int) for place in places)
 
 
 def _holds_tensors(value: Any) -> bool:  # Any: what torch.tensor takes

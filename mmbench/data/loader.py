@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +14,7 @@ from mmbench.dataset import Modality, SplitArrays
 from mmbench.method import Batch
 from mmbench.ranks.group import ALONE, Ranks
 from mmbench.ranks.rows import Rows
+from mmbench.training.device import free_memory
 from mmbench.training.seeding import generator
 
 LARGE = 2**14  # numbers in a sample that is made on its own
@@ -23,11 +23,7 @@ LARGE = 2**14  # numbers in a sample that is made on its own
 def fits(parts: Iterable[SplitArrays], device: torch.device, share: float) -> bool:
     """Say whether the splits together take less than ``share`` of the device's free memory."""
     taken = sum(a.nbytes for arrays in parts for a in arrays.inputs.values())
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = psutil.virtual_memory().available
-    return taken <= share * free
+    return taken <= share * free_memory(device)
 
 
 class Loader:
@@ -40,7 +36,7 @@ class Loader:
         batch_size: samples per batch.
         seed: of the order and the augmentation.
         augmentations: per modality the name of a batched augmentation, for training batches.
-        share: keep the split on the device if it takes less than this share of free memory.
+        resident: keep the split on the device; without, batches come from where it is stored.
         modalities: whose ``mean`` and ``std`` are applied; None: nothing is.
         ranks: the processes that divide each batch; labels are everybody's, inputs are not.
     """
@@ -53,7 +49,7 @@ class Loader:
         batch_size: int,
         seed: int,
         augmentations: Mapping[str, str] | None = None,
-        share: float = 0.5,
+        resident: bool = True,
         modalities: Sequence[Modality] | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
@@ -62,10 +58,7 @@ class Loader:
         self.augmentations, self.ranks = augmentations or {}, ranks
         label = np.concatenate([arrays.label for arrays in self.parts])
         self.label = torch.as_tensor(label, dtype=torch.int64)
-        # On the CPU the processes of one machine take from the same memory.
-        self.resident = fits(
-            self.parts, device, share / (ranks.neighbours if device.type == "cpu" else 1)
-        )
+        self.resident = resident
         self._label = self.label.to(device)
         self._moments = {
             m.name: tuple(
@@ -129,8 +122,14 @@ class Loader:
         first, *more = self._stored[m]
         if not more:
             where = on_device if self.resident else index
-            return first.index_select(0, where).to(self.device)
-        return torch.stack([self._row(m, row) for row in index.tolist()]).to(self.device)
+            return self._on_device(first.index_select(0, where))
+        return self._on_device(torch.stack([self._row(m, row) for row in index.tolist()]))
+
+    def _on_device(self, rows: Tensor) -> Tensor:
+        """Return rows on the device; from pinned memory, so that nobody waits for the copy."""
+        if self.device.type != "cuda" or rows.is_cuda:
+            return rows.to(self.device)
+        return rows.pin_memory().to(self.device, non_blocking=True)
 
     def _row(self, m: str, row: int) -> Tensor:
         """Return one row of a modality as it is stored, [*shape], where it is stored."""

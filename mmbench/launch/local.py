@@ -280,6 +280,8 @@ class Pool:
         environment = {
             # Batches are made anew each time: in large pages that costs less. torch reads it once.
             "THP_MEM_ALLOC_ENABLE": "1",
+            # On a GPU: fewer fragments, so that a worker holds little more than its cells need.
+            "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
             **os.environ,
             "OMP_NUM_THREADS": str(slot.threads),
             "MKL_NUM_THREADS": str(slot.threads),

@@ -1,8 +1,6 @@
 """How many cells share one GPU: measured memory against what is free."""
 
-import gc
-
-from mmbench.training.device import choose
+from mmbench.training import device as devices
 
 CONTEXT = 600 * 2**20  # bytes of a process on the GPU before its first tensor, libraries included
 SHARE = 0.85  # of the free memory; the rest is for fragments and what others may start
@@ -18,13 +16,11 @@ def free_memory(device: str) -> int | None:
     """
     import torch
 
-    chosen = choose(device)
+    chosen = devices.choose(device)
     if chosen.type != "cuda":
         return None
-    gc.collect()
-    torch.cuda.empty_cache()
-    which = [chosen.index] if ":" in device else list(range(torch.cuda.device_count()))
-    return min(torch.cuda.mem_get_info(index)[0] for index in which)
+    every = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return min(devices.free_memory(each) for each in ([chosen] if ":" in device else every))
 
 
 def cells_at_once(free: int, largest: int, cells: int) -> int:

@@ -34,6 +34,7 @@ from mmbench.plugins import load_plugin
 from mmbench.ranks.group import Ranks, join
 from mmbench.settings import RunSettings, slurm_job
 from mmbench.store import RunDirectory, Store
+from mmbench.training.device import begin, choose
 from mmbench.training.run_cell import follow_cell, run_cell
 from mmbench.training.trainer import Hooks
 
@@ -112,6 +113,7 @@ def _work() -> None:
         return
     work: queue.Queue[dict[str, Any] | None] = queue.Queue()
     threading.Thread(target=_listen, args=(stop, work), daemon=True).start()
+    begin(choose(run.device))
     messages.send(kind="ready")
     place = {"pid": os.getpid(), "host": socket.gethostname(), "job": slurm_job()}
     while (message := work.get()) is not None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmbench.data.loader import Loader
+from mmbench.data.loader import Loader, fits
 from mmbench.dataset import Modality, SplitArrays, Task
 from mmbench.errors import UserError
 from mmbench.method import Batch
@@ -15,6 +15,7 @@ from mmbench.nets.encoders import build_encoders
 from mmbench.registry import METHODS
 from mmbench.report.render import fill
 from mmbench.settings import RunSettings, TrainerSettings
+from mmbench.training.device import allow_tf32
 from mmbench.training.run_cell import arrange
 from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
@@ -53,7 +54,7 @@ def random_loader(
         inputs[m.name] = np.resize(noise, (samples, *m.shape))
     ids = tuple(map(str, range(samples)))
     arrays = SplitArrays(inputs, rng.integers(0, len(task.classes), samples), ids, ids)
-    return Loader([arrays], device, torch.float32, batch, 0, share=0.9)
+    return Loader([arrays], device, torch.float32, batch, 0, resident=fits([arrays], device, 0.9))
 
 
 def make_trainer(
@@ -73,6 +74,7 @@ def make_trainer(
         used = cls.modalities(task, config)
         method = cls(task, {m: encoders[m] for m in used}, config).to(loader.device)
     arrange(method, loader.device, run or RunSettings())
+    allow_tf32(settings.precision == "tf32")
     hooks = Hooks(checkpoint_seconds=float("inf"))
     trainer = Trainer(method, {"train": loader, "val": loader}, "val", settings, 0, folder, hooks)
     method.fit = trainer

@@ -1,11 +1,13 @@
 """Which device to train on, what it is called, and how much memory was used."""
 
+import gc
 import platform
 import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
 
 from mmbench.errors import UserError
@@ -32,6 +34,32 @@ def choose(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device 'mps' is not there; use cpu")
     return device
+
+
+def begin(device: torch.device) -> None:
+    """Load what a GPU needs before its first product: seconds, which no cell is to pay."""
+    if device.type == "cuda":
+        image = torch.ones(1, 1, 8, 8, device=device)
+        torch.nn.functional.conv2d(image, image).flatten(1) @ image.flatten(1)[:, :1]
+        torch.cuda.synchronize(device)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let products of float32 on a GPU round their factors to TF32, or not.
+
+    By its own default torch lets convolutions do so and matrix products not, and says neither.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free; what this process holds on a GPU and no longer needs is."""
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    gc.collect()
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def describe(device: torch.device) -> str:
@@ -74,6 +102,7 @@ def peak_memory(device: torch.device) -> Memory:
 def reset_peak(device: torch.device) -> None:
     """Let ``peak_memory`` count from now on, where the system can: on CUDA and on Linux."""
     if device.type == "cuda":
+        torch.cuda.init()  # torch does not, of a device with a number
         torch.cuda.reset_peak_memory_stats(device)
     else:
         with suppress(OSError):

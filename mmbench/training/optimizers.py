@@ -104,7 +104,7 @@ class Optimizers:
         settings = self.settings
         if settings.optimizer == "sgd":
             return torch.optim.SGD(
-                rows, lr=settings.lr, momentum=settings.momentum, fused=self._fused
+                rows, lr=settings.lr, momentum=settings.momentum, fused=self._fused or None
             )
         kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-        return kind(rows, lr=settings.lr, fused=self._fused)
+        return kind(rows, lr=settings.lr, fused=self._fused or None)

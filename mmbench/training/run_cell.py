@@ -16,7 +16,7 @@ from torch import nn
 from mmbench.cell import Cell
 from mmbench.data import cache as data_cache
 from mmbench.data.features import with_features
-from mmbench.data.loader import Loader
+from mmbench.data.loader import Loader, fits
 from mmbench.dataset import Dataset, Prepared, Task
 from mmbench.errors import Busy, MMBenchError, NonFiniteLoss, Refused, StopRequested, UserError
 from mmbench.method import Method
@@ -28,13 +28,14 @@ from mmbench.registry import DATASETS, METHODS
 from mmbench.settings import RunSettings, validate
 from mmbench.store import FULL, RunDirectory, Store, read_record
 from mmbench.training import checkpoint
-from mmbench.training.device import choose, memory_format, peak_memory, reset_peak
+from mmbench.training.device import allow_tf32, choose, memory_format, peak_memory, reset_peak
 from mmbench.training.environment import environment
 from mmbench.training.evaluation import evaluate
 from mmbench.training.imbalance import measure
 from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
 
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by number of dimensions
 RECOMPILES = 512  # sizes and modes of inputs for which a worker compiles an encoder's code
 LOCK_TRIES = 120  # 6 s: longer than a worker outlives its pool
 RULES = {
@@ -94,13 +95,17 @@ def claimed(folder: Path) -> Iterator[None]:
 def arrange(method: Method, device: torch.device, run: RunSettings) -> None:
     """Lay out and compile the encoders as ``run`` asks; the results differ by rounding only."""
     if memory_format(device, run.memory_format) == "channels_last":
-        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+        for each in (*method.parameters(), *method.buffers()):
+            if layout := CHANNELS_LAST.get(each.ndim):
+                each.data = each.data.contiguous(memory_format=layout)
     if run.compile:
         # One function serves every modality, batch size and mode; past torch's own limit of 8 kinds
         # it would go on uncompiled and say nothing. Each is compiled for its own sizes: with free
         # ones torch 2.11 fails at the second of two ResNets, on the CPU.
         torch._dynamo.config.recompile_limit = RECOMPILES
         torch._dynamo.config.accumulated_recompile_limit = RECOMPILES
+        # A method may go backward twice through what another's cell compiled.
+        torch._functorch.config.donated_buffer = False
         for encoder in method.encoders.values():
             encoder.compile(dynamic=False)
 
@@ -135,6 +140,7 @@ def assemble(cell: Cell, cache: Path, run: RunSettings, ranks: Ranks = ALONE) ->
     features = data_cache.features_folder(dataset, cache)
     prepared = with_features(prepared, cell.encoders, features, device)
     dtype = torch.float64 if cell.trainer.precision == "fp64" else torch.float32
+    allow_tf32(cell.trainer.precision == "tf32")
     method = make_method(cell, prepared.task).to(device, dtype)
     arrange(method, device, run)
     parts = {name: [arrays] for name, arrays in prepared.splits.items()}
@@ -142,6 +148,9 @@ def assemble(cell: Cell, cache: Path, run: RunSettings, ranks: Ranks = ALONE) ->
     if cell.protocol == "published":
         parts["train"] += parts["val"]  # the official training list
         select = "test"
+    # Judged together, as all stay. On the CPU the processes of one machine share its memory.
+    share = run.resident_fraction / (ranks.neighbours if device.type == "cpu" else 1)
+    resident = fits([each for listed in parts.values() for each in listed], device, share)
     loaders = {
         name: Loader(
             parts[name],
@@ -150,7 +159,7 @@ def assemble(cell: Cell, cache: Path, run: RunSettings, ranks: Ranks = ALONE) ->
             cell.trainer.batch_size,
             cell.seed,
             prepared.augmentations if name == "train" else None,
-            run.resident_fraction,
+            resident,
             prepared.task.modalities,
             ranks,
         )

@@ -117,7 +117,8 @@ class Trainer:
             seed_everything(derive(self.seed, "fit"))
             self.optimizers.create("main", self.method.parameter_groups())
             self.optimizers.set_lr(self.lr)  # a method may train there, on trial
-            self.method.on_fit_start()
+            with self.autocast():
+                self.method.on_fit_start()
         self.hooks.progress({"epoch": self.epoch - 1, "epochs": self.epochs})
         while self.epoch < self.epochs:
             if self.step_in_epoch == 0:
@@ -125,13 +126,15 @@ class Trainer:
                 self.norms.reset()
                 self.epoch_seconds = 0.0
                 self.optimizers.set_lr(self.lr)
-                self.method.on_epoch_start()
+                with self.autocast():
+                    self.method.on_epoch_start()
             self._train_epoch()
             self.split.align()
             when = f"at the end of epoch {self.epoch}, step {self.step_in_epoch}"
             metrics = evaluate(self.method, self.loaders[self.select], when)
             self._select(metrics)
-            self.method.on_epoch_end(metrics if self.validates else None)
+            with self.autocast():
+                self.method.on_epoch_end(metrics if self.validates else None)
             self._add_row(metrics)
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
             asked = self._asked_to_stop()
@@ -141,7 +144,17 @@ class Trainer:
             if asked:
                 raise self._stopped()
 
+    def autocast(self) -> torch.autocast:
+        """Return the context of everything that a method does in training.
+
+        Without torch's cache of cast weights: a method may step between two uses of a weight, or
+        use it without gradients first (which torch before 2.11 would then go on with).
+        """
+        on = self.settings.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, on, cache_enabled=False)
+
     def _train_epoch(self) -> None:
+        synchronize(self.device)  # what was begun before is not of the epoch
         self.train_steps()
         started = time.perf_counter()
         synchronize(self.device)
@@ -159,19 +172,19 @@ class Trainer:
         started = time.perf_counter()
         batches = self.loaders["train"].training(self.index, self.epoch, self.step_in_epoch)
         for batch in batches:
-            with torch.autocast(
-                self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
-            ):
+            with self.autocast():
                 logged = self.method.step(batch)
             self.meter.watch(logged["loss"], self.step_in_epoch)
             self.meter.add(logged)
             self.step += 1
             self.step_in_epoch += 1
             if self._unsaved >= self.hooks.checkpoint_seconds:
+                synchronize(self.device)
                 self.epoch_seconds += time.perf_counter() - started
                 self._save()
                 started = time.perf_counter()
             if self._asked_to_stop():
+                synchronize(self.device)
                 self.epoch_seconds += time.perf_counter() - started
                 self._save()
                 raise self._stopped()

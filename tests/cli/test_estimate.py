@@ -35,6 +35,16 @@ def test_what_does_not_train_takes_no_time():
     assert _Clock().epoch(steps=30) == 0.0
 
 
+def test_what_memory_hangs_on_tells_kinds_of_cells_apart(cache):
+    def kind(**settings):
+        request = Request(methods=["concat"], datasets=["mfeat3"], seeds=[0], settings=settings)
+        return estimate._kind(expand(request, cache)[0])
+
+    assert kind() == kind(**{"trainer.epochs": 3})
+    for key, value in {"batch_size": 8, "precision": "bf16"}.items():
+        assert kind(**{f"trainer.{key}": value}) != kind()
+
+
 def guess(cache, folder, epochs=1000):
     request = Request(
         methods=["concat"], datasets=["mfeat3"], seeds=[0, 1], settings={"trainer.epochs": epochs}

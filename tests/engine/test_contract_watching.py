@@ -28,6 +28,10 @@ X = torch.arange(6.0)
         lambda: X.unique(),
         lambda: torch.equal(X, X),
         lambda: X.clone().index_put((X > 2,), torch.zeros(())),
+        lambda: X.clone().__setitem__(0, True),
+        lambda: X.clone().view(2, 3).__setitem__((0, 1), 2.0),
+        lambda: torch.tensor(2.0, device=X.device),
+        lambda: torch.as_tensor([1, 2], device=X.device),
     ],
 )
 def test_waiting_operations_are_noticed(operation):
@@ -40,6 +44,11 @@ def test_work_that_stays_on_the_device_is_let_through():
 
     def step():
         layer(torch.where(X > 2, X, 0.0)).square().mean().backward()
+        kept = X.clone()
+        kept[1:] = 2.0
+        kept[0].fill_(True)
+        kept[0] = X.sum()
+        torch.full((), 2.0, device=X.device)
         return X.index_select(0, torch.tensor([1, 2]))
 
     assert call_without_waiting(step).shape == (2,)

@@ -16,7 +16,7 @@ from mmbench.sweep import Request, expand
 from mmbench.testing.speed import audiovisual, make_trainer, random_loader
 from mmbench.training.device import memory_format
 from mmbench.training.optimizers import Optimizers
-from mmbench.training.run_cell import run_cell
+from mmbench.training.run_cell import arrange, run_cell
 
 CPU = torch.device("cpu")
 
@@ -31,9 +31,15 @@ def trained(tmp_path_factory):
         shared={"trainer.epochs": 2},
     )  # fmt: skip
 
-    def train(shared=None, **settings):
-        (cell,) = expand(replace(request, shared=request.shared | (shared or {})), cache)
-        run = RunSettings(device="cpu", threads=1, **settings)
+    def train(shared=None, methods=("concat",), settings=None, **run):
+        wanted = replace(
+            request,
+            methods=list(methods),
+            settings=settings or {},
+            shared=request.shared | (shared or {}),
+        )
+        (cell,) = expand(wanted, cache)
+        run = RunSettings(device="cpu", threads=1, **run)
         folder = tmp_path_factory.mktemp("results")
         return run_cell(cell, results=folder, cache=cache, run=run)
 
@@ -112,6 +118,77 @@ def test_nothing_of_a_cell_is_left_when_it_ends(trained):
         assert not [each for each in gc.get_objects() if type(each) is Loader]
     finally:
         gc.enable()
+
+
+def test_channels_last_is_for_images_and_volumes_alike():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.image, self.volume = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv3d(3, 4, 3)
+            self.register_buffer("vector", torch.zeros(4))
+            self.encoders = {}
+
+    net = Net()
+    arrange(net, CPU, RunSettings(memory_format="channels_last"))
+    assert net.image.weight.is_contiguous(memory_format=torch.channels_last)
+    assert net.volume.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert net.volume(torch.ones(1, 3, 4, 4, 4)).shape == (1, 4, 2, 2, 2)
+
+
+def test_half_precision_uses_the_weights_of_this_moment_with_their_gradients(tmp_path):
+    task = audiovisual((1, 33, 33), (3, 1, 33, 33), 3)
+    loader = random_loader(task, 4, 2, CPU)
+    settings = TrainerSettings(precision="bf16", batch_size=2)
+    trainer = make_trainer("sum", task, loader, settings, tmp_path)
+    layer, x = torch.nn.Linear(3, 2), torch.ones(1, 3)
+    with trainer.autocast():
+        with torch.no_grad():
+            before = layer(x)
+            layer.weight.add_(1.0)  # as an optimiser's step between two modalities
+        after = layer(x)
+    assert before.dtype is torch.bfloat16
+    assert after.requires_grad
+    assert float((after - before).detach().min()) == pytest.approx(3.0, abs=0.1)
+
+
+def test_what_a_method_does_between_epochs_has_the_precision_of_its_steps(tmp_path):
+    seen = {}
+    task = audiovisual((1, 33, 33), (3, 1, 33, 33), 3)
+    loader = random_loader(task, 4, 2, CPU)
+    settings = TrainerSettings(precision="bf16", batch_size=2, epochs=1)
+    trainer = make_trainer("sum", task, loader, settings, tmp_path)
+    for name in ("on_fit_start", "on_epoch_start", "on_epoch_end"):
+        setattr(
+            trainer.method,
+            name,
+            lambda *args, name=name: seen.update({name: torch.is_autocast_enabled("cpu")}),
+        )
+    trainer.train()
+    assert seen == {"on_fit_start": True, "on_epoch_start": True, "on_epoch_end": True}
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_single_precision_is_exact_unless_tf32_is_asked_for(tmp_path):
+    task = audiovisual((1, 33, 33), (3, 1, 33, 33), 3)
+    loader = random_loader(task, 4, 2, CPU)
+    for precision, allowed in (("tf32", True), ("fp32", False)):
+        settings = TrainerSettings.model_validate({"precision": precision, "batch_size": 2})
+        make_trainer("sum", task, loader, settings, tmp_path)
+        assert torch.backends.cudnn.allow_tf32 is allowed
+        assert torch.backends.cuda.matmul.allow_tf32 is allowed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here")
+def test_compiled_code_of_one_method_serves_those_that_go_backward_twice(trained, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    small = {"trainer.epochs": 1}
+    assert trained(small, compile=True).status == "done"
+    twice = trained(small, methods=["mmpareto"], compile=True)
+    assert twice.status == "done", twice.failure
+    settings = {"lfm.weight": "learned_official"}
+    learned = trained(small, methods=["lfm"], settings=settings, compile=True)
+    assert learned.status == "done", learned.failure
 
 
 def test_a_gpu_gets_channels_last_unless_told_otherwise():

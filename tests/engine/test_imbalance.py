@@ -159,16 +159,15 @@ def test_a_method_may_ask_its_encoders_for_more_than_features():
     assert measure(method, data, data).subsets["a+v"] == 1.0
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_loader_of_two_splits_draws_from_both_as_if_they_were_one(share):
+@pytest.mark.parametrize("resident", [False, True])
+def test_a_loader_of_two_splits_draws_from_both_as_if_they_were_one(resident):
     def split(values):
         names = tuple(map(str, values))
         inputs = {"a": np.array(values, np.float32)[:, None]}
         return SplitArrays(inputs, np.array(values), names, names)
 
     one = Loader([split([0, 1, 2]), split([3, 4])], torch.device("cpu"), torch.float32, 4, 0,
-                 share=share)  # fmt: skip
-    assert one.resident is (share > 0)
+                 resident=resident)  # fmt: skip
     assert len(one) == 5
     for index in ([4, 0, 3], [2, 2], [3, 4], [0, 1, 2, 3, 4]):
         batch = one.gather(torch.tensor(index))

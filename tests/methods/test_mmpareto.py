@@ -93,6 +93,14 @@ def test_vanishing_gradients_stay_finite_and_do_not_conflict(zero):
     torch.testing.assert_close(h, 1.5 * (g[0] + u[0]))
 
 
+def test_half_precision_of_the_step_does_not_reach_the_solver():
+    draw = torch.Generator().manual_seed(0)
+    g, u = ([torch.randn(999, generator=draw)] for _ in range(2))
+    plain = balance(g, u)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(torch.equal(a, b) for a, b in zip(balance(g, u), plain, strict=True))
+
+
 def test_opposite_gradients_cancel_without_nan():
     g, u = [vector(1, -2), vector(1)], [vector(-1, 2), vector(-1)]
     for scope in ("tensor", "encoder"):
