@@ -15,13 +15,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmbench.data.locking import alone
 from mmbench.errors import UserError
 from mmbench.launch import lease as leases
 from mmbench.record import Record
 from mmbench.reproduce import compare
 from mmbench.store import PACKED, PLAIN, cell_of, in_use, read_record, write_atomic, write_new
 
-ASIDE = ".merge"  # beside the runs, so that nobody takes a half copy for a run
+ASIDE = ".merge"  # among the runs, whose file system may be another; hidden names are no runs
 SHOWN = 5  # differing numbers of a cell that are told
 BRINGS = ("cell.json", "record.json", "failed-*.json", "retried-*.json")
 
@@ -89,7 +90,9 @@ def merge(results: Path, other: Path, dry_run: bool = False) -> Merged:
         return done
     with _aside(results) as aside:
         _runs(results, other, done, aside)
-        _records(results, other, done, dry_run)
+    if (other / "records").is_dir():
+        with alone(results / "records"):  # nobody collects meanwhile
+            _records(results, other, done, dry_run)
     return done
 
 
@@ -100,7 +103,7 @@ def _aside(results: Path) -> Iterator[Path]:
     Raises:
         UserError: if another merge holds it.
     """
-    aside = results / ASIDE
+    aside = results / "runs" / ASIDE
     aside.mkdir(parents=True, exist_ok=True)
     with (aside / "lock").open("w") as lock:
         try:

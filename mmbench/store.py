@@ -158,7 +158,7 @@ def iter_records(folder: Path, unreadable: list[str] | None = None) -> Iterator[
     Raises:
         UserError: see ``unreadable``.
     """
-    for file, _ in record_files(folder):
+    for file, _ in record_files(folder, unreadable):
         try:
             yield read_record(Path(file))
         except UserError as err:
@@ -192,11 +192,20 @@ def cell_of(name: str) -> str:
     return name.removesuffix(".gz").removesuffix(PLAIN)
 
 
-def record_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+def record_files(
+    folder: Path, unreadable: list[str] | None = None
+) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the files that hold the records of a folder, in name order, with what stat says.
 
     Of a cell's run directory that is the finished record, else its last failure. Paths are text:
     to make a hundred thousand of them takes longer than to look at the files.
+
+    Args:
+        folder: where they lie.
+        unreadable: gets what cannot be looked at, as without permission.
+
+    Raises:
+        OSError: if something cannot be looked at and there is no list for it.
     """
     if not folder.is_dir():
         return
@@ -204,22 +213,35 @@ def record_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
         found = sorted(entries, key=lambda entry: entry.name)
     names = {entry.name for entry in found}
     for entry in found:
-        if entry.name.endswith((PLAIN, PACKED)):
-            if entry.name.endswith(PACKED) and entry.name.removesuffix(".gz") in names:
-                continue  # the plain one was about to be replaced by it
-            yield entry.path, entry.stat()
-        elif entry.is_dir():
-            yield from speaking(entry.path)
+        if entry.name.startswith("."):
+            continue
+        if entry.name.endswith(PACKED) and entry.name.removesuffix(".gz") in names:
+            continue  # the plain one was about to be replaced by it
+        try:
+            if entry.name.endswith((PLAIN, PACKED)):
+                yield entry.path, entry.stat()
+            elif entry.is_dir():
+                yield from speaking(entry.path)
+        except OSError as err:
+            if unreadable is None:
+                raise
+            unreadable.append(f"{entry.path} cannot be read: {err.strerror}")
 
 
 def speaking(folder: str) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the file that speaks for the cell of a run directory, if there is one."""
     done = f"{folder}/record.json"
-    try:
+    with suppress(FileNotFoundError):
         yield done, os.stat(done)
-    except FileNotFoundError:
-        for last in sorted(Path(folder).glob("failed-*.json"))[-1:]:
-            yield str(last), last.stat()
+        return
+    for _ in range(2):  # a retry may rename one in this moment
+        with suppress(FileNotFoundError):
+            names = os.listdir(folder)
+            for last in sorted(n for n in names if n.startswith("failed-") and n.endswith(PLAIN))[
+                -1:
+            ]:
+                yield f"{folder}/{last}", os.stat(f"{folder}/{last}")
+            return
 
 
 @dataclass(frozen=True)

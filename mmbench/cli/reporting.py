@@ -84,7 +84,7 @@ def collect(results: Path, compress: bool, as_json: bool) -> int:
     """Collect the records of a results folder; return 1 if one cannot be read."""
     target = results / "records"
     done = collecting.collect(results)
-    packed = collecting.compress(target, done.unreadable) if compress else []
+    packed = collecting.compress(results, done.unreadable) if compress else []
     if as_json:
         print(json.dumps([str(file) for file in packed or done.files], indent=1))
         return _complain(done.unreadable)

@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -197,9 +199,21 @@ def test_a_compressed_and_a_plain_record_of_one_cell_are_one(folders, done):
 def test_what_a_killed_merge_left_is_cleared_away(folders, done):
     ours, theirs = folders
     there = finished(theirs, done, 1)
-    (ours / ".merge" / there.path.name).mkdir(parents=True)
+    (ours / "runs" / ".merge" / there.path.name).mkdir(parents=True)
     assert len(merge(ours, theirs).brought) == 1
-    assert not (ours / ".merge").exists()
+    assert not (ours / "runs" / ".merge").exists()
+
+
+def test_runs_that_are_a_link_to_another_file_system_can_be_merged_into(folders, done, tmp_path):
+    ours, theirs = folders
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system at /dev/shm")
+    finished(theirs, done, 1)
+    with tempfile.TemporaryDirectory(dir=other) as runs:
+        shutil.rmtree(ours / "runs")
+        (ours / "runs").symlink_to(runs)
+        assert len(merge(ours, theirs).brought) == 1
 
 
 def test_other_folders_are_refused(folders, tmp_path):
