@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench tables perf test test-fast test-slurm format lint types check dist clean
+.PHONY: help install bench tables perf test test-fast test-slurm format lint types check dist clean perf-gpu
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,14 @@ perf: $(VENV)/.tested ## measure speed on this CPU into docs/performance.md (pla
 	$(BIN)/python benchmarks/side_by_side.py --device cpu --workers 1,2 --rounds 3 $(PERF)
 	$(BIN)/python benchmarks/options.py --device cpu --rounds 5 $(PERF)
 	$(BIN)/python benchmarks/memory.py --device cpu --batch 2,8 $(PERF)
+
+perf-gpu: $(VENV)/.tested ## measure speed on a GPU into docs/performance.md
+	$(BIN)/python benchmarks/epoch_time.py --device cuda --methods concat,iprm $(PERF)
+	$(BIN)/python benchmarks/step_time.py --device cuda --precision bf16 --methods targets $(PERF)
+	$(BIN)/python benchmarks/side_by_side.py --device cuda --workers 1,2,4,8
+	$(BIN)/python benchmarks/side_by_side.py --device cuda --workers 1,2,4,8 --encoder image=resnet18 --encoder audio=resnet18 $(PERF)
+	$(BIN)/python benchmarks/options.py --device cuda $(PERF)
+	$(BIN)/python benchmarks/memory.py --device cuda --batch 16,64 --methods concat,iprm,mmpareto,agm $(PERF)
 
 format: $(VENV)/.tested ## format the code
 	$(BIN)/ruff format .
