@@ -66,9 +66,10 @@ def steps(cls: type[Method], count: int, folder: Path) -> None:
 
 
 def learns(cls: type[Method], count: int, folder: Path) -> None:
-    """The fused loss falls over a short training."""
-    trainer = toy_trainer(cls, count, folder)
-    batch = everything(trainer)
+    """The fused loss falls over a short training, in which every encoder learns."""
+    # decay would move an encoder that no gradient reaches
+    trainer = toy_trainer(cls, count, folder, weight_decay=0.0)
+    batch, before = everything(trainer), state(trainer.method)
 
     def loss() -> float:
         return float(cross_entropy(predict(trainer.method, batch)["fused"], batch.label))
@@ -76,11 +77,28 @@ def learns(cls: type[Method], count: int, folder: Path) -> None:
     started = loss()
     trainer.train()
     ended = loss()
+    still = _untrained(trainer.method, before)
+    require(
+        not still,
+        f"training changed no parameter of the encoders of {', '.join(still)}: let the loss and "
+        "self.fit.update() reach the encoder of every modality in self.names; leave a modality out "
+        "by modalities(task, config), freeze an encoder by requires_grad_(False)",
+    )
     require(
         ended < started,
         f"the fused loss did not fall on the toy task ({started:.3f} to {ended:.3f}); look at "
         "the sign of the loss and at which parameters are updated",
     )
+
+
+def _untrained(method: Method, before: Mapping[str, Tensor]) -> list[str]:
+    """Return the modalities whose encoders have parameters to train, all as they were before."""
+    found = []
+    for m, encoder in method.encoders.items():
+        named = [(f"encoders.{m}.{n}", p) for n, p in encoder.named_parameters() if p.requires_grad]
+        if named and all(torch.equal(before[name], p) for name, p in named):
+            found.append(m)
+    return found
 
 
 def repeats(cls: type[Method], count: int, folder: Path) -> None:

@@ -105,6 +105,36 @@ class Uphill(Sound):
         return {"loss": loss}
 
 
+class FirstTwo(Sound):
+    """Leaves all but the first two modalities out, without saying so."""
+
+    def encode(self, inputs):
+        return {
+            m: z if i < 2 else torch.zeros_like(z)
+            for i, (m, z) in enumerate(super().encode(inputs).items())
+        }
+
+
+class HeadAlone(Sound):
+    def step(self, batch):
+        loss = self.loss(batch)
+        self.fit.backward(loss)
+        self.encoders.zero_grad(set_to_none=True)
+        self.fit.update()
+        return {"loss": loss}
+
+
+class HeldBack(HeadAlone):
+    """Gradients of zero: weight decay alone would move the encoders."""
+
+    def step(self, batch):
+        loss = self.loss(batch)
+        self.fit.backward(loss)
+        self.encoders.zero_grad(set_to_none=False)
+        self.fit.update()
+        return {"loss": loss}
+
+
 class Numbers(Sound):
     def step(self, batch):
         return {**super().step(batch), "strength": 1.0}
@@ -262,6 +292,8 @@ CASES = [
     (Wordless, "steps", "step must return a dict of scalar tensors with 'loss'"),
     (Idle, "steps", "changed no parameter"),
     (Uphill, "learns", "did not fall"),
+    (HeadAlone, "learns", "changed no parameter of the encoders of m1, m2: "),
+    (HeldBack, "learns", "changed no parameter of the encoders of m1, m2: "),
     (Numbers, "steps", "must return scalar tensors"),
     (Unseeded, "repeats", "two runs with one seed differ"),
     (Neighbours, "predicts alone", "when the batch is another"),
@@ -284,6 +316,23 @@ CASES = [
 @pytest.mark.parametrize("check", CHECKS)
 def test_sound_class_passes(check):
     assert run_one(Sound, check, 2).outcome == "pass"
+
+
+@pytest.mark.parametrize(("count", "left_out"), [(3, "m3"), (4, "m3, m4")])
+def test_encoders_that_never_change_are_named(count, left_out):
+    assert run_one(FirstTwo, "learns", 2).outcome == "pass"
+    result = run_one(FirstTwo, "learns", count)
+    assert result.outcome == "FAIL"
+    assert f"changed no parameter of the encoders of {left_out}: " in result.detail
+
+
+def test_an_encoder_frozen_on_purpose_need_not_change():
+    class Frozen(Sound):
+        def build(self):
+            super().build()
+            self.encoders["m1"].requires_grad_(False)
+
+    assert run_one(Frozen, "learns", 2).outcome == "pass"
 
 
 WAITS = {
