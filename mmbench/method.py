@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.dataset import Task
-from mmbench.settings import Settings, setting
+from mmbench.errors import UserError, nearest
+from mmbench.settings import Settings, TrainerSettings, setting
 
 __all__ = [
     "UNKNOWN",
@@ -355,7 +356,18 @@ class Method(nn.Module):
 
 
 def of_trainer(**settings: object) -> dict[str, object]:
-    """Return settings of the trainer under the keys of ``Method.authors``: ``trainer.lr`` ..."""
+    """Return settings of the trainer under the keys of ``Method.authors``: ``trainer.lr`` ...
+
+    Raises:
+        UserError: for a setting that the trainer does not have.
+    """
+    known = TrainerSettings.model_fields
+    for name in settings:
+        if name not in known:
+            raise UserError(
+                f"of_trainer: the trainer has no setting {name!r}{nearest(name, known)} "
+                f"(it has {', '.join(known)})"
+            )
     return {f"trainer.{name}": value for name, value in settings.items()}
 
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from mmbench.contract.checks import CHECKS
 from mmbench.contract.suite import run_all, run_one
 from mmbench.errors import UserError
-from mmbench.method import Method, MethodConfig, Needs
+from mmbench.method import UNKNOWN, Deviation, Method, MethodConfig, Needs, of_trainer
 from mmbench.nets.heads import ConcatHead
 from mmbench.registry import METHODS
 from mmbench.settings import setting
@@ -90,6 +90,12 @@ class Unbounded(Sound):
 
 class Unsourced(Sound):
     Config = NoSource
+
+
+class Misnamed(Sound):
+    Config = Choices
+    deviations = (Deviation("mod", "plain", "broken", "Why."),)
+    authors = {"lr": 0.1, "limit": -1.0, "trainer.epoch": 3, "start": UNKNOWN}  # noqa: RUF012
 
 
 class Idle(Sound):
@@ -333,6 +339,25 @@ def test_an_encoder_frozen_on_purpose_need_not_change():
             self.encoders["m1"].requires_grad_(False)
 
     assert run_one(Frozen, "learns", 2).outcome == "pass"
+
+
+def test_bundles_name_options_and_settings_of_the_trainer():
+    result = run_one(Misnamed, "options", 2)
+    assert result.outcome == "FAIL"
+    told = result.detail.split("; ")
+    assert "deviations: unknown setting 'method.mod'" in told
+    assert "did you mean 'mode'? (known: mode, inverse, limit, start, far)" in told
+    assert any(t.startswith("authors: unknown setting 'method.lr' (known: mode,") for t in told)
+    assert any(t.startswith("authors: 'method.limit' cannot be -1.0") for t in told)
+    assert "authors: unknown setting 'trainer.epoch'" in told
+    assert any(t.startswith("did you mean 'epochs'? (known: epochs, ") for t in told)
+    assert "start" not in result.detail.replace("limit, start, far", "")
+
+
+def test_settings_that_the_trainer_does_not_have_are_refused_where_they_are_written():
+    assert of_trainer(lr=0.1, epochs=UNKNOWN) == {"trainer.lr": 0.1, "trainer.epochs": UNKNOWN}
+    with pytest.raises(UserError, match="no setting 'epoch'; did you mean 'epochs'"):
+        of_trainer(epoch=3)
 
 
 WAITS = {
