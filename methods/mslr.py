@@ -36,7 +36,8 @@ from mmbench.dataset import Task
 from mmbench.method import UNKNOWN, Batch, Deviation, ParameterGroup, of_trainer, setting
 from mmbench.registry import register_method
 
-from .modulated import WindowConfig
+from .gradients import scale_gradients
+from .modulated import WindowConfig, entries, evaluating
 from .sum import Sum
 
 SCRIPT = "AGM repository's MSLR"
@@ -162,13 +163,13 @@ class MSLR(Sum):
         alone = torch.stack([losses[m] for m in self.names]).sum()
         total = alone if self.alone else losses["fused"]
         self.fit.backward(total)
-        factors = self.factors()
+        factors = {m: total.new_full((), factor) for m, factor in self.factors().items()}
         if self.config.apply == "grad":
-            self._scale_gradients(factors)
+            for group in self.parameter_groups():
+                scale_gradients(group.parameters, factors[group.name])
         self.fit.update()
-        log = {f"loss/{m}": loss.detach() for m, loss in losses.items()}
-        log |= {f"factor/{m}": total.new_full((), factor) for m, factor in factors.items()}
-        return {"loss": total, **log}
+        own = {m: loss.detach() for m, loss in losses.items()}
+        return {"loss": total, **entries(loss=own, factor=factors)}
 
     def on_epoch_end(self, val: Mapping[str, Mapping[str, float]] | None) -> None:
         """Remember the accuracies, and set the ratios of the next epoch."""
@@ -199,19 +200,10 @@ class MSLR(Sum):
     @torch.no_grad()
     def _held_out_accuracy(self) -> dict[str, float]:
         """Return each modality's accuracy on the data set aside; waits for the device."""
-        training = self.training
-        self.eval()
         hits: dict[str, list[Tensor]] = {m: [] for m in self.names}
-        for batch in self.fit.held_out_batches():
-            logits = self.predict(batch.inputs)
-            for m in self.names:
-                hits[m].append(logits[m].argmax(1) == batch.label)
-        self.train(training)
+        with evaluating(self):
+            for batch in self.fit.held_out_batches():
+                logits = self.predict(batch.inputs)
+                for m in self.names:
+                    hits[m].append(logits[m].argmax(1) == batch.label)
         return {m: float(torch.cat(found).double().mean()) for m, found in hits.items()}
-
-    @torch.no_grad()
-    def _scale_gradients(self, factors: Mapping[str, float]) -> None:
-        for group in self.parameter_groups():
-            for p in group.parameters:
-                if p.grad is not None:
-                    p.grad.mul_(factors[group.name])

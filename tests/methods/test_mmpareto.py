@@ -202,7 +202,8 @@ def test_parameters_reached_by_either_loss_get_a_zero_for_the_other():
     assert all(p.grad is None for p in module.values())
     module["u"].grad, module["both"].grad = vector(5, 6).float(), vector(7, 8).float()
     names = {p: name for name, p in module.items()}
-    found = {names[p]: (g.tolist(), u.tolist()) for p, g, u in reached(module, first)}
+    rows = zip(*reached(module, first), strict=True)
+    found = {names[p]: (g.tolist(), u.tolist()) for p, g, u in rows}
     assert found == {"g": ([1, 2], [0, 0]), "u": ([0, 0], [5, 6]), "both": ([3, 4], [7, 8])}
 
 
