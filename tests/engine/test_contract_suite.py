@@ -243,6 +243,33 @@ class Moving(Sound):
         return super().step(batch)
 
 
+class Undefined(Sound):
+    """A loss that is NaN from the first step on."""
+
+    def loss(self, batch):
+        return super().loss(batch) * torch.zeros(()).log() * 0
+
+
+class Diverging(Sound):
+    """A loss that is NaN from the third step on, and for ever."""
+
+    def build(self):
+        super().build()
+        self.register_buffer("steps", torch.zeros(()))
+
+    def step(self, batch):
+        self.steps += 1
+        loss = self.loss(batch) * torch.where(self.steps > 2, float("nan"), 1.0)
+        self.fit.backward(loss)
+        self.fit.update()
+        return {"loss": loss}
+
+
+class Lossless(Sound):
+    def step(self, batch):
+        return {"total": super().step(batch)["loss"]}
+
+
 class Wordless(Sound):
     def step(self, batch):
         super().step(batch)
@@ -296,6 +323,9 @@ CASES = [
     (Chosen, "choices", "with inverse=True: not finite after 2 epochs: share"),
     (Chosen, "choices", "with start=None: KeyError"),
     (Wordless, "steps", "step must return a dict of scalar tensors with 'loss'"),
+    (Lossless, "steps", "step must return a dict of scalar tensors with 'loss'"),
+    (Undefined, "steps", "the first step returned the loss nan; guard logarithms"),
+    (Diverging, "learns", "the loss is not finite at epoch 0, step 2; guard logarithms"),
     (Idle, "steps", "changed no parameter"),
     (Uphill, "learns", "did not fall"),
     (HeadAlone, "learns", "changed no parameter of the encoders of m1, m2: "),
@@ -304,7 +334,8 @@ CASES = [
     (Unseeded, "repeats", "two runs with one seed differ"),
     (Neighbours, "predicts alone", "when the batch is another"),
     (Forgetful, "resumes", "self.steps is not what"),
-    (Forgetful, "resumes", "ends with other encoders.m1.layers.0.weight"),
+    (Forgetful, "resumes", "; a continued run ends with other encoders.m1.layers.0.weight, "),
+    (Forgetful, "resumes", "encoders.m1.layers.1.weight and 11 more"),
     (Counting, "resumes", "self.steps is not what"),
     (Counting, "resumes", "register_buffer(name, tensor), a plain value by returning it from get_"),
     (Momentary, "resumes", "self.steps is not what"),
@@ -438,6 +469,21 @@ def test_broken_class_is_caught_and_told_what_to_mend(cls, check, mend):
 
 def test_every_check_is_seen_failing():
     assert {check for _, check, _ in CASES} == set(CHECKS)
+
+
+@pytest.mark.parametrize("cls", [Undefined, Lossless])
+def test_what_cannot_step_is_checked_no_further(cls):
+    rows = list(run_all(cls))
+    failed = [(row.check, row.modalities) for row in rows if row.outcome == "FAIL"]
+    assert failed == [("steps", count) for count in (1, 2, 3, 4)]
+    assert {row.check for row in rows} == {"constructs", "options", "steps"}
+
+
+def test_a_loss_that_becomes_nan_is_told_once_for_each_number_of_modalities():
+    rows = [row for row in run_all(Diverging) if row.modalities == 3 and row.outcome == "FAIL"]
+    assert "at epoch 0, step 2" in rows[0].detail
+    assert {row.detail for row in rows[1:]} == {"as in learns"}
+    assert not any("trainer.lr" in row.detail or "verify" in row.detail for row in rows)
 
 
 def test_refusals_are_stated_and_refusing_everything_fails():
