@@ -39,6 +39,9 @@ def test(what: str, as_json: bool) -> int:
 def _names(what: str) -> list[str]:
     """Return the methods that ``what`` registers, or ``what`` itself."""
     if not (what.endswith(".py") or "/" in what or "." in what):
+        file = Path(f"{what.replace('-', '_')}.py")
+        if what not in METHODS.names() and file.is_file():
+            raise UserError(f"no method is called {what!r}; for the file type mmbench test {file}")
         return [METHODS.entry(what).name]
     before = set(METHODS.names())
     load_plugin(what)
@@ -77,6 +80,7 @@ def new_method(name: str, folder: Path) -> None:
     print(f"wrote {file}; next:")
     print(f"  mmbench test {file}")
     print(f"  mmbench run --plugin {file} --methods {name} --datasets embedded")
+    print("  mmbench report --study everything")
 
 
 def _filled(name: str) -> str:
