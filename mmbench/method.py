@@ -306,11 +306,12 @@ class Method(nn.Module):
         return {d.option: d.released for d in cls.deviations if d.option is not None}
 
     @classmethod
-    def recipe(cls, given: Mapping[str, object]) -> dict[str, object]:
+    def recipe(cls, given: Mapping[str, object], dataset: str = "") -> dict[str, object]:
         """Return what ``--preset authors`` sets; the unknown stays as in the common protocol.
 
         Args:
             given: the options the user chose, for a recipe that depends on one.
+            dataset: name of the dataset, for authors who tuned an option to each.
         """
         return {key: value for key, value in cls.authors.items() if value != UNKNOWN}
 

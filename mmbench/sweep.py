@@ -77,7 +77,7 @@ def _cells(
     cls: type[Method] = METHODS.load(method_name)
     released = cls.released() if request.fidelity == "released" else {}
     given = {**by_prefix.get("method", {}), **by_prefix.get(method_name, {})}
-    authors = cls.recipe(given) if request.preset == "authors" else {}
+    authors = cls.recipe(given, dataset.name) if request.preset == "authors" else {}
     recipe = {k.removeprefix("trainer."): v for k, v in authors.items() if k.startswith("trainer.")}
     options = {k: v for k, v in authors.items() if not k.startswith("trainer.")}
     usual = validate(TrainerSettings, {**dataset.trainer, **recipe}, "trainer")
