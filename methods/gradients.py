@@ -5,13 +5,16 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+Gradients = list[Tensor]  # one for each parameter
+
 
 def in_scope(encoder: nn.Module, scope: str) -> Iterator[nn.Parameter]:
     """Yield the trainable parameters of ``encoder`` that are modulated; never biases or norms.
 
     Args:
-        encoder: it.
-        scope: ``ndim>=2``: matrices and kernels; ``conv4d``: tensors of four dimensions alone.
+        encoder: of one modality.
+        scope: ``ndim>=2`` takes matrices and kernels, of two dimensions or more; ``conv4d`` takes
+            tensors of four alone, the kernels of two-dimensional convolutions.
     """
     for p in encoder.parameters():
         if p.requires_grad and (p.ndim == 4 if scope == "conv4d" else p.ndim >= 2):
@@ -34,12 +37,27 @@ def take_gradients(module: nn.Module) -> list[Tensor | None]:
 
 def reached(
     module: nn.Module, first: Sequence[Tensor | None]
-) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
-    """Yield (p, gradient of p in ``first``, its present one) for every p that has either.
+) -> tuple[list[nn.Parameter], Gradients, Gradients]:
+    """Return the parameters that have a gradient, in ``first`` or now, with the one and the other.
 
-    A gradient that one loss lacks is zero.
+    A gradient that one of the two losses lacks is zero.
+
+    Args:
+        module: whose gradients are those of the second loss.
+        first: the gradients of the first loss, as ``take_gradients`` returned them.
     """
+    parameters: list[nn.Parameter] = []
+    one: Gradients = []
+    other: Gradients = []
     for p, before in zip(module.parameters(), first, strict=True):
         if before is not None or p.grad is not None:
-            g = torch.zeros_like(p) if before is None else before
-            yield p, g, torch.zeros_like(p) if p.grad is None else p.grad
+            parameters.append(p)
+            one.append(torch.zeros_like(p) if before is None else before)
+            other.append(torch.zeros_like(p) if p.grad is None else p.grad)
+    return parameters, one, other
+
+
+def give_gradients(parameters: Iterable[nn.Parameter], gradients: Gradients) -> None:
+    """Make ``gradients`` those of ``parameters``, in the same order."""
+    for p, gradient in zip(parameters, gradients, strict=True):
+        p.grad = gradient

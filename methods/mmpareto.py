@@ -15,14 +15,10 @@ For encoder m, with G = grad L_mm and U = grad L_m over all its parameters:
     h    = 2 a G + 2 b U
     grad = gamma h max(|G + U| / |h|, 1)
 
-with the norms per parameter tensor. Heads follow the plain gradient of L_mm + sum_m L_m.
+with the norms per parameter tensor; ``norm_scope: encoder`` restores the magnitude of the gradient
+as a whole, as the paper may mean it. Heads follow the plain gradient of L_mm + sum_m L_m.
 
-Differences from the released code: two backward passes instead of M + 2, because L_m reaches no
-other encoder (the gradients are the same); where G, U or h vanishes the ratio is 1, which leaves
-the update unchanged. ``norm_scope: encoder`` restores the magnitude of the gradient as a whole,
-as the paper may mean it. The authors' script builds a StepLR that it never steps; the preset
-``authors`` therefore has a constant learning rate.
-
+Differences from the released code: those in ``deviations``, which no option switches.
 Defaults: gamma 1.5 from the authors' script (CREMA-D).
 """
 
@@ -35,11 +31,9 @@ from torch.nn.functional import cross_entropy
 from mmbench.method import Batch, Deviation, MethodConfig, Needs, of_trainer, setting
 from mmbench.registry import register_method
 
-from .gradients import reached, take_gradients
+from .gradients import Gradients, give_gradients, reached, take_gradients
 from .joint import Joint
 from .modulated import EPS, entries
-
-Gradients = tuple[Tensor, ...] | list[Tensor]
 
 
 class MMParetoConfig(MethodConfig):
@@ -110,21 +104,27 @@ class MMPareto(Joint):
     deviations = (
         Deviation(
             None,
-            "two backward passes",
-            "M + 2",
-            "L_m reaches no other encoder: the same gradients.",
+            "two backward passes: of the fused loss, and of the sum of the unimodal ones",
+            "one for every loss, and one more for their sum (M + 2)",
+            "A unimodal loss reaches no other encoder: the gradients are the same.",
         ),
         Deviation(
             None,
-            "a gradient enters the solver once",
-            "twice",
-            "All inner products double: the same a.",
+            "each gradient enters the solver once",
+            "each enters twice, tensor by tensor and concatenated",
+            "All inner products double, so that the weights are the same.",
         ),
         Deviation(
             None,
-            "the common schedule",
-            "a StepLR never stepped",
-            "A recipe: --preset authors has it.",
+            "a vanishing G or U is no conflict, and a vanishing h is left as it is",
+            "the solver gets the zeros, and the magnitude is divided by |h| = 0",
+            "The update is the same unless h = 0, where the released one can be NaN.",
+        ),
+        Deviation(
+            None,
+            "the common schedule of the learning rate",
+            "a step schedule is built and never stepped: the rate is constant",
+            "A recipe and not the method: --preset authors has schedule=constant.",
         ),
     )
 
@@ -137,13 +137,13 @@ class MMPareto(Joint):
         self.fit.backward(fused, retain_graph=True)
         multimodal = {m: take_gradients(encoder) for m, encoder in self.encoders.items()}
         self.fit.backward(unimodal)
-        log = {"loss": {"fused": fused, **own}, "cos": {}, "weight": {}}
+        log = entries(loss={"fused": fused, **own})
         for m, encoder in self.encoders.items():
-            if both := list(reached(encoder, multimodal[m])):
-                parameters, g, u = zip(*both, strict=True)
-                log["cos"][m], log["weight"][m] = balance(g, u)
-                combine(g, u, log["weight"][m], self.config.gamma, self.config.norm_scope)
-                for p, gradient in zip(parameters, g, strict=True):
-                    p.grad = gradient
+            parameters, g, u = reached(encoder, multimodal[m])
+            if parameters:  # none of a frozen encoder
+                cosine, weight = balance(g, u)
+                combine(g, u, weight, self.config.gamma, self.config.norm_scope)
+                give_gradients(parameters, g)
+                log |= {f"cos/{m}": cosine, f"weight/{m}": weight}
         self.fit.update()
-        return {"loss": (fused + unimodal).detach(), **entries(**log)}
+        return {"loss": (fused + unimodal).detach(), **log}

@@ -46,6 +46,8 @@ from mmbench.method import UNKNOWN, Batch, Deviation, Method, MethodConfig, of_t
 from mmbench.nets.heads import ConcatHead, own_heads
 from mmbench.registry import register_method
 
+from .modulated import evaluating
+
 BENCHMARK = "BalanceBenchmark: super_epoch 10"
 FLOOR, CAP, EPS = 1e-3, 0.95, 1e-8
 
@@ -207,15 +209,13 @@ class OGRGB(Method):
     @torch.no_grad()
     def measure(self) -> Tensor:
         """Return the mean loss per sample of every branch: on train and held out, [2, K]."""
-        training = self.training
-        self.eval()
         rows = []
-        for batches in (self.fit.train_batches(tag="measure"), self.fit.held_out_batches()):
-            total, samples = torch.zeros_like(self.w), 0
-            for batch in batches:
-                losses = torch.stack(list(self.losses(batch).values()))
-                total += losses.to(total.dtype) * len(batch.label)
-                samples += len(batch.label)
-            rows.append(total / samples)
-        self.train(training)
+        with evaluating(self):
+            for batches in (self.fit.train_batches(tag="measure"), self.fit.held_out_batches()):
+                total, samples = torch.zeros_like(self.w), 0
+                for batch in batches:
+                    losses = torch.stack(list(self.losses(batch).values()))
+                    total += losses.to(total.dtype) * len(batch.label)
+                    samples += len(batch.label)
+                rows.append(total / samples)
         return torch.stack(rows)

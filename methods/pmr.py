@@ -162,10 +162,10 @@ class PMR(Modulated):
     known: Tensor
 
     @classmethod
-    def recipe(cls, given: Mapping[str, object]) -> dict[str, object]:
+    def recipe(cls, given: Mapping[str, object], dataset: str = "") -> dict[str, object]:
         """Return the launch line of the fusion in use: the sum has its own alpha and rate."""
         own = {"alpha": 5.0, "trainer.lr": 5e-4} if given.get("fusion") == "sum" else {}
-        return {**super().recipe(given), **own}
+        return {**super().recipe(given, dataset), **own}
 
     def build(self) -> None:
         """Create the fusion head, and room for the prototypes [M, C, d]."""

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmbench.dataset import Dataset, DatasetConfig, DatasetInfo, Modality, SplitArrays, Task
     from mmbench.errors import MMBenchError, UserError
-    from mmbench.method import Batch, Deviation, Fit, Method, MethodConfig, Needs
+    from mmbench.method import (
+        UNKNOWN,
+        Batch,
+        Deviation,
+        Fit,
+        Method,
+        MethodConfig,
+        Needs,
+        ParameterGroup,
+        of_trainer,
+    )
     from mmbench.registry import register_dataset, register_encoder, register_method
     from mmbench.settings import Settings, setting
 
@@ -28,10 +38,13 @@ _HOMES = {
     "MethodConfig": "method",
     "Modality": "dataset",
     "Needs": "method",
+    "ParameterGroup": "method",
     "Settings": "settings",
     "SplitArrays": "dataset",
     "Task": "dataset",
+    "UNKNOWN": "method",
     "UserError": "errors",
+    "of_trainer": "method",
     "register_dataset": "registry",
     "register_encoder": "registry",
     "register_method": "registry",
@@ -39,6 +52,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "UNKNOWN",
     "Batch",
     "Dataset",
     "DatasetConfig",
@@ -50,11 +64,13 @@ __all__ = [
     "MethodConfig",
     "Modality",
     "Needs",
+    "ParameterGroup",
     "Settings",
     "SplitArrays",
     "Task",
     "UserError",
     "__version__",
+    "of_trainer",
     "register_dataset",
     "register_encoder",
     "register_method",

@@ -21,7 +21,16 @@ class Refused(UserError):
 
 
 class NonFiniteLoss(MMBenchError):
-    """A loss became NaN or infinite; the cell fails and says at which epoch and step."""
+    """A loss became NaN or infinite; the cell fails and says at which epoch and step.
+
+    Args:
+        what: what is not finite, and when.
+        advice: what to do about it in a run.
+    """
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(f"{what}; {advice}" if advice else what)
+        self.what = what
 
 
 class CorruptFile(MMBenchError):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.dataset import Task
-from mmbench.settings import Settings, setting
+from mmbench.errors import UserError, nearest
+from mmbench.settings import Settings, TrainerSettings, setting
 
 __all__ = [
     "UNKNOWN",
@@ -305,11 +306,12 @@ class Method(nn.Module):
         return {d.option: d.released for d in cls.deviations if d.option is not None}
 
     @classmethod
-    def recipe(cls, given: Mapping[str, object]) -> dict[str, object]:
+    def recipe(cls, given: Mapping[str, object], dataset: str = "") -> dict[str, object]:
         """Return what ``--preset authors`` sets; the unknown stays as in the common protocol.
 
         Args:
             given: the options the user chose, for a recipe that depends on one.
+            dataset: name of the dataset, for authors who tuned an option to each.
         """
         return {key: value for key, value in cls.authors.items() if value != UNKNOWN}
 
@@ -355,7 +357,18 @@ class Method(nn.Module):
 
 
 def of_trainer(**settings: object) -> dict[str, object]:
-    """Return settings of the trainer under the keys of ``Method.authors``: ``trainer.lr`` ..."""
+    """Return settings of the trainer under the keys of ``Method.authors``: ``trainer.lr`` ...
+
+    Raises:
+        UserError: for a setting that the trainer does not have.
+    """
+    known = TrainerSettings.model_fields
+    for name in settings:
+        if name not in known:
+            raise UserError(
+                f"of_trainer: the trainer has no setting {name!r}{nearest(name, known)} "
+                f"(it has {', '.join(known)})"
+            )
     return {f"trainer.{name}": value for name, value in settings.items()}
 
 

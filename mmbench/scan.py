@@ -52,8 +52,8 @@ def check_name(name: object, who: str) -> None:
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED:
         raise UserError(
-            f"{who} cannot use the name {name!r}; use letters, digits and "
-            f"hyphens, and none of {', '.join(sorted(_RESERVED))}"
+            f"{who} cannot use the name {name!r}; use letters, digits, "
+            f"hyphens and underscores, and none of {', '.join(sorted(_RESERVED))}"
         )
 
 

@@ -51,6 +51,7 @@ def expand(request: Request, cache: Path) -> list[Cell]:
     datasets = _dataset_names(request, cache)
     shared = _inside(request.shared, methods, datasets)
     by_prefix = _split_settings({**shared, **request.settings}, methods, datasets)
+    _check_for_every(by_prefix.get("method", {}), methods)
     cells: dict[str, Cell] = {}
     for dataset_name in datasets:
         cls = DATASETS.load(dataset_name)
@@ -76,7 +77,7 @@ def _cells(
     cls: type[Method] = METHODS.load(method_name)
     released = cls.released() if request.fidelity == "released" else {}
     given = {**by_prefix.get("method", {}), **by_prefix.get(method_name, {})}
-    authors = cls.recipe(given) if request.preset == "authors" else {}
+    authors = cls.recipe(given, dataset.name) if request.preset == "authors" else {}
     recipe = {k.removeprefix("trainer."): v for k, v in authors.items() if k.startswith("trainer.")}
     options = {k: v for k, v in authors.items() if not k.startswith("trainer.")}
     usual = validate(TrainerSettings, {**dataset.trainer, **recipe}, "trainer")
@@ -244,6 +245,25 @@ def _inside(
     for (cls, prefix), values in outside.items():
         validate(cls.Config, {k.partition(".")[2]: v for k, v in values.items()}, prefix)
     return kept
+
+
+def _check_for_every(settings: Mapping[str, Any], methods: Sequence[str]) -> None:
+    """Refuse ``method.X`` where a method of the run has no X, and say what to type instead."""
+    options = {name: METHODS.load(name).Config.model_fields for name in methods}
+    for key in settings:
+        have = [name for name in methods if key in options[name]]
+        lack = [name for name in methods if name not in have]
+        if not lack:
+            continue
+        if have:
+            instead = "; set it by name: " + " and ".join(f"{name}.{key}" for name in have)
+        else:
+            instead = nearest(key, {option for fields in options.values() for option in fields})
+        raise UserError(
+            f"'method.{key}' addresses every method of the run, and {', '.join(lack)} "
+            f"{'has' if len(lack) == 1 else 'have'} no option {key!r}"
+            f"{instead or '; mmbench show NAME lists the options of a method'}"
+        )
 
 
 def _split_settings(

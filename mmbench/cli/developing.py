@@ -19,7 +19,7 @@ def test(what: str, as_json: bool) -> int:
     names = _names(what)
     import torch
 
-    from mmbench.contract.suite import run_all
+    from mmbench.contract.suite import FIRST, run_all
 
     torch.set_num_threads(1)  # toy tensors: threads would only wait for each other
     rows, failed = [], 0
@@ -31,12 +31,17 @@ def test(what: str, as_json: bool) -> int:
     if not as_json:
         passed = sum(row["outcome"] == "pass" for row in rows)
         console().print(f"{passed} passed, {failed} failed, {len(rows) - passed - failed} refused")
+        if any(row["check"] in FIRST and row["outcome"] == "FAIL" for row in rows):
+            console().print(f"where {' or '.join(FIRST)} fails, nothing more is checked")
     return 1 if failed else 0
 
 
 def _names(what: str) -> list[str]:
     """Return the methods that ``what`` registers, or ``what`` itself."""
     if not (what.endswith(".py") or "/" in what or "." in what):
+        file = Path(f"{what.replace('-', '_')}.py")
+        if what not in METHODS.names() and file.is_file():
+            raise UserError(f"no method is called {what!r}; for the file type mmbench test {file}")
         return [METHODS.entry(what).name]
     before = set(METHODS.names())
     load_plugin(what)
@@ -75,6 +80,7 @@ def new_method(name: str, folder: Path) -> None:
     print(f"wrote {file}; next:")
     print(f"  mmbench test {file}")
     print(f"  mmbench run --plugin {file} --methods {name} --datasets embedded")
+    print("  mmbench report --study everything")
 
 
 def _filled(name: str) -> str:

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from mmbench import data, training
 from mmbench.contract.options import choices, options
-from mmbench.contract.promise import Broken, require
+from mmbench.contract.promise import NOT_FINITE, Broken, require
 from mmbench.contract.snapshot import attributes, differing, state
 from mmbench.contract.toy import CLASSES, everything, predict, toy_trainer
 from mmbench.contract.waiting import DEVICE, Waits, call_without_waiting, count_waits
@@ -20,6 +20,7 @@ from mmbench.method import Batch, Method
 from mmbench.training.trainer import Trainer
 
 ALONE = 1e-10  # tolerance of a prediction, in double precision
+SHOWN = 3  # names of tensors in a message
 HOOKS = ("on_fit_start", "on_epoch_start", "on_epoch_end")
 ENGINE = (Path(training.__file__).parent, Path(data.__file__).parent)
 
@@ -51,12 +52,16 @@ def steps(cls: type[Method], count: int, folder: Path) -> None:
             "step must return a dict of scalar tensors with 'loss' among them",
         )
         require(
-            any(not torch.equal(before[n], p) for n, p in method.named_parameters()),
-            "a step changed no parameter: call self.fit.backward(loss) and self.fit.update()",
-        )
-        require(
             all(isinstance(v, Tensor) and v.ndim == 0 for v in out.values()),
             "step must return scalar tensors, not numbers: they are read once per epoch",
+        )
+        require(
+            bool(torch.isfinite(out["loss"])),
+            f"the first step returned the loss {float(out['loss'].detach())}; {NOT_FINITE}",
+        )
+        require(
+            any(not torch.equal(before[n], p) for n, p in method.named_parameters()),
+            "a step changed no parameter: call self.fit.backward(loss) and self.fit.update()",
         )
         return out
 
@@ -66,9 +71,10 @@ def steps(cls: type[Method], count: int, folder: Path) -> None:
 
 
 def learns(cls: type[Method], count: int, folder: Path) -> None:
-    """The fused loss falls over a short training."""
-    trainer = toy_trainer(cls, count, folder)
-    batch = everything(trainer)
+    """The fused loss falls over a short training, in which every encoder learns."""
+    # decay would move an encoder that no gradient reaches
+    trainer = toy_trainer(cls, count, folder, weight_decay=0.0)
+    batch, before = everything(trainer), state(trainer.method)
 
     def loss() -> float:
         return float(cross_entropy(predict(trainer.method, batch)["fused"], batch.label))
@@ -76,11 +82,28 @@ def learns(cls: type[Method], count: int, folder: Path) -> None:
     started = loss()
     trainer.train()
     ended = loss()
+    still = _untrained(trainer.method, before)
+    require(
+        not still,
+        f"training changed no parameter of the encoders of {', '.join(still)}: let the loss and "
+        "self.fit.update() reach the encoder of every modality in self.names; leave a modality out "
+        "by modalities(task, config), freeze an encoder by requires_grad_(False)",
+    )
     require(
         ended < started,
         f"the fused loss did not fall on the toy task ({started:.3f} to {ended:.3f}); look at "
         "the sign of the loss and at which parameters are updated",
     )
+
+
+def _untrained(method: Method, before: Mapping[str, Tensor]) -> list[str]:
+    """Return the modalities whose encoders have parameters to train, all as they were before."""
+    found = []
+    for m, encoder in method.encoders.items():
+        named = [(f"encoders.{m}.{n}", p) for n, p in encoder.named_parameters() if p.requires_grad]
+        if named and all(torch.equal(before[name], p) for name, p in named):
+            found.append(m)
+    return found
 
 
 def repeats(cls: type[Method], count: int, folder: Path) -> None:
@@ -145,19 +168,22 @@ def resumes(cls: type[Method], count: int, folder: Path) -> None:
 
 
 def _resume_by(tensors: Sequence[str], lost: Sequence[str]) -> str:
-    """Say what a continued run has lost and how to keep it."""
-    ends = f"a continued run ends with other {', '.join(tensors)}; " if tensors else ""
-    if not lost:
-        return (
-            f"{ends}keep what you remember between steps in buffers (register_buffer) or in "
-            "get_extra_state and set_extra_state"
+    """Say what a continued run has lost and how to keep it, then which tensors it ends with."""
+    more = f" and {len(tensors) - SHOWN} more" if len(tensors) > SHOWN else ""
+    ends = f"; a continued run ends with other {', '.join(tensors[:SHOWN])}{more}"
+    if lost:
+        names = " and ".join(f"self.{name}" for name in lost)
+        cause = (
+            f"{names} {'is' if len(lost) == 1 else 'are'} not what the run that never stopped has; "
+            "keep a tensor with self.register_buffer(name, tensor), a plain value by returning it "
+            "from get_extra_state and setting it in set_extra_state"
         )
-    names = " and ".join(f"self.{name}" for name in lost)
-    return (
-        f"{ends}{names} {'is' if len(lost) == 1 else 'are'} not what the run that never stopped "
-        "has; keep a tensor with self.register_buffer(name, tensor), a plain value by returning it "
-        "from get_extra_state and setting it in set_extra_state"
-    )
+    else:
+        cause = (
+            "something is lost at a stop; keep what you remember between steps in buffers "
+            "(register_buffer) or in get_extra_state and set_extra_state"
+        )
+    return cause + (ends if tensors else "")
 
 
 def does_not_wait(cls: type[Method], count: int, folder: Path) -> None:

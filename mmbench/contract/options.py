@@ -11,13 +11,17 @@ from mmbench.contract.promise import require, told
 from mmbench.contract.snapshot import state
 from mmbench.contract.toy import everything, predict, toy_task, toy_trainer
 from mmbench.errors import UserError
-from mmbench.method import Method
+from mmbench.method import UNKNOWN, Method
+from mmbench.settings import Settings, TrainerSettings, validate
 
 EPOCHS = 2  # of the short trainings; enough for every hook to run twice
 
 
 def options(cls: type[Method], count: int, folder: Path) -> None:
-    """Every option has a meaning, a source, and a range where it is a number."""
+    """Every option has a meaning, a source, and a range where it is a number.
+
+    What ``deviations`` and ``authors`` set are options, and settings of the trainer.
+    """
     cls.Config()
     schema, mend = cls.Config.model_json_schema(), []
     for key, field in cls.Config.model_fields.items():
@@ -31,7 +35,28 @@ def options(cls: type[Method], count: int, folder: Path) -> None:
         bounds = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
         if not all(bounds & node.keys() for node in _numbers(schema["properties"][key])):
             mend.append(f"give {key} a range: setting(..., ge=0)")
+    mend += _wrong_bundles(cls)
     require(not mend, "; ".join(mend))
+
+
+def _wrong_bundles(cls: type[Method]) -> list[str]:
+    """Return what ``deviations`` and ``authors`` set that is no option, or not to such a value."""
+    own = {k: v for k, v in cls.authors.items() if not k.startswith("trainer.")}
+    others = {k.removeprefix("trainer."): v for k, v in cls.authors.items() if k not in own}
+    bundles: tuple[tuple[str, type[Settings], str, Mapping[str, object]], ...] = (
+        ("deviations", cls.Config, "method", cls.released()),
+        ("authors", cls.Config, "method", own),
+        ("authors", TrainerSettings, "trainer", others),
+    )
+    found = []
+    for origin, model, prefix, bundle in bundles:
+        usual = model().model_dump()
+        values = {k: usual.get(k) if v == UNKNOWN else v for k, v in bundle.items()}
+        try:
+            validate(model, values, prefix)
+        except UserError as err:
+            found += [f"{origin}: {line}" for line in str(err).splitlines()]
+    return found
 
 
 def _numbers(node: Any) -> Iterator[dict[str, Any]]:  # Any: a JSON schema has no static type

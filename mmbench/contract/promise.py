@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
-from mmbench.errors import MMBenchError
+from mmbench.errors import MMBenchError, NonFiniteLoss
 
+NOT_FINITE = "guard logarithms, roots, exponentials and denominators"
 LIBRARY = Path(torch.__file__).parent
 
 
@@ -22,6 +23,8 @@ def require(condition: bool, mend: str) -> None:
 
 def told(err: Exception) -> str:
     """Return in one line what went wrong and, unless the text is ours, where outside torch."""
+    if isinstance(err, NonFiniteLoss):  # what helps in a run does not help here
+        return f"{err.what}; {NOT_FINITE}"
     if isinstance(err, Broken | MMBenchError):
         return str(err)
     frames = traceback.extract_tb(err.__traceback__)

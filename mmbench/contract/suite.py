@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmbench.contract.checks import CHECKS
@@ -12,6 +12,7 @@ from mmbench.method import Method
 
 COUNTS = (1, 2, 3, 4)
 BY_COUNT = ("constructs", "steps", "learns")  # what must hold for each, or be refused
+FIRST = ("constructs", "steps")  # where one fails, the later checks would only say so again
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,11 @@ def unwritten(cls: type) -> list[str]:
 
 
 def run_all(cls: type[Method]) -> Iterator[Result]:
-    """Run every check; a refusal of every number of modalities counts as a failure."""
+    """Run every check; a refusal of every number of modalities counts as a failure.
+
+    With a number of modalities for which one of ``FIRST`` fails nothing more is checked, and a
+    failure that an earlier check has told is not told again.
+    """
     missing = unwritten(cls)
     if missing:
         yield from (Result("written", 0, "FAIL", mend) for mend in missing)
@@ -78,10 +83,19 @@ def run_all(cls: type[Method]) -> Iterator[Result]:
     except Exception as err:
         yield Result("constructs", 0, "FAIL", f"cannot be constructed from its defaults: {err}")
         return
-    refused = []
+    refused, stopped = [], set()
+    told_by: dict[tuple[int, str], str] = {}
     for check, modalities in rows:
+        if modalities in stopped and check != "options":
+            continue
         result = run_one(cls, check, modalities)
         refused.append(result.outcome == "refused")
-        yield result
+        if result.outcome == "FAIL":
+            first = told_by.setdefault((modalities, result.detail), check)
+            yield result if first == check else replace(result, detail=f"as in {first}")
+            if check in FIRST:
+                stopped.add(modalities)
+        else:
+            yield result
     if all(refused):
         yield Result("constructs", 0, "FAIL", "refuses every number of modalities from 1 to 4")

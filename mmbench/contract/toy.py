@@ -65,6 +65,7 @@ def toy_trainer(
     stop: Callable[[], bool] = lambda: False,
     options: Mapping[str, object] | None = None,
     epochs: int = EPOCHS,
+    weight_decay: float = 1e-4,
 ) -> Trainer:
     """Return the shared trainer around a new method.
 
@@ -76,6 +77,7 @@ def toy_trainer(
         stop: asked after every step.
         options: that differ from the method's defaults.
         epochs: how long.
+        weight_decay: of the main optimiser.
     """
     task, config = toy_task(count), cls.Config(**(options or {}))
     with forked(0, "contract"):
@@ -86,7 +88,9 @@ def toy_trainer(
         split: Loader([toy_split(task, split)], torch.device("cpu"), dtype, BATCH, 0)
         for split in SAMPLES
     }
-    settings = TrainerSettings(epochs=epochs, batch_size=BATCH, lr=0.05, precision=precision)
+    settings = TrainerSettings(
+        epochs=epochs, batch_size=BATCH, lr=0.05, weight_decay=weight_decay, precision=precision
+    )
     folder.mkdir(parents=True, exist_ok=True)
     return Trainer(method.to(dtype), loaders, "val", settings, 0, folder, Hooks(stop=stop))
 

@@ -50,7 +50,7 @@ class Study(Settings):
             with all of them belong to this study alone.
         seeds: how many seeds ``run --study`` takes unless told.
         cost: whether it is about time and memory: the rows then run in turns, one at a time.
-        strength: rows whose modalities are drawn over training.
+        strength: rows whose modalities are drawn over training; ``all`` takes every row.
         order: reports show studies with smaller numbers first.
         logged: what is drawn there as well: names before the ``/`` of what a method logs.
     """
@@ -65,7 +65,7 @@ class Study(Settings):
     seeds: int = Field(3, ge=1)
     order: int = 9
     cost: bool = False
-    strength: tuple[str, ...] = ()
+    strength: tuple[str, ...] | Literal["all"] = ()
     logged: tuple[str, ...] = ()
 
     @property

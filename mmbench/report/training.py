@@ -14,6 +14,9 @@ from mmbench.report.rows import Group, Shown
 from mmbench.report.study import Study
 from mmbench.store import read_record
 
+ACROSS = 5  # rows of a study side by side; more begin again below
+MOST = 20  # rows of a study in one figure; more could not be read
+
 Curves = Mapping[str, Sequence[Sequence[float]]]  # line -> runs -> epochs
 
 
@@ -21,9 +24,11 @@ def strength(study: Study, group: Group, files: Mapping[str, Path]) -> Figure | 
     """Draw the rows that ``study.strength`` names side by side, one quantity below the other.
 
     Returns:
-        None if none of them was trained on this dataset.
+        None if none of them was trained on this dataset, or more than ``MOST``.
     """
-    rows = [r for r in group.rows if r.name.removesuffix(" †") in study.strength]
+    rows = [r for r in group.rows if _is_drawn(r, study)]
+    if len(rows) > MOST:
+        return None
     found = {row.name: _records(row, files) for row in rows}
     found = {name: records for name, records in found.items() if records}
     if not found:
@@ -37,6 +42,10 @@ def strength(study: Study, group: Group, files: Mapping[str, Path]) -> Figure | 
         logged = {n: _curves(r, lambda e, k=key: _logged(e, k)) for n, r in found.items()}  # type: ignore[misc]  # bound
         panels += [(key, logged)] if any(logged.values()) else []
     return _draw(f"{study.title}: {group.title}", list(found), panels)
+
+
+def _is_drawn(row: Shown, study: Study) -> bool:
+    return study.strength == "all" or row.name.removesuffix(" †") in study.strength
 
 
 def _records(row: Shown, files: Mapping[str, Path]) -> list[Record]:
@@ -65,18 +74,29 @@ def _logged(epoch: EpochRow, key: str) -> dict[str, float]:
 def _draw(
     title: str, names: Sequence[str], panels: Sequence[tuple[str, dict[str, Curves]]]
 ) -> Figure:
-    figure = new_figure(max(3.4, 2.5 * len(names)), 0.6 + 1.6 * len(panels))
-    grid = figure.subplots(len(panels), len(names), sharex=True, sharey="row", squeeze=False)
+    across, blocks = min(len(names), ACROSS), -(-len(names) // ACROSS)
+    high = blocks * len(panels)
+    figure = new_figure(max(3.4, 2.5 * across), 0.6 + 1.6 * high)
+    grid = figure.subplots(high, across, sharex=True, sharey="row", squeeze=False)
     known = ["fused"] + [n for _, by_row in panels for c in by_row.values() for n in c]
     styles = {n: line_style(i) for i, n in enumerate(dict.fromkeys(known))}
-    for y, (label, by_row) in enumerate(panels):
-        grid[y][0].set_ylabel(label)
-        for x, name in enumerate(names):
+    for number, name in enumerate(names):
+        block, x = divmod(number, across)
+        for y, (label, by_row) in enumerate(panels, block * len(panels)):
             _lines(grid[y][x], by_row.get(name, {}), styles)
-            if y == 0:
+            if x == 0:
+                grid[y][x].set_ylabel(label)
+            if y == block * len(panels):
                 grid[y][x].set_title(name, fontsize=8)
-    for axes in grid[-1]:
-        axes.set_xlabel("epoch")
+        if number + across >= len(names):  # nothing stands below
+            grid[y][x].set_xlabel("epoch")
+            grid[y][x].tick_params(labelbottom=True)
+    for axes in grid.flat[(blocks - 1) * len(panels) * across :]:
+        axes.set_visible(bool(axes.lines or axes.texts))
+    for one_quantity in (grid[y :: len(panels), 0] for y in range(len(panels)) if blocks > 1):
+        limits = np.array([axes.get_ylim() for axes in one_quantity])
+        for axes in one_quantity:
+            axes.set_ylim(limits.min(), limits.max())
     shown = {line.get_label(): line for axes in grid.flat for line in axes.lines}
     figure.legend(
         shown.values(), shown.keys(), loc="outside lower center", ncols=min(5, len(shown))

@@ -51,7 +51,7 @@ def evaluate(method: Method, loader: Loader, when: str) -> Metrics:
     bad = [name for name, scores in out.items() if not scores.pop(FINITE)]
     if bad:
         raise NonFiniteLoss(
-            f"predictions are not finite {when}: {', '.join(bad)}; lower trainer.lr, or set "
-            "trainer.clip_norm"
+            f"predictions are not finite {when}: {', '.join(bad)}",
+            "lower trainer.lr, or set trainer.clip_norm",
         )
     return out

@@ -162,9 +162,9 @@ class Trainer:
         bad = self.meter.first_bad()  # the one wait of the epoch
         if bad >= 0:
             raise NonFiniteLoss(
-                f"the loss is not finite at epoch {self.epoch}, step {bad}; "
+                f"the loss is not finite at epoch {self.epoch}, step {bad}",
                 "lower trainer.lr, or set trainer.clip_norm"
-                + ("; or is it the data? mmbench verify tells" if bad == self.epoch == 0 else "")
+                + ("; or is it the data? mmbench verify tells" if bad == self.epoch == 0 else ""),
             )
 
     def train_steps(self) -> None:

@@ -37,6 +37,16 @@ def cache(tmp_path_factory):
         (["--set", "trainer.epochs=0"], "'trainer.epochs' cannot be 0"),
         (["--set", "concat.alpha=1"], "unknown setting 'concat.alpha'"),
         (["--set", "iprm.alpha=0.5"], "'iprm.alpha' is for iprm, which is not in this run"),
+        (
+            ["--methods", "concat,iprm,ogm", "--set", "method.alpha=0.5"],
+            "'method.alpha' addresses every method of the run, and concat has no option 'alpha'; "
+            "set it by name: iprm.alpha and ogm.alpha",
+        ),
+        (
+            ["--methods", "iprm,ogm", "--set", "method.alhpa=1"],
+            "no option 'alhpa'; did you mean 'a",
+        ),
+        (["--set", "method.alpha=0.5"], "concat has no option 'alpha'; mmbench show NAME lists"),
         (["--set", "iprn.alpha=0.5"], "unknown setting 'iprn.alpha'"),
         (["--set", "trainer.epochs"], "--set wants KEY=VALUE"),
         (["--seeds", "-1"], "--seeds wants"),

@@ -53,7 +53,7 @@ def test_broken_method_fails_with_what_to_mend(written, tmp_path):
     [
         (("new-method", "my-method"), "is there already"),
         (("new-method", "concat"), "there is a method 'concat'"),
-        (("new-method", "My Method"), "cannot use the name"),
+        (("new-method", "My Method"), "use letters, digits, hyphens and underscores"),
         (("new-method", "9lives"), "begin with a letter"),
         (("new-method", "class"), "no word of Python's own"),
         (("new-method", "none"), "no word of Python's own"),
@@ -61,6 +61,8 @@ def test_broken_method_fails_with_what_to_mend(written, tmp_path):
         (("new-method", "other", "--folder", "my_method.py/x"), "cannot write"),
         (("test", "nowhere.py"), "no plug-in file"),
         (("test", "concta"), "did you mean 'concat'"),
+        (("test", "my_method"), "for the file type mmbench test my_method.py"),
+        (("test", "my-method"), "for the file type mmbench test my_method.py"),
     ],
 )
 def test_mistakes_are_explained(args, message, written):
@@ -69,7 +71,7 @@ def test_mistakes_are_explained(args, message, written):
     assert message in done.stderr
 
 
-@pytest.mark.parametrize("name", ["CLASS", "concat-head"])
+@pytest.mark.parametrize("name", ["CLASS", "concat-head", "My_Thing"])
 def test_a_name_like_a_word_of_the_template_gives_a_method_that_works(name, tmp_path):
     assert mmbench("new-method", name, cwd=tmp_path).returncode == 0
     (file,) = tmp_path.glob("*.py")

@@ -1,5 +1,6 @@
 """What the pages tell a reader to type exists, and what they link to is there."""
 
+import importlib
 import re
 import shlex
 import tomllib
@@ -11,7 +12,9 @@ import typer
 
 from mmbench.cli.app import app
 from mmbench.cli.running import read_config
+from mmbench.contract.suite import run_one
 from mmbench.launch.profile import read_profile
+from mmbench.plugins import load_plugin
 from mmbench.registry import DATASETS, METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -79,3 +82,32 @@ def test_every_table_of_speed_has_a_script_and_every_script_its_place():
             assert places, f"{file.name} writes {name}, for which the page has no place"
             opened = [m for m in opened if m not in places]
     assert not opened, f"no script writes {opened}"
+
+
+def test_the_options_and_bundles_of_the_method_page_keep_the_contract(tmp_path, monkeypatch):
+    METHODS.names()  # scanned; what is added from here on is forgotten
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
+    monkeypatch.setattr(METHODS, "_classes", dict(METHODS._classes))
+    page = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
+    blocks = [c for c in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "my-method" in c]
+    assert len(blocks) == 2
+    file = tmp_path / "paged.py"
+    file.write_text("\n".join(blocks).replace('"my-method"', '"paged-method"'))
+    load_plugin(str(file))
+    cls = METHODS.load("paged-method")
+    assert run_one(cls, "options", 2).outcome == "pass"
+    assert cls.released() == {"mode": "mean"}
+    assert cls.recipe({}) == {
+        "trainer.lr": 0.001, "trainer.schedule": "constant", "weight": 0.5,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "place", ["mmbench.nets.heads", "mmbench.methods.gradients", "mmbench.methods.modulated"]
+)
+def test_what_the_method_page_imports_is_there(place):
+    page = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
+    names = re.findall(rf"((?:`\w+` and )?`\w+`) from `{place}`", page)
+    assert names
+    for name in re.findall(r"`(\w+)`", names[0]):
+        assert hasattr(importlib.import_module(place), name), name

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from mmbench.contract.checks import CHECKS
 from mmbench.contract.suite import run_all, run_one
 from mmbench.errors import UserError
-from mmbench.method import Method, MethodConfig, Needs
+from mmbench.method import UNKNOWN, Deviation, Method, MethodConfig, Needs, of_trainer
 from mmbench.nets.heads import ConcatHead
 from mmbench.registry import METHODS
 from mmbench.settings import setting
@@ -92,6 +92,12 @@ class Unsourced(Sound):
     Config = NoSource
 
 
+class Misnamed(Sound):
+    Config = Choices
+    deviations = (Deviation("mod", "plain", "broken", "Why."),)
+    authors = {"lr": 0.1, "limit": -1.0, "trainer.epoch": 3, "start": UNKNOWN}  # noqa: RUF012
+
+
 class Idle(Sound):
     def step(self, batch):
         return {"loss": self.loss(batch)}
@@ -101,6 +107,36 @@ class Uphill(Sound):
     def step(self, batch):
         loss = self.loss(batch)
         self.fit.backward(-loss)
+        self.fit.update()
+        return {"loss": loss}
+
+
+class FirstTwo(Sound):
+    """Leaves all but the first two modalities out, without saying so."""
+
+    def encode(self, inputs):
+        return {
+            m: z if i < 2 else torch.zeros_like(z)
+            for i, (m, z) in enumerate(super().encode(inputs).items())
+        }
+
+
+class HeadAlone(Sound):
+    def step(self, batch):
+        loss = self.loss(batch)
+        self.fit.backward(loss)
+        self.encoders.zero_grad(set_to_none=True)
+        self.fit.update()
+        return {"loss": loss}
+
+
+class HeldBack(HeadAlone):
+    """Gradients of zero: weight decay alone would move the encoders."""
+
+    def step(self, batch):
+        loss = self.loss(batch)
+        self.fit.backward(loss)
+        self.encoders.zero_grad(set_to_none=False)
         self.fit.update()
         return {"loss": loss}
 
@@ -207,6 +243,33 @@ class Moving(Sound):
         return super().step(batch)
 
 
+class Undefined(Sound):
+    """A loss that is NaN from the first step on."""
+
+    def loss(self, batch):
+        return super().loss(batch) * torch.zeros(()).log() * 0
+
+
+class Diverging(Sound):
+    """A loss that is NaN from the third step on, and for ever."""
+
+    def build(self):
+        super().build()
+        self.register_buffer("steps", torch.zeros(()))
+
+    def step(self, batch):
+        self.steps += 1
+        loss = self.loss(batch) * torch.where(self.steps > 2, float("nan"), 1.0)
+        self.fit.backward(loss)
+        self.fit.update()
+        return {"loss": loss}
+
+
+class Lossless(Sound):
+    def step(self, batch):
+        return {"total": super().step(batch)["loss"]}
+
+
 class Wordless(Sound):
     def step(self, batch):
         super().step(batch)
@@ -260,13 +323,19 @@ CASES = [
     (Chosen, "choices", "with inverse=True: not finite after 2 epochs: share"),
     (Chosen, "choices", "with start=None: KeyError"),
     (Wordless, "steps", "step must return a dict of scalar tensors with 'loss'"),
+    (Lossless, "steps", "step must return a dict of scalar tensors with 'loss'"),
+    (Undefined, "steps", "the first step returned the loss nan; guard logarithms"),
+    (Diverging, "learns", "the loss is not finite at epoch 0, step 2; guard logarithms"),
     (Idle, "steps", "changed no parameter"),
     (Uphill, "learns", "did not fall"),
+    (HeadAlone, "learns", "changed no parameter of the encoders of m1, m2: "),
+    (HeldBack, "learns", "changed no parameter of the encoders of m1, m2: "),
     (Numbers, "steps", "must return scalar tensors"),
     (Unseeded, "repeats", "two runs with one seed differ"),
     (Neighbours, "predicts alone", "when the batch is another"),
     (Forgetful, "resumes", "self.steps is not what"),
-    (Forgetful, "resumes", "ends with other encoders.m1.layers.0.weight"),
+    (Forgetful, "resumes", "; a continued run ends with other encoders.m1.layers.0.weight, "),
+    (Forgetful, "resumes", "encoders.m1.layers.1.weight and 11 more"),
     (Counting, "resumes", "self.steps is not what"),
     (Counting, "resumes", "register_buffer(name, tensor), a plain value by returning it from get_"),
     (Momentary, "resumes", "self.steps is not what"),
@@ -284,6 +353,42 @@ CASES = [
 @pytest.mark.parametrize("check", CHECKS)
 def test_sound_class_passes(check):
     assert run_one(Sound, check, 2).outcome == "pass"
+
+
+@pytest.mark.parametrize(("count", "left_out"), [(3, "m3"), (4, "m3, m4")])
+def test_encoders_that_never_change_are_named(count, left_out):
+    assert run_one(FirstTwo, "learns", 2).outcome == "pass"
+    result = run_one(FirstTwo, "learns", count)
+    assert result.outcome == "FAIL"
+    assert f"changed no parameter of the encoders of {left_out}: " in result.detail
+
+
+def test_an_encoder_frozen_on_purpose_need_not_change():
+    class Frozen(Sound):
+        def build(self):
+            super().build()
+            self.encoders["m1"].requires_grad_(False)
+
+    assert run_one(Frozen, "learns", 2).outcome == "pass"
+
+
+def test_bundles_name_options_and_settings_of_the_trainer():
+    result = run_one(Misnamed, "options", 2)
+    assert result.outcome == "FAIL"
+    told = result.detail.split("; ")
+    assert "deviations: unknown setting 'method.mod'" in told
+    assert "did you mean 'mode'? (known: mode, inverse, limit, start, far)" in told
+    assert any(t.startswith("authors: unknown setting 'method.lr' (known: mode,") for t in told)
+    assert any(t.startswith("authors: 'method.limit' cannot be -1.0") for t in told)
+    assert "authors: unknown setting 'trainer.epoch'" in told
+    assert any(t.startswith("did you mean 'epochs'? (known: epochs, ") for t in told)
+    assert "start" not in result.detail.replace("limit, start, far", "")
+
+
+def test_settings_that_the_trainer_does_not_have_are_refused_where_they_are_written():
+    assert of_trainer(lr=0.1, epochs=UNKNOWN) == {"trainer.lr": 0.1, "trainer.epochs": UNKNOWN}
+    with pytest.raises(UserError, match="no setting 'epoch'; did you mean 'epochs'"):
+        of_trainer(epoch=3)
 
 
 WAITS = {
@@ -364,6 +469,21 @@ def test_broken_class_is_caught_and_told_what_to_mend(cls, check, mend):
 
 def test_every_check_is_seen_failing():
     assert {check for _, check, _ in CASES} == set(CHECKS)
+
+
+@pytest.mark.parametrize("cls", [Undefined, Lossless])
+def test_what_cannot_step_is_checked_no_further(cls):
+    rows = list(run_all(cls))
+    failed = [(row.check, row.modalities) for row in rows if row.outcome == "FAIL"]
+    assert failed == [("steps", count) for count in (1, 2, 3, 4)]
+    assert {row.check for row in rows} == {"constructs", "options", "steps"}
+
+
+def test_a_loss_that_becomes_nan_is_told_once_for_each_number_of_modalities():
+    rows = [row for row in run_all(Diverging) if row.modalities == 3 and row.outcome == "FAIL"]
+    assert "at epoch 0, step 2" in rows[0].detail
+    assert {row.detail for row in rows[1:]} == {"as in learns"}
+    assert not any("trainer.lr" in row.detail or "verify" in row.detail for row in rows)
 
 
 def test_refusals_are_stated_and_refusing_everything_fails():

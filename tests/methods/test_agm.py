@@ -274,3 +274,40 @@ def test_the_threshold_of_clipping_is_that_of_the_script_for_so_many_modalities(
     weight.grad = torch.full_like(weight, 3.0)  # above 1, below 5
     assert bool(method._clip()) is clipped
     assert float(weight.grad.norm()) == pytest.approx(1.0 if clipped else 3 * weight.numel() ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("names", "cap", "most"),
+    [
+        (("a", "v"), "auto", 10.0),
+        (("a", "v", "t"), "auto", 7.0),
+        (("a", "v"), 3.0, 3.0),
+        (("a", "v"), "off", math.inf),
+        (("a", "v", "t"), "off", math.inf),
+    ],
+)
+def test_the_cap_is_that_of_the_script_for_so_many_modalities(
+    names, cap, most, make_bench, make_batch
+):
+    bench = make_bench("agm", names, cap=cap, alpha=0.001)
+    bench.method.running[1:] = 5.0  # the first was far ahead so far
+    log = bench.step(make_batch(names))
+    gap = log["tau/a"] - log["ratio/a"]
+    assert gap > 20
+    assert log["coefficient/a"] == pytest.approx(math.exp(0.001 * min(gap, most)))
+
+
+@pytest.mark.parametrize(
+    ("names", "floor", "bounded"),
+    [
+        (("a", "v"), "script", True),
+        (("a", "v", "t"), "script", False),
+        (("a", "v", "t"), 1e-8, True),
+    ],
+)
+def test_scores_have_the_floor_of_the_script(names, floor, bounded, make_bench, make_batch):
+    bench = make_bench("agm", names, floor=floor)
+    with torch.no_grad():
+        bench.method.fusion_head.linear.weight.mul_(1e4)  # sure, and often wrong
+    log = bench.step(make_batch(names))
+    assert all(log[f"score/{m}"] <= -math.log(1e-8) + 1e-9 for m in names) is bounded

@@ -145,3 +145,32 @@ def test_same_class_pairing_equals_paired_when_all_labels_differ(make_bench, mak
         bench.step(batch)
         results.append(torch.cat([p.detach().flatten() for p in bench.method.parameters()]))
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("ema_init", ["half", "omega0"])
+def test_half_keeps_lambda_at_a_half(ema_init, make_bench, make_batch):
+    bench = make_bench("iprm", ema="half", ema_init=ema_init)
+    logs = [bench.step(make_batch(seed=seed)) for seed in range(3)]
+    assert [log["lambda/a-v"] for log in logs] == [0.5] * 3
+    assert any(log["omega/a-v"] != 0.5 for log in logs)
+    assert bench.method.lam.item() == bench.method.lam_used.item() == 0.5
+
+
+@pytest.mark.parametrize("linear_on", ["normalised", "raw"])
+def test_linear_mixup_mixes_unit_or_raw_features(linear_on, make_bench, make_batch):
+    method = make_bench("iprm", mixup="linear", linear_on=linear_on).method
+    inputs = make_batch().inputs
+    z = method.encode(inputs)
+    mixed = {m: x if linear_on == "raw" else x / x.norm(dim=1, keepdim=True) for m, x in z.items()}
+    half = method.mix_heads["a__v"](0.5 * mixed["a"] + 0.5 * mixed["v"])
+    logits = method.predict(inputs)
+    torch.testing.assert_close(logits["fused"], logits["a"] + logits["v"] + half)
+
+
+@pytest.mark.parametrize(("probe", "same"), [("paired", True), ("as_mixed", False)])
+def test_unpaired_samples_may_be_probed_as_pairs(probe, same, make_bench, make_batch):
+    batch = make_batch()
+    paired = make_bench("iprm").step(batch)
+    found = make_bench("iprm", pairing="none", probe=probe).step(batch)
+    for key in ("kl/a-v/a", "kl/a-v/v", "omega/a-v"):
+        assert (found[key] == pytest.approx(paired[key], abs=1e-12)) is same, key

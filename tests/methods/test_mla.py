@@ -167,3 +167,11 @@ def test_wrong_number_of_fixed_weights_is_refused(make_bench):
 def test_fixed_weights_that_weigh_nothing_are_refused():
     with pytest.raises(ValueError, match="all 0: give at least one modality a weight"):
         METHODS.load("mla").Config(fixed_weights=(0.0, 0.0))
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_guard_keeps_the_projection_symmetric(guard, make_bench, make_batch):
+    bench = make_bench("mla", guard=guard, rls="elementwise")
+    for seed in range(2):  # the first update of the identity is symmetric by itself
+        bench.step(make_batch(seed=seed))
+    assert torch.equal(bench.method.P, bench.method.P.T) is guard

@@ -4,7 +4,9 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from mmbench.methods.gradients import reached, take_gradients
 from mmbench.methods.mmpareto import balance, combine, min_norm
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torchjd.aggregation import MGDAWeighting
 
@@ -162,8 +164,55 @@ def test_two_backwards_equal_one_for_every_loss(
         torch.testing.assert_close(found[name], gradient)
 
 
-def test_parameter_that_one_loss_does_not_reach_counts_as_zero(make_bench, make_batch):
+class Detached(nn.Module):
+    """A head that lets no gradient into the encoder of ``a``."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, z):
+        return self.head({**z, "a": z["a"].detach()} if isinstance(z, dict) else z.detach())
+
+
+@pytest.mark.parametrize("reaching", ["multimodal", "unimodal"])
+def test_encoder_that_one_loss_does_not_reach_follows_the_other(
+    reaching, make_bench, make_batch, monkeypatch
+):
     bench, batch = make_bench("mmpareto"), make_batch()
-    bench.method.encoders["a"].idle = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
-    bench.step(batch)
-    assert torch.equal(bench.method.encoders["a"].idle, torch.ones(2, dtype=torch.float64))
+    method = bench.method
+    fused, own = plain_losses(method, batch)
+    parameters = list(method.encoders["a"].parameters())
+    alone = torch.autograd.grad(fused if reaching == "multimodal" else own["a"], parameters)
+    if reaching == "multimodal":
+        method.heads["a"] = Detached(method.heads["a"])
+    else:
+        method.fusion_head = Detached(method.fusion_head)
+    bench.trainer.optimizers.create("main", method.parameter_groups())
+    log, found = recorded(bench, batch, monkeypatch)
+    assert log["weight/a"] == 0.5
+    for name, gradient in zip(("weight", "bias"), alone, strict=True):
+        torch.testing.assert_close(found[f"encoders.a.layer.{name}"], 1.5 * gradient)
+
+
+def test_parameters_reached_by_either_loss_get_a_zero_for_the_other():
+    module = nn.ParameterDict({k: nn.Parameter(torch.ones(2)) for k in ("g", "u", "both", "none")})
+    module["g"].grad, module["both"].grad = vector(1, 2).float(), vector(3, 4).float()
+    first = take_gradients(module)
+    assert all(p.grad is None for p in module.values())
+    module["u"].grad, module["both"].grad = vector(5, 6).float(), vector(7, 8).float()
+    names = {p: name for name, p in module.items()}
+    rows = zip(*reached(module, first), strict=True)
+    found = {names[p]: (g.tolist(), u.tolist()) for p, g, u in rows}
+    assert found == {"g": ([1, 2], [0, 0]), "u": ([0, 0], [5, 6]), "both": ([3, 4], [7, 8])}
+
+
+def test_frozen_encoder_stays_and_the_others_learn(make_bench, make_batch):
+    bench = make_bench("mmpareto")
+    bench.method.encoders["a"].requires_grad_(False)
+    before = {n: p.clone() for n, p in bench.method.named_parameters()}
+    log = bench.step(make_batch())
+    assert "cos/a" not in log
+    assert "cos/v" in log
+    changed = {n for n, p in bench.method.named_parameters() if not torch.equal(p, before[n])}
+    assert changed == {n for n in before if not n.startswith("encoders.a.")}

@@ -6,10 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mmbench.methods import mslr
 from mmbench.methods.mslr import change
 from torch.nn.functional import cross_entropy
 
-from mmbench.registry import METHODS
+from mmbench.registry import DATASETS, METHODS
+from mmbench.sweep import Request, expand
 
 MEMORY = [0.50, 0.52, 0.54, 0.56, 0.58]
 
@@ -208,3 +210,24 @@ def test_a_task_without_accuracy_is_judged_by_its_own_metric(make_bench):
     bench.method.task = replace(bench.method.task, metrics=("map",), primary="map")
     bench.method.on_epoch_end({"fused": {"map": 0.9}, "a": {"map": 0.4}, "v": {"map": 0.6}})
     assert bench.method.memory == {"a": [0.4], "v": [0.6]}
+
+
+def test_the_scripts_factors_are_those_of_modalities_that_the_dataset_has():
+    assert METHODS.load("mslr").recipe({}, "cremad")["c"] == {"audio": 0.9, "video": 1.1}
+    assert "c" not in METHODS.load("mslr").recipe({}, "ksounds")
+    for name, factors in mslr.SCRIPTS.items():
+        cls = DATASETS.load(name)
+        assert set(factors) == set(cls(cls.Config()).task.names)
+
+
+def test_the_authors_preset_takes_the_factors_of_the_datasets_script(tmp_path, monkeypatch):
+    names = DATASETS.load("mfeat3")(DATASETS.load("mfeat3").Config()).task.names
+    monkeypatch.setitem(mslr.SCRIPTS, "mfeat3", {names[0]: 0.9})
+    ask = {"methods": ["mslr"], "datasets": ["mfeat3"], "seeds": [0]}
+    for more, factors in (
+        ({"preset": "authors"}, {names[0]: 0.9}),
+        ({"preset": "authors", "settings": {"mslr.c": {names[0]: 2.0}}}, {names[0]: 2.0}),
+        ({}, {}),
+    ):
+        (cell,) = expand(Request(**ask, **more), tmp_path)
+        assert cell.method_config["c"] == factors

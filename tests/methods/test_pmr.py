@@ -293,3 +293,16 @@ def test_every_class_gets_its_samples_as_far_as_there_are_any(rare, make_bench):
     assert float(counts.min()) >= min(rare, 5)
     if rare == 1:  # one class can never have five: everything was looked at
         assert float(counts.sum()) == len(label)
+
+
+def test_entropy_bonus_is_for_the_leading_modality_alone(make_bench, make_batch):
+    bench, batch = started(make_bench("pmr", alpha=0.0, per_mu=0.5)), make_batch()
+    method = bench.method
+    with torch.no_grad():
+        sim = method.similarities(method.encode(batch.inputs))
+        share = {m: s.softmax(1) for m, s in sim.items()}
+        q = {m: sum(float(p[i, y]) for i, y in enumerate(batch.label)) for m, p in share.items()}
+        leading = max(q, key=q.get)
+        uncertainty = -(share[leading] * share[leading].log()).sum(1).mean()
+    log = bench.step(batch)
+    assert log["loss"] == pytest.approx(log["loss/fused"] - 0.5 * float(uncertainty))

@@ -212,3 +212,13 @@ def test_released_bundle_names_every_quirk():
         "first_residual": "one",
         "weight_decay": 5e-4,
     }
+
+
+def test_second_phase_has_its_own_rate(make_bench):
+    bench = make_bench("reconboost", correct_lr_mult=0.25)
+    bench.trainer.settings = bench.trainer.settings.model_copy(update={"schedule": "constant"})
+    rates = []
+    for bench.trainer.epoch in range(4):
+        bench.method.on_epoch_start()
+        rates.append(bench.trainer.optimizers.by_name["main"].param_groups[0]["lr"])
+    assert rates == pytest.approx([0.1, 0.025, 0.1, 0.025])
