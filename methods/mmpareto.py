@@ -17,8 +17,8 @@ For encoder m, with G = grad L_mm and U = grad L_m over all its parameters:
 
 with the norms per parameter tensor; ``norm_scope: encoder`` restores the magnitude of the gradient
 as a whole, as the paper may mean it. Heads follow the plain gradient of L_mm + sum_m L_m.
-
-Differences from the released code: those in ``deviations``, which no option switches.
+Differences from the released code, with reasons in ``deviations``: two backward passes and not
+M + 2, as L_m reaches no other encoder; a gradient of zero is no conflict; the common schedule.
 Defaults: gamma 1.5 from the authors' script (CREMA-D).
 """
 
