@@ -16,7 +16,7 @@ from typing import Any
 
 from mmbench.errors import UserError
 from mmbench.launch import lease as leases
-from mmbench.launch import pools
+from mmbench.launch import pools, strikes
 from mmbench.launch.sweepfolder import SweepFolder, open_sweep, sweeps
 from mmbench.store import RunDirectory, State
 
@@ -37,6 +37,7 @@ class Seen:
         epochs: how many there are; None: not known yet.
         left: seconds of training left, if it runs and an epoch has ended.
         failures: how many attempts failed.
+        deaths: how many workers died at it in a row, without a checkpoint in between.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Seen:
     epochs: int | None = None
     left: float | None = None
     failures: int = 0
+    deaths: int = 0
 
     @property
     def where(self) -> str:
@@ -175,8 +177,8 @@ def look(directory: RunDirectory, listed: list[str], there: float) -> Seen:
     name = directory.path.name
     if "record.json" in listed:
         return Seen(name, *_identity(directory), directory.recorded_state())
-    newest = leases.latest(directory.path, listed)
-    held = newest if newest and newest.left(there) > 0 else None
+    past = leases.history(directory.path, listed)
+    held = past.pop() if past and past[-1].left(there) > 0 else None
     state = directory.unfinished_state(listed, held is not None)
     if state == "waiting" and not directory.facts("cell.json"):
         # Between making the directory and writing the cell; or damaged, if nobody is at it.
@@ -186,7 +188,8 @@ def look(directory: RunDirectory, listed: list[str], there: float) -> Seen:
     shown = _shown(directory, live, state)
     if state == "running" and held and held.owner:
         shown |= {"host": held.owner.host, "pid": held.owner.pid, "job": held.owner.job}
-    return Seen(name, *_identity(directory), state, failures=failures, **shown)
+    dead = len(strikes.deaths(past, leases.step_of(listed)))
+    return Seen(name, *_identity(directory), state, failures=failures, deaths=dead, **shown)
 
 
 def _identity(directory: RunDirectory) -> tuple[str | None, str | None, int | None]:

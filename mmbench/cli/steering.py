@@ -6,11 +6,11 @@ from pathlib import Path
 
 from mmbench.errors import UserError
 from mmbench.find import find_cell, matching
-from mmbench.launch import squeue
+from mmbench.launch import squeue, strikes
 from mmbench.launch.pools import LocalPool, at_work
 from mmbench.launch.sweepfolder import open_sweep, sweeps
 from mmbench.store import RunDirectory
-from mmbench.survey import Survey, survey
+from mmbench.survey import Seen, Survey, survey
 from mmbench.wording import counted
 
 SHOWN = 20
@@ -97,6 +97,8 @@ def _cancel_cell(name: str, seen: Survey, results: Path) -> None:
 def retry(names: Sequence[str], failed: bool, results: Path) -> int:
     """Make failed and cancelled cells wait again; their failure records are kept, renamed.
 
+    A cell may be named as well at which workers died; that is forgiven.
+
     Args:
         names: of cells, or unambiguous parts of them.
         failed: all failed ones (of ``names``, if there are any).
@@ -110,14 +112,14 @@ def retry(names: Sequence[str], failed: bool, results: Path) -> int:
     seen = survey(results)
     known = list(seen.cells)
     asked = [find_cell(name, known, results) for name in names] if names else known
-    wanted = ("failed",) if failed else ("failed", "cancelled")
-    chosen = [name for name in asked if seen.cells[name].state in wanted]
+    chosen = [name for name in asked if _to_retry(seen.cells[name], failed)]
     if names and not failed and (rest := [name for name in asked if name not in chosen]):
         state = seen.cells[rest[0]].state
         raise UserError(f"{rest[0]} is {state}; only failed and cancelled cells can be retried")
     try:
         for name in chosen:
             RunDirectory(results / "runs" / name).retry()
+            strikes.forgive(results / "runs" / name)
         helped = _tell_sweeps(set(chosen), results)
     except OSError as err:
         raise UserError(f"cannot write to {results}: {err.strerror or err}") from err
@@ -135,6 +137,12 @@ def retry(names: Sequence[str], failed: bool, results: Path) -> int:
         + "without workers, type the run again, or mmbench work RESULTS/sweeps/ID"
     )
     return 0
+
+
+def _to_retry(cell: Seen, failed: bool) -> bool:
+    if failed:
+        return cell.state == "failed"
+    return cell.state in ("failed", "cancelled") or (cell.deaths > 0 and cell.state != "running")
 
 
 def _tell_sweeps(cells: set[str], results: Path) -> list[str]:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import secrets
 import shutil
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,13 +14,16 @@ from mmbench.cell import Cell
 from mmbench.cli.estimate import from_records
 from mmbench.cli.running import Options, one_at_a_time
 from mmbench.errors import UserError
-from mmbench.launch import slurm, snapshot
+from mmbench.launch import lease, slurm, snapshot, strikes
+from mmbench.launch.lease import Owner
 from mmbench.launch.profile import Profile, Resources
 from mmbench.launch.shared import absolute, check_shared
 from mmbench.launch.sweepfolder import Facts, SweepFolder, create
 from mmbench.settings import RunSettings, default_cache
 from mmbench.store import Store, write_atomic
 from mmbench.wording import counted
+
+SHOWN = 20  # cells named that are given up
 
 
 def workers(cells: int, share: float, wanted: Resources, options: Options, profile: Profile) -> int:
@@ -108,6 +113,30 @@ def check(todo: Sequence[Cell], options: Options, profile: Profile) -> None:
         machines = slurm.hosts(wanted.partition)
         if not profile.shared:
             check_shared(folders, machines)
+
+
+def without_killers(todo: Sequence[Cell], store: Store) -> list[Cell]:
+    """Return the cells that may be tried; name those that kill their workers, and give them up.
+
+    Raises:
+        UserError: if that cannot be written.
+    """
+    owner = Owner.this_process(f"{socket.gethostname()}-{secrets.token_hex(4)}", lease.SECONDS)
+    kept, lost = [], []
+    for cell in todo:
+        try:
+            failure = strikes.killer(store.directory(cell).path, cell, owner)
+        except OSError as err:
+            raise UserError(f"cannot write to {store.results}: {err.strerror or err}") from err
+        if failure is None:
+            kept.append(cell)
+        else:
+            lost.append(f"given up: {cell.folder}: {failure.message}")
+    for line in [*lost[:SHOWN], *([f"and {len(lost) - SHOWN} more"] if lost[SHOWN:] else [])]:
+        print(line)
+    if lost:
+        print("mmbench logs CELL says how; mmbench retry CELL lets a cell be tried again")
+    return kept
 
 
 def submit(todo: Sequence[Cell], options: Options, settings: RunSettings, profile: Profile) -> int:

@@ -15,6 +15,7 @@ from rich.text import Text
 from mmbench.cli.output import clock, console
 from mmbench.launch import squeue
 from mmbench.launch.squeue import Answer
+from mmbench.launch.strikes import SAME
 from mmbench.record import now
 from mmbench.survey import Seen, Survey, SweepState, survey
 from mmbench.wording import counted
@@ -22,7 +23,8 @@ from mmbench.wording import counted
 ORDER = (
     "done", "refused", "running", "interrupted", "waiting", "failed", "cancelled", "unreadable",
 )  # fmt: skip
-LISTED = {"running": 50, "failed": 20, "unreadable": 20, "interrupted": 10}  # lines of each state
+# Lines of each state; waiting cells are listed only if workers died at them.
+LISTED = {"running": 50, "failed": 20, "unreadable": 20, "interrupted": 10, "waiting": 20}
 SWEEPS = 5  # that are over and told of all the same
 ASK_AGAIN = 60.0  # seconds before a SLURM that was silent is asked again
 PAUSES = 4  # pauses between two looks are at least so many looks long
@@ -130,6 +132,13 @@ def _page(seen: Survey, told: Answer | None, results: Path) -> Group:
     parts += _tables(seen, told)
     if seen.counts["failed"]:
         parts.append(Text("failed: mmbench logs CELL says why, mmbench retry --failed forgives"))
+    if any(each.deaths for each in seen.cells.values()):
+        parts.append(
+            Text(
+                f"workers died: mmbench logs CELL says where; at {SAME} deaths with no checkpoint "
+                "in between a cell is marked failed, mmbench retry CELL forgives them"
+            )
+        )
     if seen.counts["unreadable"]:
         parts.append(
             Text("unreadable: mmbench run sets the damaged record aside and runs the cell again")
@@ -192,7 +201,11 @@ def _tables(seen: Survey, told: Answer | None) -> list[RenderableType]:
         table.add_column(title, overflow="fold")
     more = []
     for state, most in LISTED.items():
-        cells = [each for each in seen.cells.values() if each.state == state]
+        cells = [
+            each
+            for each in seen.cells.values()
+            if each.state == state and (each.deaths or state != "waiting")
+        ]
         for each in cells[:most]:
             table.add_row(*_row(each), *([_job_of(each, told, asked)] if slurm else []))
         if len(cells) > most:
@@ -205,10 +218,15 @@ def _tables(seen: Survey, told: Answer | None) -> list[RenderableType]:
 
 
 def _row(seen: Seen) -> tuple[str, ...]:
-    tries = f" ({seen.failures} attempts)" if seen.failures > 1 and seen.state == "failed" else ""
+    remarks = []
+    if seen.failures > 1 and seen.state == "failed":
+        remarks.append(f"{seen.failures} attempts")
+    if seen.deaths:
+        remarks.append(f"{counted(seen.deaths, 'worker')} died at it")
+    state = f"{seen.state} ({', '.join(remarks)})" if remarks else seen.state
     epoch = f"{seen.epoch}/{seen.epochs}" if seen.epochs is not None else ""
     left = clock(seen.left) if seen.left is not None else ""
-    return seen.name, f"{seen.state}{tries}", epoch, left, seen.where
+    return seen.name, state, epoch, left, seen.where
 
 
 def _job_of(seen: Seen, told: Answer | None, asked: Collection[str]) -> str:

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mmbench.cell import Cell
 from mmbench.launch import lease as leases
 from mmbench.launch import strikes
 from mmbench.launch.lease import Lease, Owner
@@ -246,14 +245,12 @@ class Claims:
         Raises:
             OSError: if that cannot be written; another worker will try.
         """
-        dead = story.deaths[0].owner if story.deaths else None
-        end = strikes.tail(dead.log, entry.folder) if dead else ""
         try:
-            self._write_end(taken.folder, self.sweep.cell(entry), verdict, end)
+            cell = self.sweep.cell(entry)
         except OSError:
             taken.finish("released")
             raise
-        taken.finish("failed")
+        strikes.bury(taken, cell, story, verdict)
         self._give_up(entry, verdict.message)
 
     # ------------------------------------------------------------------ ends
@@ -273,16 +270,11 @@ class Claims:
         story = strikes.past(directory, leases.names(directory.path), [], self.since)
         verdict = story.verdict()
         if verdict:
-            self._write_end(directory.path, task.cell, verdict, end)
+            strikes.write_end(directory, task.cell, verdict, end)
             self._give_up(entry, verdict.message)
         else:
             self.mine.append(index)
         task.lease.finish("failed")
-
-    @staticmethod
-    def _write_end(folder: Path, cell: Cell, verdict: Failure, end: str) -> None:
-        final = verdict.model_copy(update={"final": True, "log": end})
-        strikes.write_failure(RunDirectory(folder), cell, final)
 
     def _give_up(self, entry: Entry, reason: str) -> None:
         self.settled += 1

@@ -1,10 +1,20 @@
 """``run --cluster slurm --dry-run`` shows what would be submitted, also where SLURM is not."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from mmbench.cli.steering import retry
+from mmbench.cli.submitting import without_killers
+from mmbench.launch import lease as leases
+from mmbench.launch.lease import Owner
+from mmbench.store import Store, iter_records, read_record
+
+RECORDS = Path(__file__).parents[2] / "results" / "records"
 
 PROFILE = """
 time = 60
@@ -72,6 +82,42 @@ def test_jobs_are_as_many_as_ten_cells_need(cache, tmp_path, asked, jobs):
     words = ("--datasets", "mfeat3", "--seeds", "5", "--cluster", "slurm", "--time", "60")
     (group,) = shown(cache, tmp_path, *words, *asked.split())
     assert (group["cells"], group["jobs"]) == (10, jobs)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def cells(store):
+    """Two cells; three workers died at the first."""
+    done = next(r for r in iter_records(RECORDS) if r.status == "done")
+    cells = [done.cell.model_copy(update={"seed": seed}) for seed in range(2)]
+    folder = store.create(cells[0]).path
+    (folder / "w.log").write_text(f"== {folder.name}\nthe last words\n")
+    for number in (1, 2, 3):
+        owner = Owner(worker="w", host="n1", log=str(folder / "w.log"))
+        os.utime(leases.take(folder, number, owner).file, (1, 1))
+    return cells
+
+
+def test_a_cell_that_kills_its_workers_is_given_up_by_the_submitter(store, cells, capsys):
+    assert without_killers(cells, store) == cells[1:]
+    assert f"given up: {cells[0].folder}: 3 workers died at it (on n1)" in capsys.readouterr().out
+    assert store.state(cells[0]) == "failed"
+    (failed,) = store.directory(cells[0]).failures()
+    failure = read_record(failed).failure
+    assert (failure.final, failure.log) == (True, "the last words")
+    assert without_killers(cells, store) == cells[1:]
+    assert len(store.directory(cells[0]).failures()) == 1
+    retry([], True, store.results)
+    assert without_killers(cells, store) == cells
+
+
+def test_a_cell_that_runs_is_left_to_its_worker(store, cells):
+    leases.take(store.directory(cells[0]).path, 4, Owner(worker="w"))
+    assert without_killers(cells, store) == cells
 
 
 @pytest.mark.parametrize(

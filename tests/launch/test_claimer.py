@@ -243,6 +243,23 @@ def test_a_cell_that_fails_three_times_is_given_up_and_the_rest_goes_on(
     assert len(names(sweep, "failed-*")) == len(names(sweep, "retried-*")) == before
 
 
+def test_a_cell_that_takes_its_whole_job_along_is_given_up_by_the_fourth_worker(make, tmp_path):
+    plugin = tmp_path / "bad.py"
+    both = "os.kill(os.getppid(), 9); os.kill(os.getpid(), 9)"
+    plugin.write_text(PLUGIN.format(name="bad-both", act=both))
+    sweep = make(methods=["bad-both"], plugins=[plugin])
+    for number in (1, 2, 3):
+        assert sweep.run()[0] == -signal.SIGKILL
+        assert names(sweep, "lease-*")[-1] == f"lease-000{number}.json"
+        assert not names(sweep, "failed-*")
+        age(sweep)
+    code, text = sweep.run()
+    assert code == 1
+    assert "3 workers died at it" in text
+    (failed,) = sweep.folder.runs.glob("*/failed-*.json")
+    assert "the last words" in read_record(failed).failure.log
+
+
 def limit(pids, size):
     for pid in pids:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))

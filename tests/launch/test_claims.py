@@ -12,7 +12,7 @@ import pytest
 from mmbench.cli.steering import retry
 from mmbench.errors import LeaseLost, UserError
 from mmbench.launch import lease as leases
-from mmbench.launch import sweepfolder
+from mmbench.launch import strikes, sweepfolder
 from mmbench.launch.claims import Claims
 from mmbench.launch.lease import Lease, Owner
 from mmbench.store import RunDirectory, read_record
@@ -233,7 +233,6 @@ def test_a_cell_at_which_three_workers_died_is_given_up_with_the_end_of_their_lo
     (folder,) = sweep.directories()
     log = tmp_path / "w.log"
     log.write_text(f"earlier\n== {folder.name}\nout of memory\n")
-    os.utime(sweep.folder.path / "sweep.json", (1, 1))
     for number in (1, 2, 3):
         die(folder, number, -1, str(log))
     source = claims(sweep)
@@ -249,25 +248,87 @@ def test_a_cell_at_which_three_workers_died_is_given_up_with_the_end_of_their_lo
 def test_deaths_with_progress_in_between_do_not_count(make, tmp_path, steps):
     sweep = make()
     (folder,) = sweep.directories()
-    os.utime(sweep.folder.path / "sweep.json", (1, 1))
     for number, step in enumerate(steps, 1):
         die(folder, number, step)
     (folder / "checkpoint-000000020").touch()
     assert take(claims(sweep), tmp_path).lease.owner.step == 20
 
 
-def test_failures_before_the_sweep_do_not_count(make, tmp_path):
+@pytest.fixture
+def submitted_again(make, tmp_path):
+    """Return a function that submits a sweep's cells once more, as a sweep of its own."""
+
+    def again(sweep):
+        cells = [sweep.folder.cell(entry) for entry in sweep.folder.entries]
+        made = sweepfolder.create(sweep.folder.results, cells, sweep.folder.facts)
+        return Claims(made, Owner(worker="me"))
+
+    return again
+
+
+def test_deaths_count_across_submissions(make, tmp_path, submitted_again):
+    sweep = make()
+    (folder,) = sweep.directories()
+    for number in (1, 2, 3):
+        die(folder, number, -1, host=f"h{number}")
+        source = submitted_again(sweep)
+        task = take(source, tmp_path)
+        if number < 3:
+            task.lease.file.unlink()
+    assert task is None
+    assert source.given_up == {folder.name: "3 workers died at it (on h1, h2, h3)"}
+
+
+def test_a_cell_that_kills_workers_stays_given_up_until_it_is_retried(
+    make, tmp_path, submitted_again
+):
     sweep = make()
     (folder,) = sweep.directories()
     for number in (1, 2, 3):
         die(folder, number, -1)
-    assert take(claims(sweep), tmp_path)
+    assert take(claims(sweep), tmp_path) is None
+    touched(folder / "failed-001.json", OLD)
+    source = submitted_again(sweep)
+    assert take(source, tmp_path) is None
+    assert list(source.given_up) == [folder.name]
+    retry([], True, sweep.folder.results)
+    assert take(submitted_again(sweep), tmp_path)
+
+
+def test_other_failures_before_the_sweep_do_not_count(make, tmp_path, submitted_again):
+    sweep = make()
+    task = take(source := claims(sweep), tmp_path)
+    for _ in range(3):
+        source.ended(task, {"kind": "failed", "reason": "no such step"})
+        task = take(source, tmp_path)
+    assert task is None
+    for file in sweep.folder.runs.glob("*/failed-*.json"):
+        touched(file, OLD)
+    assert take(submitted_again(sweep), tmp_path)
+
+
+def test_deaths_are_forgiven_before_the_cell_is_given_up(make, tmp_path):
+    sweep = make()
+    (folder,) = sweep.directories()
+    for number in (1, 2):
+        die(folder, number, -1)
+    assert len(strikes.deaths_at(folder)) == 2
+    retry([folder.name], False, sweep.folder.results)
+    assert strikes.deaths_at(folder) == []
+    die(folder, 3, -1)
+    assert take(claims(sweep), tmp_path).lease.number == 4
+
+
+def test_a_lease_that_was_ended_meanwhile_is_no_death(make):
+    (folder,) = make().directories()
+    held = [hold(folder, number, step=-1) for number in (1, 2)]
+    held[1].finish("released")
+    assert strikes.deaths(held, -1) == []
 
 
 def test_a_running_worker_hears_that_failures_are_forgiven(make, tmp_path):
     sweep = make()
     (folder,) = sweep.directories()
-    os.utime(sweep.folder.path / "sweep.json", (1, 1))
     for number in (1, 2, 3):
         die(folder, number, -1)
     source = claims(sweep)

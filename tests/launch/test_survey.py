@@ -87,6 +87,20 @@ def test_a_running_cell_says_where_it_is_and_how_long_it_takes(tmp_path, cells):
     assert (seen.dataset, seen.label, seen.seed) == (cells[0].dataset, cells[0].label, 0)
 
 
+def test_workers_that_died_are_counted_as_long_as_no_checkpoint_followed(tmp_path, cells):
+    directory = Store(tmp_path).create(cells[0])
+    for number in (1, 2):
+        lease = leases.take(directory.path, number, Owner(worker=f"w{number}"))
+        os.utime(lease.file, (1, 1))
+    seen = survey(tmp_path).cells[directory.path.name]
+    assert (seen.state, seen.deaths) == ("waiting", 2)
+    leases.take(directory.path, 3, Owner(worker="w3"))
+    seen = survey(tmp_path).cells[directory.path.name]
+    assert (seen.state, seen.deaths) == ("running", 2)
+    (directory.path / "checkpoint-000000007").touch()
+    assert survey(tmp_path).cells[directory.path.name].deaths == 0
+
+
 def test_cells_of_a_sweep_wait_before_they_have_a_folder(tmp_path, cells, sweep, done):
     made = sweep()
     Store(tmp_path).create(cells[0]).write(done)
