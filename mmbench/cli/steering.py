@@ -133,7 +133,7 @@ def retry(names: Sequence[str], failed: bool, results: Path) -> int:
     print(
         f"{counted(len(chosen), 'cell')} put back; failures are kept as "
         "retried-NNN.json. "
-        + (f"Workers of {', '.join(helped)} take them; " if helped else "")
+        + (f"Workers of {', '.join(helped)} take them next; " if helped else "")
         + "without workers, type the run again, or mmbench work RESULTS/sweeps/ID"
     )
     return 0

@@ -192,5 +192,5 @@ def test_a_damaged_sweep_is_named_and_the_others_are_told(failed, tmp_path, caps
     (damaged / "cells.jsonl").write_text('{"fol')
     assert retry([], True, tmp_path) == 0
     printed = capsys.readouterr()
-    assert f"Workers of {failed.path.name} take them" in printed.out
+    assert f"Workers of {failed.path.name} take them next" in printed.out
     assert str(damaged) in printed.err

@@ -340,6 +340,77 @@ def test_a_running_worker_hears_that_failures_are_forgiven(make, tmp_path):
     assert not source.given_up
 
 
+@pytest.fixture
+def later(monkeypatch):
+    """Return a function that lets an hour pass for this machine; files keep their times."""
+    real = time.monotonic
+
+    def pass_() -> None:
+        monkeypatch.setattr(time, "monotonic", lambda: real() + OLD)
+
+    return pass_
+
+
+def next_seeds(source, tmp_path, number):
+    return [take(source, tmp_path).cell.seed for _ in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("file", "order"), [("checkpoint-000000007", [0, 2, 3]), ("cell.json", [2, 3, 0])]
+)
+def test_a_cell_that_lost_its_worker_goes_on_before_others_begin(
+    make, tmp_path, later, file, order
+):
+    sweep = make(seeds=4)
+    folder, *_ = sweep.directories()
+    held = hold(folder)
+    (folder / file).touch()
+    source = claims(sweep)
+    assert next_seeds(source, tmp_path, 1) == [1]
+    touched(held.file, OLD)
+    later()
+    assert next_seeds(source, tmp_path, 3) == order
+
+
+def test_what_others_hold_is_looked_at_again_only_when_that_lease_would_be_over(
+    make, tmp_path, monkeypatch, later
+):
+    sweep = make(seeds=4)
+    folder, *_ = sweep.directories()
+    hold(folder)
+    source = claims(sweep)
+    looked = []
+    names = leases.names
+    monkeypatch.setattr(leases, "names", lambda path: looked.append(path) or names(path))
+    assert next_seeds(source, tmp_path, 2) == [1, 2]
+    assert looked.count(folder) == 1
+    later()
+    assert next_seeds(source, tmp_path, 1) == [3]
+    assert looked.count(folder) == 2, "it is still held"
+
+
+@pytest.mark.parametrize(("begun", "order"), [(True, [0, 1, 2]), (False, [1, 2, 0])])
+def test_a_cell_that_failed_is_tried_again_first_if_it_has_a_checkpoint(
+    make, tmp_path, begun, order
+):
+    source = claims(make(seeds=3))
+    task = take(source, tmp_path)
+    if begun:
+        (task.lease.folder / "checkpoint-000000007").touch()
+    source.ended(task, {"kind": "failed", "reason": "no such step"})
+    assert next_seeds(source, tmp_path, 3) == order
+
+
+def test_a_forgiven_cell_comes_before_untouched_ones(make, tmp_path):
+    sweep = make(seeds=3)
+    folder, *_ = sweep.directories()
+    RunDirectory(folder).cancel()
+    source = claims(sweep)
+    assert next_seeds(source, tmp_path, 1) == [1]
+    retry([folder.name], False, sweep.folder.results)
+    assert next_seeds(source, tmp_path, 2) == [0, 2]
+
+
 def test_the_longest_cells_come_first_and_unknown_ones_before_them(make, tmp_path):
     sweep = make(seeds=4)
     cells = [sweep.folder.cell(entry) for entry in sweep.folder.entries]
