@@ -31,7 +31,9 @@ from mmbench.store import CANCELLED, FULL, RunDirectory
 
 WATCH = 5.0  # seconds between two looks for the marker ``cancelled``
 FOR_ROOM = 3600.0  # seconds to wait for room on the disk
-STRIDE = 1024  # the largest step
+STRIDE = 1024  # the largest step,
+PARTS = 32  # and the largest of a short list: its length by this, so as not to step over the rest
+NEAR = 4  # looks at the first cells not seen, before the search goes on elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class Claims:
         self.entries = sweep.entries
         self.seen = bytearray(len(self.entries))
         self.head = 0  # all before it are seen
+        self.found = 0  # after the last miss before a free cell was found
         self.first: deque[int] = deque()  # to try before all others: begun here, or forgiven
         self.last: deque[int] = deque()  # to try again after all others: no checkpoint is lost
         self.held: list[tuple[float, int]] = []  # heap of when to look again (monotonic), index
@@ -160,15 +163,29 @@ class Claims:
         return None
 
     def _fresh(self, owner: Owner) -> Task | None:
-        """Claim a cell not seen yet, in growing steps over those that are not free."""
+        """Claim a cell not seen yet, in growing steps over those that are not free.
+
+        A few looks go to the first of them; without luck, the search goes on where the last one
+        ended, and, when it comes to the end of the list, over all that was stepped over.
+        """
+        most = min(STRIDE, len(self.seen) // PARTS + 1)
         while (at := self._next(self.head)) < len(self.seen):
-            self.head, stride = at, 1
+            self.head = after = at
+            looks, stride = 0, 1
             while at < len(self.seen):
                 self.seen[at] = 1
                 if task := self._claim(at, owner):
+                    if looks >= NEAR:
+                        self.found = after
                     return task
-                at = self._next(at + random.randint(1, stride))
-                stride = min(2 * stride, STRIDE)
+                looks, after = looks + 1, at + 1
+                if looks == NEAR and self.found > after:
+                    after, stride = self.found, 1
+                    at = self._next(after)
+                else:
+                    at = self._next(at + random.randint(1, stride))
+                    stride = min(2 * stride, most)
+            self.found = 0
         self.head = at
         return None
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import threading
 import time
 from dataclasses import asdict
@@ -409,6 +410,27 @@ def test_a_forgiven_cell_comes_before_untouched_ones(make, tmp_path):
     assert next_seeds(source, tmp_path, 1) == [1]
     retry([folder.name], False, sweep.folder.results)
     assert next_seeds(source, tmp_path, 2) == [0, 2]
+
+
+def test_one_that_joins_late_looks_at_little_of_what_is_finished(make, tmp_path, monkeypatch):
+    sweep = make()
+    cell = sweep.folder.cell(sweep.folder.entries[0])
+    cells = [cell.model_copy(update={"seed": seed}) for seed in range(600)]
+    made = sweepfolder.create(tmp_path / "many", cells, sweep.folder.facts)
+    for entry in made.entries[:540]:
+        (made.runs / entry.folder).mkdir()
+        (made.runs / entry.folder / "record.json").touch()
+    looked = []
+    names = leases.names
+    monkeypatch.setattr(leases, "names", lambda path: looked.append(path) or names(path))
+    random.seed(0)
+    source = Claims(made, Owner(worker="me"))
+    seeds = next_seeds(source, tmp_path, 40)
+    assert min(seeds) >= 540
+    assert len(looked) < 300, "as it goes on where it found the last"
+    assert len(next_seeds(source, tmp_path, 20)) == 20
+    assert take(source, tmp_path) is None
+    assert len(source) == 60, "all it holds itself"
 
 
 def test_the_longest_cells_come_first_and_unknown_ones_before_them(make, tmp_path):
