@@ -256,6 +256,8 @@ def run(options: Options) -> int:
     if not options.dry_run:
         store.check_writable()
     cells = make_cells(options)
+    if profile is not None:
+        submitting.check_tables(profile)  # now that plug-ins and prepared tables are known
     states = {cell.id: store.state(cell) for cell in cells}
     damaged = [cell for cell in cells if states[cell.id] == "unreadable"]
     todo = [cell for cell in cells if states[cell.id] not in {"done", "refused"}]

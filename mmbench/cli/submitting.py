@@ -13,12 +13,13 @@ from pathlib import Path
 from mmbench.cell import Cell
 from mmbench.cli.estimate import from_records
 from mmbench.cli.running import Options, one_at_a_time
-from mmbench.errors import UserError
+from mmbench.errors import UserError, nearest
 from mmbench.launch import lease, slurm, snapshot, strikes
 from mmbench.launch.lease import Owner
 from mmbench.launch.profile import Profile, Resources
 from mmbench.launch.shared import absolute, check_shared
 from mmbench.launch.sweepfolder import Facts, SweepFolder, create
+from mmbench.registry import DATASETS
 from mmbench.settings import RunSettings, default_cache
 from mmbench.store import Store, write_atomic
 from mmbench.wording import counted
@@ -46,15 +47,26 @@ def at_once(wanted: Resources, options: Options) -> int:
     """Return how many cells one job runs at a time.
 
     Raises:
-        UserError: if a job has too few GPUs for one cell.
+        UserError: if a job has too few GPUs for one cell, or some that no cell would use.
     """
     each = options.gpus_per_cell
     if 0 < wanted.gpus < each:
         raise UserError(
             f"--gpus-per-cell {each} needs jobs with as many GPUs; found --gpus {wanted.gpus}"
         )
+    if idle := wanted.gpus % each:
+        fewer = wanted.gpus - idle
+        raise UserError(
+            f"{idle} of {counted(wanted.gpus, 'GPU')} of each job would idle with --gpus-per-cell "
+            f"{each}; ask for --gpus {fewer} or {fewer + each}"
+        )
     if one_at_a_time(options):
         return 1
+    if options.per_gpu == "auto" and not on_gpu(wanted, options):
+        raise UserError(
+            "--per-gpu auto is for GPUs, and these jobs ask for none; leave it out: without GPUs a "
+            "job runs as many cells at once as it has --cpus, or as --jobs says"
+        )
     if not on_gpu(wanted, options):
         return options.jobs or max(1, wanted.cpus // each)
     # Asked for with --slurm gres=..., their number is not known: count those of one cell.
@@ -98,6 +110,22 @@ def show_scripts(todo: Sequence[Cell], options: Options, profile: Profile) -> in
         print(f"{title}:\n{group['script']}")
     print("nothing was submitted; SWEEP stands for the folder that submitting makes")
     return 0
+
+
+def check_tables(profile: Profile) -> None:
+    """Refuse tables of a profile that are for no dataset: they would be ignored.
+
+    Raises:
+        UserError: with the nearest name.
+    """
+    known = DATASETS.names()
+    for name in profile.datasets:
+        if name not in known:
+            raise UserError(
+                f"the profile has a table [datasets.{name}], which is no dataset"
+                f"{nearest(name, known)} (mmbench list datasets shows all {len(known)}; those of "
+                "your own need their --cache or --plugin)"
+            )
 
 
 def check(todo: Sequence[Cell], options: Options, profile: Profile) -> None:

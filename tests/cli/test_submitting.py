@@ -71,7 +71,7 @@ def test_folders_of_the_script_do_not_depend_on_where_it_was_typed(cache, tmp_pa
     [
         ("--gpus 4 --gpus-per-cell 2", 5),
         ("--gpus 4 --gpus-per-cell 2 --per-gpu 5", 1),
-        ("--gpus 3 --gpus-per-cell 2", 10),
+        ("--gpus 1 --slurm gres=nvme:1", 10),
         ("--cpus 8 --gpus-per-cell 2", 3),
         ("--cpus 8 --jobs 2", 5),
         ("--cpus 8 --slurm gres=gpu:1 --device cuda", 10),
@@ -82,6 +82,14 @@ def test_jobs_are_as_many_as_ten_cells_need(cache, tmp_path, asked, jobs):
     words = ("--datasets", "mfeat3", "--seeds", "5", "--cluster", "slurm", "--time", "60")
     (group,) = shown(cache, tmp_path, *words, *asked.split())
     assert (group["cells"], group["jobs"]) == (10, jobs)
+
+
+def test_a_table_of_a_profile_for_no_dataset_is_refused_with_the_nearest_name(cache, tmp_path):
+    (tmp_path / "p.toml").write_text("time = 60\n[datasets.mfeat]\nmem = '9G'\n")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        shown(cache, tmp_path, "--datasets", "mfeat3", "--profile", "p.toml")
+    assert caught.value.returncode == 2
+    assert "[datasets.mfeat], which is no dataset; did you mean 'mfeat3'?" in caught.value.stderr
 
 
 @pytest.fixture
@@ -126,6 +134,12 @@ def test_a_cell_that_runs_is_left_to_its_worker(store, cells):
         ((), "no time limit"),
         (("--time", "60", "--gpus", "1", "--gpus-per-cell", "2"), "needs jobs with as many GPUs"),
         (("--time", "60", "--gpus", "1", "--per-gpu", "auto"), "give a number with --cluster"),
+        (("--time", "60", "--per-gpu", "auto"), "is for GPUs, and these jobs ask for none"),
+        (
+            ("--time", "60", "--gpus", "3", "--gpus-per-cell", "2"),
+            "1 of 3 GPUs of each job would idle with --gpus-per-cell 2; ask for --gpus 2 or 4",
+        ),
+        (("--time", "60", "--gpus", "1", "--slurm", "gres=gpu:1"), "GPUs are asked for twice"),
     ],
 )
 def test_what_cannot_be_submitted_is_refused_in_a_dry_run_too(cache, tmp_path, asked, message):
