@@ -17,7 +17,7 @@ from typing import Any
 from mmbench.errors import UserError
 from mmbench.launch import lease as leases
 from mmbench.launch import pools, strikes
-from mmbench.launch.sweepfolder import SweepFolder, open_sweep, sweeps
+from mmbench.launch.sweepfolder import open_sweep, sweeps
 from mmbench.store import RunDirectory, State
 
 NAME = re.compile(r"(?P<dataset>[^.]+)\.(?P<label>.+)\.s(?P<seed>\d+)\.[0-9a-f]{12}")
@@ -79,8 +79,9 @@ class SweepState:
 
     @property
     def open(self) -> bool:
-        """Whether someone still has work to do."""
-        left = sum(n for state, n in self.counts.items() if state not in (*FINISHED, "cancelled"))
+        """Whether someone still has work to do; workers leave alone what they cannot read."""
+        over = (*FINISHED, "cancelled", "unreadable")
+        left = sum(n for state, n in self.counts.items() if state not in over)
         return bool(self.counts.get("running")) or (left > self.counts.get("failed", 0)
                                                     and not self.cancelled)  # fmt: skip
 
@@ -93,13 +94,13 @@ class Survey:
         cells: by name.
         sweeps: oldest first.
         pools: local pools that are at work now.
-        damaged: what could not be read of sweeps.
+        damaged: what could not be read of sweeps, by the name of their folder.
     """
 
     cells: dict[str, Seen]
     sweeps: list[SweepState] = field(default_factory=list)
     pools: list[SweepState] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
+    damaged: dict[str, str] = field(default_factory=dict)
 
     @property
     def counts(self) -> Counter[str]:
@@ -119,9 +120,9 @@ def survey(results: Path) -> Survey:
             sweep = open_sweep(path)
             names = [entry.folder for entry in sweep.entries]
         except UserError as err:
-            found.damaged.append(str(err))
+            found.damaged[path.name] = str(err)
             continue
-        groups.append((path.name, sweep.cancelled, names, job_ids(sweep), False))
+        groups.append((path.name, sweep.cancelled, names, job_ids(path), False))
     groups += [(p.id, p.cancelled, list(p.cells), (), True) for p in pools.at_work(results)]
     # A cell that one sweep was cancelled for may wait in another: those that go on come first.
     for id_, cancelled, names, jobs, local in sorted(groups, key=lambda group: group[1]):
@@ -135,10 +136,10 @@ def survey(results: Path) -> Survey:
     return found
 
 
-def job_ids(sweep: SweepFolder) -> tuple[str, ...]:
-    """Return the ids of the SLURM jobs that were submitted for a sweep; a damaged line has none."""
+def job_ids(path: Path) -> tuple[str, ...]:
+    """Return the ids of the SLURM jobs of the sweep in ``path``; a damaged line has none."""
     try:
-        text = (sweep.path / "jobs.jsonl").read_text(encoding="utf-8")
+        text = (path / "jobs.jsonl").read_text(encoding="utf-8")
     except OSError:
         return ()
     return tuple(dict.fromkeys(re.findall(r'"job": ?"(\d+)"', text)))

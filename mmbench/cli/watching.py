@@ -128,7 +128,7 @@ def _page(seen: Survey, told: Answer | None, results: Path) -> Group:
     parts += [Text(line) for line in _left_alone(groups, told, results)]
     if told and told.silence:
         parts.append(Text(f"SLURM: {told.silence}; what is shown is from files alone"))
-    parts += [Text(line) for line in seen.damaged]
+    parts += [Text(line) for line in seen.damaged.values()]
     parts += _tables(seen, told)
     if seen.counts["failed"]:
         parts.append(Text("failed: mmbench logs CELL says why, mmbench retry --failed forgives"))
@@ -248,7 +248,7 @@ def _as_json(seen: Survey, told: Answer | None) -> dict[str, object]:
         "cells": [asdict(cell) for cell in seen.cells.values()],
         "sweeps": [group(sweep) for sweep in seen.sweeps],
         "pools": [group(pool) for pool in seen.pools],
-        "damaged": seen.damaged,
+        "damaged": list(seen.damaged.values()),
         "slurm": None if told is None else {
             "silence": told.silence, "jobs": [asdict(job) for job in told.jobs],
         },

@@ -260,6 +260,18 @@ def test_a_cell_that_takes_its_whole_job_along_is_given_up_by_the_fourth_worker(
     assert "the last words" in read_record(failed).failure.log
 
 
+def test_a_record_that_cannot_be_read_is_told_and_is_not_finished_work(make):
+    sweep = make(seeds=2)
+    assert sweep.run() == (0, sweep.processes[-1].log.read_text())
+    folder, *_ = sweep.directories()
+    (folder / "record.json").write_bytes(b"")
+    code, text = sweep.run()
+    assert code == 1
+    assert f"unreadable: {folder.name}" in text
+    assert "1 record cannot be read: mmbench run" in text
+    assert "no cell is left" not in text
+
+
 def limit(pids, size):
     for pid in pids:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))

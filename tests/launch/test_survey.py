@@ -135,6 +135,16 @@ def test_a_sweep_is_over_once_only_failed_cells_are_left(tmp_path, cells, sweep,
     assert not survey(tmp_path).sweeps[0].open
 
 
+def test_a_sweep_with_nothing_left_but_what_cannot_be_read_is_over(tmp_path, cells, sweep, done):
+    sweep()
+    for cell in cells[:3]:
+        Store(tmp_path).create(cell).write(done)
+    Store(tmp_path).create(cells[3]).record_file.touch()
+    (state,) = survey(tmp_path).sweeps
+    assert state.counts == {"done": 3, "unreadable": 1}
+    assert not state.open, "no worker would take it"
+
+
 def test_a_damaged_sweep_is_told_and_hides_no_other(tmp_path, sweep):
     (sweep().path / "sweep.json").write_text("{")
     (sweep().path / "cells.jsonl").write_text("{")
