@@ -38,6 +38,7 @@ class Seen:
         left: seconds of training left, if it runs and an epoch has ended.
         failures: how many attempts failed.
         deaths: how many workers died at it in a row, without a checkpoint in between.
+        reason: why its folder cannot be read; empty: it can.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Seen:
     left: float | None = None
     failures: int = 0
     deaths: int = 0
+    reason: str = ""
 
     @property
     def where(self) -> str:
@@ -161,10 +163,13 @@ def _directories(runs: Path, there: float) -> Iterator[Seen]:
         if name.startswith("."):
             continue
         try:
-            listed = os.listdir(runs / name)
+            seen = look(RunDirectory(runs / name), os.listdir(runs / name), there)
         except (NotADirectoryError, FileNotFoundError):
             continue
-        yield look(RunDirectory(runs / name), listed, there)
+        except OSError as err:  # one folder that may not be read hides no other
+            reason = err.strerror or str(err)
+            seen = Seen(name, *_from_name(name), "unreadable", reason=reason)
+        yield seen
 
 
 def look(directory: RunDirectory, listed: list[str], there: float) -> Seen:

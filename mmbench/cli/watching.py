@@ -139,9 +139,17 @@ def _page(seen: Survey, told: Answer | None, results: Path) -> Group:
                 "in between a cell is marked failed, mmbench retry CELL forgives them"
             )
         )
-    if seen.counts["unreadable"]:
+    closed = sum(bool(each.reason) for each in seen.cells.values())
+    if seen.counts["unreadable"] > closed:
         parts.append(
             Text("unreadable: mmbench run sets the damaged record aside and runs the cell again")
+        )
+    if closed:
+        parts.append(
+            Text(
+                f"{counted(closed, 'folder')} in {results / 'runs'} cannot be opened: get "
+                "permission from the owner"
+            )
         )
     return Group(*parts)
 
@@ -223,6 +231,8 @@ def _row(seen: Seen) -> tuple[str, ...]:
         remarks.append(f"{seen.failures} attempts")
     if seen.deaths:
         remarks.append(f"{counted(seen.deaths, 'worker')} died at it")
+    if seen.reason:
+        remarks.append(seen.reason)
     state = f"{seen.state} ({', '.join(remarks)})" if remarks else seen.state
     epoch = f"{seen.epoch}/{seen.epochs}" if seen.epochs is not None else ""
     left = clock(seen.left) if seen.left is not None else ""

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from mmbench.errors import UserError, nearest
+from mmbench.launch.lease import GRACE, LEAST
 from mmbench.settings import Settings, setting, validate
 
 TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
@@ -90,9 +91,8 @@ class Profile(Resources):
         "may be up to a minute early", source="mmbench", ge=1,
     )  # fmt: skip
     lease: float = setting(
-        120.0, "seconds without a sign of life after which a cell is taken over", source="mmbench",
-        ge=1,
-    )  # fmt: skip
+        120.0, "seconds without a sign of life after which a cell is taken over", source="mmbench"
+    )
     shared: bool = setting(
         False, "the nodes do see the results and cache folders, although the file system looks "
         "local to this machine", source="mmbench",
@@ -108,6 +108,16 @@ class Profile(Resources):
         description="other resources for a dataset",
         json_schema_extra={"source": "mmbench"},
     )
+
+    @field_validator("lease")
+    @classmethod
+    def _outlives_grace(cls, value: float) -> float:
+        if value < LEAST:
+            raise ValueError(
+                f"{LEAST:g} s or more are wanted: what trains goes on for {GRACE:g} s when its "
+                "worker has died, and no other worker may take the cell before"
+            )
+        return value
 
     @field_validator("slurm")
     @classmethod
