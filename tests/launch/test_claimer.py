@@ -17,9 +17,10 @@ from mmbench.launch import lease as leases
 from mmbench.launch.lease import Owner
 from mmbench.settings import RunSettings
 from mmbench.store import read_record
+from mmbench.testing.slurm import faketime
 
 LONG = 100  # epochs: time enough to interfere
-FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+FAKETIME = faketime()
 
 
 def children(pid: int) -> list[int]:
