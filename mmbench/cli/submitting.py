@@ -17,10 +17,10 @@ from mmbench.errors import UserError, nearest
 from mmbench.launch import lease, slurm, snapshot, strikes
 from mmbench.launch.lease import Owner
 from mmbench.launch.profile import Profile, Resources
-from mmbench.launch.shared import absolute, check_shared
+from mmbench.launch.shared import Needed, absolute, check_shared, interpreter
 from mmbench.launch.sweepfolder import Facts, SweepFolder, create
 from mmbench.registry import DATASETS
-from mmbench.settings import RunSettings, default_cache
+from mmbench.settings import RunSettings, default_cache, weights_folder
 from mmbench.store import Store, write_atomic
 from mmbench.wording import counted
 
@@ -135,12 +135,27 @@ def check(todo: Sequence[Cell], options: Options, profile: Profile) -> None:
         UserError: if SLURM does not answer, something is missing or wrong in what jobs ask for, or
             the folders cannot be seen by the nodes.
     """
-    folders = absolute(options.results), absolute(options.cache or default_cache())
+    folders = needed(todo, options)
     for wanted in slurm.groups(profile, [cell.dataset for cell in todo]):
         at_once(wanted, options)
         machines = slurm.hosts(wanted.partition)
         if not profile.shared:
             check_shared(folders, machines)
+
+
+def needed(todo: Sequence[Cell], options: Options) -> list[Needed]:
+    """Return the folders that jobs for ``todo`` read and write."""
+    from mmbench.training.readiness import reads_weights
+
+    folders = [
+        Needed(absolute(options.results)),
+        Needed(absolute(options.cache or default_cache())),
+    ]
+    encoders = {encoder for cell in todo for encoder in cell.encoders.values()}
+    if any(map(reads_weights, encoders)):
+        instead = "choose a folder on a shared file system (--weights, or MMBENCH_WEIGHTS)"
+        folders.append(Needed(absolute(weights_folder()), "the pretrained weights", instead))
+    return [*folders, *interpreter()]
 
 
 def without_killers(todo: Sequence[Cell], store: Store) -> list[Cell]:

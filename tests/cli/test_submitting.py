@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mmbench.cli.steering import retry
-from mmbench.cli.submitting import without_killers
+from mmbench.cli.submitting import needed, without_killers
 from mmbench.launch import lease as leases
 from mmbench.launch.lease import Owner
 from mmbench.store import Store, iter_records, read_record
@@ -121,6 +122,19 @@ def test_a_cell_that_kills_its_workers_is_given_up_by_the_submitter(store, cells
     assert len(store.directory(cells[0]).failures()) == 1
     retry([], True, store.results)
     assert without_killers(cells, store) == cells
+
+
+@pytest.mark.parametrize(("encoder", "wanted"), [("resnet50:imagenet", True), ("resnet50", False)])
+def test_the_weights_must_be_seen_if_a_cell_reads_them(
+    cells, tmp_path, monkeypatch, encoder, wanted
+):
+    monkeypatch.setenv("MMBENCH_WEIGHTS", str(tmp_path / "w"))
+    cell = cells[0].model_copy(update={"encoders": {"image": encoder}})
+    options = SimpleNamespace(results=tmp_path / "r", cache=tmp_path / "c")
+    paths = [each.path for each in needed([cell], options)]
+    assert paths[:2] == [tmp_path / "r", tmp_path / "c"]
+    assert (tmp_path / "w" in paths) is wanted
+    assert Path(sys.prefix) in paths
 
 
 def test_a_cell_that_runs_is_left_to_its_worker(store, cells):
