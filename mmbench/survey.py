@@ -16,8 +16,8 @@ from typing import Any
 
 from mmbench.errors import UserError
 from mmbench.launch import lease as leases
-from mmbench.launch import pools
-from mmbench.launch.sweepfolder import SweepFolder, open_sweep, sweeps
+from mmbench.launch import pools, strikes
+from mmbench.launch.sweepfolder import open_sweep, sweeps
 from mmbench.store import RunDirectory, State
 
 NAME = re.compile(r"(?P<dataset>[^.]+)\.(?P<label>.+)\.s(?P<seed>\d+)\.[0-9a-f]{12}")
@@ -37,6 +37,8 @@ class Seen:
         epochs: how many there are; None: not known yet.
         left: seconds of training left, if it runs and an epoch has ended.
         failures: how many attempts failed.
+        deaths: how many workers died at it in a row, without a checkpoint in between.
+        reason: why its folder cannot be read; empty: it can.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Seen:
     epochs: int | None = None
     left: float | None = None
     failures: int = 0
+    deaths: int = 0
+    reason: str = ""
 
     @property
     def where(self) -> str:
@@ -77,8 +81,9 @@ class SweepState:
 
     @property
     def open(self) -> bool:
-        """Whether someone still has work to do."""
-        left = sum(n for state, n in self.counts.items() if state not in (*FINISHED, "cancelled"))
+        """Whether someone still has work to do; workers leave alone what they cannot read."""
+        over = (*FINISHED, "cancelled", "unreadable")
+        left = sum(n for state, n in self.counts.items() if state not in over)
         return bool(self.counts.get("running")) or (left > self.counts.get("failed", 0)
                                                     and not self.cancelled)  # fmt: skip
 
@@ -91,13 +96,13 @@ class Survey:
         cells: by name.
         sweeps: oldest first.
         pools: local pools that are at work now.
-        damaged: what could not be read of sweeps.
+        damaged: what could not be read of sweeps, by the name of their folder.
     """
 
     cells: dict[str, Seen]
     sweeps: list[SweepState] = field(default_factory=list)
     pools: list[SweepState] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
+    damaged: dict[str, str] = field(default_factory=dict)
 
     @property
     def counts(self) -> Counter[str]:
@@ -117,9 +122,9 @@ def survey(results: Path) -> Survey:
             sweep = open_sweep(path)
             names = [entry.folder for entry in sweep.entries]
         except UserError as err:
-            found.damaged.append(str(err))
+            found.damaged[path.name] = str(err)
             continue
-        groups.append((path.name, sweep.cancelled, names, job_ids(sweep), False))
+        groups.append((path.name, sweep.cancelled, names, job_ids(path), False))
     groups += [(p.id, p.cancelled, list(p.cells), (), True) for p in pools.at_work(results)]
     # A cell that one sweep was cancelled for may wait in another: those that go on come first.
     for id_, cancelled, names, jobs, local in sorted(groups, key=lambda group: group[1]):
@@ -133,10 +138,10 @@ def survey(results: Path) -> Survey:
     return found
 
 
-def job_ids(sweep: SweepFolder) -> tuple[str, ...]:
-    """Return the ids of the SLURM jobs that were submitted for a sweep; a damaged line has none."""
+def job_ids(path: Path) -> tuple[str, ...]:
+    """Return the ids of the SLURM jobs of the sweep in ``path``; a damaged line has none."""
     try:
-        text = (sweep.path / "jobs.jsonl").read_text(encoding="utf-8")
+        text = (path / "jobs.jsonl").read_text(encoding="utf-8")
     except OSError:
         return ()
     return tuple(dict.fromkeys(re.findall(r'"job": ?"(\d+)"', text)))
@@ -158,10 +163,13 @@ def _directories(runs: Path, there: float) -> Iterator[Seen]:
         if name.startswith("."):
             continue
         try:
-            listed = os.listdir(runs / name)
+            seen = look(RunDirectory(runs / name), os.listdir(runs / name), there)
         except (NotADirectoryError, FileNotFoundError):
             continue
-        yield look(RunDirectory(runs / name), listed, there)
+        except OSError as err:  # one folder that may not be read hides no other
+            reason = err.strerror or str(err)
+            seen = Seen(name, *_from_name(name), "unreadable", reason=reason)
+        yield seen
 
 
 def look(directory: RunDirectory, listed: list[str], there: float) -> Seen:
@@ -175,8 +183,8 @@ def look(directory: RunDirectory, listed: list[str], there: float) -> Seen:
     name = directory.path.name
     if "record.json" in listed:
         return Seen(name, *_identity(directory), directory.recorded_state())
-    newest = leases.latest(directory.path, listed)
-    held = newest if newest and newest.left(there) > 0 else None
+    past = leases.history(directory.path, listed)
+    held = past.pop() if past and past[-1].left(there) > 0 else None
     state = directory.unfinished_state(listed, held is not None)
     if state == "waiting" and not directory.facts("cell.json"):
         # Between making the directory and writing the cell; or damaged, if nobody is at it.
@@ -186,7 +194,8 @@ def look(directory: RunDirectory, listed: list[str], there: float) -> Seen:
     shown = _shown(directory, live, state)
     if state == "running" and held and held.owner:
         shown |= {"host": held.owner.host, "pid": held.owner.pid, "job": held.owner.job}
-    return Seen(name, *_identity(directory), state, failures=failures, **shown)
+    dead = len(strikes.deaths(past, leases.step_of(listed)))
+    return Seen(name, *_identity(directory), state, failures=failures, deaths=dead, **shown)
 
 
 def _identity(directory: RunDirectory) -> tuple[str | None, str | None, int | None]:

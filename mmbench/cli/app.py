@@ -224,7 +224,8 @@ def work(
 
     Example: mmbench work results/sweeps/ID
 
-    Exit code 0: nothing is left to do here; 75: stopped before that; 1: a cell was given up.
+    Exit code 0: nothing is left to do here; 75: stopped before that; 1: a cell was given up, or
+    its record cannot be read.
     """
     from mmbench.launch import claimer
 

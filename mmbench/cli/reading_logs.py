@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmbench.errors import UserError
 from mmbench.find import cell_names, find_cell
-from mmbench.launch import log
+from mmbench.launch import log, strikes
 from mmbench.launch.log import Section
 from mmbench.store import RunDirectory, read_record
 
@@ -36,6 +36,7 @@ def logs(name: str, results: Path, lines: int, follow: bool) -> None:
         _print(attempts[-1], lines, follow and state == "running", directory)
     if state == "failed":
         _print_failure(directory, told=bool(attempts))
+    _print_deaths(directory)
 
 
 def _print(section: Section, lines: int, follow: bool, directory: RunDirectory) -> None:
@@ -80,3 +81,18 @@ def _print_failure(directory: RunDirectory, told: bool) -> None:
         print(failure.log)
     if failure.traceback:
         print(failure.traceback.rstrip())
+
+
+def _print_deaths(directory: RunDirectory) -> None:
+    """Print where workers died at a cell that is not given up for that yet."""
+    dead = strikes.deaths_at(directory.path)
+    if not dead:
+        return
+    print(f"\n{strikes.told(dead)}, with no checkpoint in between:")
+    for owner in (lease.owner for lease in reversed(dead) if lease.owner):
+        what = f"job {owner.job}" if owner.job else f"process {owner.pid}"
+        print(f"  {owner.host} {what}, which took it at {owner.taken}; log: {owner.log}")
+    print(
+        f"at {strikes.SAME} such deaths it is marked failed; mmbench retry {directory.path.name} "
+        "forgives them"
+    )

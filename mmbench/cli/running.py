@@ -256,6 +256,8 @@ def run(options: Options) -> int:
     if not options.dry_run:
         store.check_writable()
     cells = make_cells(options)
+    if profile is not None:
+        submitting.check_tables(profile)  # now that plug-ins and prepared tables are known
     states = {cell.id: store.state(cell) for cell in cells}
     damaged = [cell for cell in cells if states[cell.id] == "unreadable"]
     todo = [cell for cell in cells if states[cell.id] not in {"done", "refused"}]
@@ -266,9 +268,14 @@ def run(options: Options) -> int:
 
         _print_plan(cells, states, estimates(todo, store, options, settings), options.json)
         return 0
+    finished = len(cells) - len(todo)
+    if profile is not None:
+        todo = submitting.without_killers(todo, store)
+    given_up = len(cells) - finished - len(todo)
     print(
-        f"{counted(len(cells), 'cell')}: {len(cells) - len(todo)} finished already, "
-        f"{len(todo)} to run; records go to {store.runs}"
+        f"{counted(len(cells), 'cell')}: {finished} finished already, "
+        f"{f'{given_up} given up, ' if given_up else ''}{len(todo)} to run; "
+        f"records go to {store.runs}"
     )
     _print_remarks(cells)
     for cell in damaged:
@@ -276,7 +283,7 @@ def run(options: Options) -> int:
         print(f"the record of {cell.folder} cannot be read; kept as {kept}, running it again")
     if not todo:
         print("nothing to do; tables: mmbench report")
-        return 0
+        return int(given_up > 0)
     if profile is not None:
         submitting.check(todo, options, profile)
     from mmbench.training.readiness import make_ready

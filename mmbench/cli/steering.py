@@ -6,11 +6,11 @@ from pathlib import Path
 
 from mmbench.errors import UserError
 from mmbench.find import find_cell, matching
-from mmbench.launch import squeue
+from mmbench.launch import squeue, strikes
 from mmbench.launch.pools import LocalPool, at_work
-from mmbench.launch.sweepfolder import open_sweep, sweeps
+from mmbench.launch.sweepfolder import cancel_sweep, open_sweep, sweeps
 from mmbench.store import RunDirectory
-from mmbench.survey import Survey, survey
+from mmbench.survey import Seen, Survey, job_ids, survey
 from mmbench.wording import counted
 
 SHOWN = 20
@@ -25,6 +25,9 @@ def cancel(names: Sequence[str], everything: bool, at_once: bool, results: Path)
         at_once: also end SLURM jobs that run, instead of letting them stop by themselves.
         results: the results folder.
 
+    Returns:
+        1 if a sweep cannot be read: it is marked all the same, as its workers may have read it.
+
     Raises:
         UserError: if nothing or something unknown is named, or a marker cannot be written.
     """
@@ -35,10 +38,10 @@ def cancel(names: Sequence[str], everything: bool, at_once: bool, results: Path)
             "say what to cancel: names of sweeps or cells, or --all; "
             f"at work now: {', '.join(active) or 'nothing'}"
         )
-    groups = [each.id for each in (*seen.pools, *seen.sweeps)]
+    groups = [*(each.id for each in (*seen.pools, *seen.sweeps)), *seen.damaged]
     known_pools = {pool.id: pool for pool in at_work(results)}
     cells: list[str] = []
-    chosen: list[str] = list(active)
+    chosen: list[str] = [*active, *seen.damaged]
     if not everything:
         chosen = []
         for name in names:
@@ -56,9 +59,9 @@ def cancel(names: Sequence[str], everything: bool, at_once: bool, results: Path)
             _cancel_cell(cell, seen, results)
     except OSError as err:
         raise UserError(f"cannot write to {results}: {err.strerror or err}") from err
-    if everything and not active:
+    if not chosen and not cells:
         print(f"nothing is at work in {results}")
-    return 0
+    return int(any(id_ in seen.damaged for id_ in chosen))
 
 
 def _cancel_group(
@@ -69,17 +72,22 @@ def _cancel_group(
         print(f"cancelled {id_}: it stops at the next step, after checkpoints")
         return
     state = next((sweep for sweep in seen.sweeps if sweep.id == id_), None)
-    if state is None:
+    if id_ in seen.damaged:
+        print(seen.damaged[id_], file=sys.stderr)
+        running = "if it has workers, their cells"
+    elif state is None:
         print(f"{id_} has ended already")
         return
-    open_sweep(results / "sweeps" / id_).cancel()
-    running = state.counts.get("running", 0)
-    print(f"cancelled {id_}: {running} running cells stop at the next step, after checkpoints")
-    if state.jobs:
+    else:
+        running = f"{state.counts.get('running', 0)} running cells"
+    path = results / "sweeps" / id_
+    cancel_sweep(path)
+    print(f"cancelled {id_}: {running} stop at the next step, after checkpoints")
+    if jobs := job_ids(path):
         try:
-            squeue.cancel(state.jobs, waiting_only=not at_once)
+            squeue.cancel(jobs, waiting_only=not at_once)
             which = "all its jobs" if at_once else "its waiting jobs"
-            print(f"SLURM cancels {which} ({', '.join(state.jobs)})")
+            print(f"SLURM cancels {which} ({', '.join(jobs)})")
         except squeue.NoAnswer as err:
             print(f"{err}; its jobs end by themselves once they see the mark", file=sys.stderr)
 
@@ -97,6 +105,8 @@ def _cancel_cell(name: str, seen: Survey, results: Path) -> None:
 def retry(names: Sequence[str], failed: bool, results: Path) -> int:
     """Make failed and cancelled cells wait again; their failure records are kept, renamed.
 
+    A cell may be named as well at which workers died; that is forgiven.
+
     Args:
         names: of cells, or unambiguous parts of them.
         failed: all failed ones (of ``names``, if there are any).
@@ -110,14 +120,14 @@ def retry(names: Sequence[str], failed: bool, results: Path) -> int:
     seen = survey(results)
     known = list(seen.cells)
     asked = [find_cell(name, known, results) for name in names] if names else known
-    wanted = ("failed",) if failed else ("failed", "cancelled")
-    chosen = [name for name in asked if seen.cells[name].state in wanted]
+    chosen = [name for name in asked if _to_retry(seen.cells[name], failed)]
     if names and not failed and (rest := [name for name in asked if name not in chosen]):
         state = seen.cells[rest[0]].state
         raise UserError(f"{rest[0]} is {state}; only failed and cancelled cells can be retried")
     try:
         for name in chosen:
             RunDirectory(results / "runs" / name).retry()
+            strikes.forgive(results / "runs" / name)
         helped = _tell_sweeps(set(chosen), results)
     except OSError as err:
         raise UserError(f"cannot write to {results}: {err.strerror or err}") from err
@@ -131,10 +141,16 @@ def retry(names: Sequence[str], failed: bool, results: Path) -> int:
     print(
         f"{counted(len(chosen), 'cell')} put back; failures are kept as "
         "retried-NNN.json. "
-        + (f"Workers of {', '.join(helped)} take them; " if helped else "")
+        + (f"Workers of {', '.join(helped)} take them next; " if helped else "")
         + "without workers, type the run again, or mmbench work RESULTS/sweeps/ID"
     )
     return 0
+
+
+def _to_retry(cell: Seen, failed: bool) -> bool:
+    if failed:
+        return cell.state == "failed"
+    return cell.state in ("failed", "cancelled") or (cell.deaths > 0 and cell.state != "running")
 
 
 def _tell_sweeps(cells: set[str], results: Path) -> list[str]:

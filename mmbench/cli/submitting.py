@@ -2,7 +2,9 @@
 
 import json
 import os
+import secrets
 import shutil
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,14 +13,18 @@ from pathlib import Path
 from mmbench.cell import Cell
 from mmbench.cli.estimate import from_records
 from mmbench.cli.running import Options, one_at_a_time
-from mmbench.errors import UserError
-from mmbench.launch import slurm, snapshot
+from mmbench.errors import UserError, nearest
+from mmbench.launch import lease, slurm, snapshot, strikes
+from mmbench.launch.lease import Owner
 from mmbench.launch.profile import Profile, Resources
-from mmbench.launch.shared import absolute, check_shared
+from mmbench.launch.shared import Needed, absolute, check_shared, interpreter
 from mmbench.launch.sweepfolder import Facts, SweepFolder, create
-from mmbench.settings import RunSettings, default_cache
+from mmbench.registry import DATASETS
+from mmbench.settings import RunSettings, default_cache, weights_folder
 from mmbench.store import Store, write_atomic
 from mmbench.wording import counted
+
+SHOWN = 20  # cells named that are given up
 
 
 def workers(cells: int, share: float, wanted: Resources, options: Options, profile: Profile) -> int:
@@ -41,15 +47,26 @@ def at_once(wanted: Resources, options: Options) -> int:
     """Return how many cells one job runs at a time.
 
     Raises:
-        UserError: if a job has too few GPUs for one cell.
+        UserError: if a job has too few GPUs for one cell, or some that no cell would use.
     """
     each = options.gpus_per_cell
     if 0 < wanted.gpus < each:
         raise UserError(
             f"--gpus-per-cell {each} needs jobs with as many GPUs; found --gpus {wanted.gpus}"
         )
+    if idle := wanted.gpus % each:
+        fewer = wanted.gpus - idle
+        raise UserError(
+            f"{idle} of {counted(wanted.gpus, 'GPU')} of each job would idle with --gpus-per-cell "
+            f"{each}; ask for --gpus {fewer} or {fewer + each}"
+        )
     if one_at_a_time(options):
         return 1
+    if options.per_gpu == "auto" and not on_gpu(wanted, options):
+        raise UserError(
+            "--per-gpu auto is for GPUs, and these jobs ask for none; leave it out: without GPUs a "
+            "job runs as many cells at once as it has --cpus, or as --jobs says"
+        )
     if not on_gpu(wanted, options):
         return options.jobs or max(1, wanted.cpus // each)
     # Asked for with --slurm gres=..., their number is not known: count those of one cell.
@@ -95,6 +112,22 @@ def show_scripts(todo: Sequence[Cell], options: Options, profile: Profile) -> in
     return 0
 
 
+def check_tables(profile: Profile) -> None:
+    """Refuse tables of a profile that are for no dataset: they would be ignored.
+
+    Raises:
+        UserError: with the nearest name.
+    """
+    known = DATASETS.names()
+    for name in profile.datasets:
+        if name not in known:
+            raise UserError(
+                f"the profile has a table [datasets.{name}], which is no dataset"
+                f"{nearest(name, known)} (mmbench list datasets shows all {len(known)}; those of "
+                "your own need their --cache or --plugin)"
+            )
+
+
 def check(todo: Sequence[Cell], options: Options, profile: Profile) -> None:
     """Refuse what cannot be submitted, before anything is prepared for it.
 
@@ -102,12 +135,51 @@ def check(todo: Sequence[Cell], options: Options, profile: Profile) -> None:
         UserError: if SLURM does not answer, something is missing or wrong in what jobs ask for, or
             the folders cannot be seen by the nodes.
     """
-    folders = absolute(options.results), absolute(options.cache or default_cache())
+    folders = needed(todo, options)
     for wanted in slurm.groups(profile, [cell.dataset for cell in todo]):
         at_once(wanted, options)
         machines = slurm.hosts(wanted.partition)
         if not profile.shared:
             check_shared(folders, machines)
+
+
+def needed(todo: Sequence[Cell], options: Options) -> list[Needed]:
+    """Return the folders that jobs for ``todo`` read and write."""
+    from mmbench.training.readiness import reads_weights
+
+    folders = [
+        Needed(absolute(options.results)),
+        Needed(absolute(options.cache or default_cache())),
+    ]
+    encoders = {encoder for cell in todo for encoder in cell.encoders.values()}
+    if any(map(reads_weights, encoders)):
+        instead = "choose a folder on a shared file system (--weights, or MMBENCH_WEIGHTS)"
+        folders.append(Needed(absolute(weights_folder()), "the pretrained weights", instead))
+    return [*folders, *interpreter()]
+
+
+def without_killers(todo: Sequence[Cell], store: Store) -> list[Cell]:
+    """Return the cells that may be tried; name those that kill their workers, and give them up.
+
+    Raises:
+        UserError: if that cannot be written.
+    """
+    owner = Owner.this_process(f"{socket.gethostname()}-{secrets.token_hex(4)}", lease.SECONDS)
+    kept, lost = [], []
+    for cell in todo:
+        try:
+            failure = strikes.killer(store.directory(cell).path, cell, owner)
+        except OSError as err:
+            raise UserError(f"cannot write to {store.results}: {err.strerror or err}") from err
+        if failure is None:
+            kept.append(cell)
+        else:
+            lost.append(f"given up: {cell.folder}: {failure.message}")
+    for line in [*lost[:SHOWN], *([f"and {len(lost) - SHOWN} more"] if lost[SHOWN:] else [])]:
+        print(line)
+    if lost:
+        print("mmbench logs CELL says how; mmbench retry CELL lets a cell be tried again")
+    return kept
 
 
 def submit(todo: Sequence[Cell], options: Options, settings: RunSettings, profile: Profile) -> int:

@@ -15,6 +15,7 @@ from rich.text import Text
 from mmbench.cli.output import clock, console
 from mmbench.launch import squeue
 from mmbench.launch.squeue import Answer
+from mmbench.launch.strikes import SAME
 from mmbench.record import now
 from mmbench.survey import Seen, Survey, SweepState, survey
 from mmbench.wording import counted
@@ -22,7 +23,8 @@ from mmbench.wording import counted
 ORDER = (
     "done", "refused", "running", "interrupted", "waiting", "failed", "cancelled", "unreadable",
 )  # fmt: skip
-LISTED = {"running": 50, "failed": 20, "unreadable": 20, "interrupted": 10}  # lines of each state
+# Lines of each state; waiting cells are listed only if workers died at them.
+LISTED = {"running": 50, "failed": 20, "unreadable": 20, "interrupted": 10, "waiting": 20}
 SWEEPS = 5  # that are over and told of all the same
 ASK_AGAIN = 60.0  # seconds before a SLURM that was silent is asked again
 PAUSES = 4  # pauses between two looks are at least so many looks long
@@ -126,13 +128,28 @@ def _page(seen: Survey, told: Answer | None, results: Path) -> Group:
     parts += [Text(line) for line in _left_alone(groups, told, results)]
     if told and told.silence:
         parts.append(Text(f"SLURM: {told.silence}; what is shown is from files alone"))
-    parts += [Text(line) for line in seen.damaged]
+    parts += [Text(line) for line in seen.damaged.values()]
     parts += _tables(seen, told)
     if seen.counts["failed"]:
         parts.append(Text("failed: mmbench logs CELL says why, mmbench retry --failed forgives"))
-    if seen.counts["unreadable"]:
+    if any(each.deaths for each in seen.cells.values()):
+        parts.append(
+            Text(
+                f"workers died: mmbench logs CELL says where; at {SAME} deaths with no checkpoint "
+                "in between a cell is marked failed, mmbench retry CELL forgives them"
+            )
+        )
+    closed = sum(bool(each.reason) for each in seen.cells.values())
+    if seen.counts["unreadable"] > closed:
         parts.append(
             Text("unreadable: mmbench run sets the damaged record aside and runs the cell again")
+        )
+    if closed:
+        parts.append(
+            Text(
+                f"{counted(closed, 'folder')} in {results / 'runs'} cannot be opened: get "
+                "permission from the owner"
+            )
         )
     return Group(*parts)
 
@@ -192,7 +209,11 @@ def _tables(seen: Survey, told: Answer | None) -> list[RenderableType]:
         table.add_column(title, overflow="fold")
     more = []
     for state, most in LISTED.items():
-        cells = [each for each in seen.cells.values() if each.state == state]
+        cells = [
+            each
+            for each in seen.cells.values()
+            if each.state == state and (each.deaths or state != "waiting")
+        ]
         for each in cells[:most]:
             table.add_row(*_row(each), *([_job_of(each, told, asked)] if slurm else []))
         if len(cells) > most:
@@ -205,10 +226,17 @@ def _tables(seen: Survey, told: Answer | None) -> list[RenderableType]:
 
 
 def _row(seen: Seen) -> tuple[str, ...]:
-    tries = f" ({seen.failures} attempts)" if seen.failures > 1 and seen.state == "failed" else ""
+    remarks = []
+    if seen.failures > 1 and seen.state == "failed":
+        remarks.append(f"{seen.failures} attempts")
+    if seen.deaths:
+        remarks.append(f"{counted(seen.deaths, 'worker')} died at it")
+    if seen.reason:
+        remarks.append(seen.reason)
+    state = f"{seen.state} ({', '.join(remarks)})" if remarks else seen.state
     epoch = f"{seen.epoch}/{seen.epochs}" if seen.epochs is not None else ""
     left = clock(seen.left) if seen.left is not None else ""
-    return seen.name, f"{seen.state}{tries}", epoch, left, seen.where
+    return seen.name, state, epoch, left, seen.where
 
 
 def _job_of(seen: Seen, told: Answer | None, asked: Collection[str]) -> str:
@@ -230,7 +258,7 @@ def _as_json(seen: Survey, told: Answer | None) -> dict[str, object]:
         "cells": [asdict(cell) for cell in seen.cells.values()],
         "sweeps": [group(sweep) for sweep in seen.sweeps],
         "pools": [group(pool) for pool in seen.pools],
-        "damaged": seen.damaged,
+        "damaged": list(seen.damaged.values()),
         "slurm": None if told is None else {
             "silence": told.silence, "jobs": [asdict(job) for job in told.jobs],
         },

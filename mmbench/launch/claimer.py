@@ -25,21 +25,32 @@ from mmbench.launch.local import ENDS, Pool, slots
 from mmbench.launch.sweepfolder import SweepFolder, open_sweep
 from mmbench.record import now
 from mmbench.settings import set_weights, slurm_job
+from mmbench.store import RunDirectory
+from mmbench.wording import counted
 
 DONE, GIVEN_UP, LEFT = 0, 1, 75
+SHOWN = 20  # unreadable records named
 
 
-def work(path: Path, per_gpu: int | None = None, warned: threading.Event | None = None) -> int:
+def work(
+    path: Path,
+    per_gpu: int | None = None,
+    warned: threading.Event | None = None,
+    thorough: bool = True,
+) -> int:
     """Claim and run cells of a sweep.
 
     Args:
         path: its folder.
         per_gpu: cells at once on a GPU, or in all without one; None: as the sweep says.
         warned: set when SIGUSR1 comes; if it is set already, nothing is begun.
+        thorough: whether to glance at all records before saying that no cell is left, which
+            opens every one of them: not for hundreds of jobs that end at the same time.
 
     Returns:
         0: nothing is left, others are at work on the rest, or the sweep was cancelled;
-        1: the same, and a cell was given up; 75: it was asked to stop, and work is left.
+        1: the same, and a cell was given up or its record cannot be read;
+        75: it was asked to stop, and work is left.
 
     Raises:
         UserError: if the folder is not that of a sweep, or a worker cannot start.
@@ -61,7 +72,7 @@ def work(path: Path, per_gpu: int | None = None, warned: threading.Event | None 
     _print(f"{worker} takes cells of {sweep.path}: {len(places)} at once")
     with Claims(sweep, owner, pool.request_stop) as claims:
         outcome = pool.run(claims)
-        return _sum_up(sweep, claims, outcome.interrupted)
+        return _sum_up(sweep, claims, outcome.interrupted, thorough)
 
 
 def _stop_on_signals(pool: Pool, warned: threading.Event) -> None:
@@ -96,7 +107,7 @@ def _print(line: str) -> None:
         print(line, flush=True)
 
 
-def _sum_up(sweep: SweepFolder, claims: Claims, stopped: bool) -> int:
+def _sum_up(sweep: SweepFolder, claims: Claims, stopped: bool, thorough: bool) -> int:
     """Say how it ended; return the exit code."""
     for folder, reason in claims.given_up.items():
         last = reason.strip().splitlines()[-1:] or [""]
@@ -108,8 +119,30 @@ def _sum_up(sweep: SweepFolder, claims: Claims, stopped: bool) -> int:
     if left and (stopped or claims.no_room):
         _print(f"stopped; {left} cells are not finished")
         return LEFT
-    _print(f"{left} cells are with other workers" if left else "no cell is left")
-    return GIVEN_UP if claims.given_up else DONE
+    damaged = _unreadable(sweep) if thorough else []
+    for name in damaged[:SHOWN]:
+        _print(f"unreadable: {name}: its record is damaged or may not be read")
+    if damaged:
+        _print(
+            f"{counted(len(damaged), 'record')} cannot be read: mmbench run (the command that was "
+            "typed) sets what is damaged aside and runs the cell again"
+        )
+    if left:
+        _print(f"{left} cells are with other workers")
+    elif not damaged:
+        _print("no cell is left")
+    return GIVEN_UP if claims.given_up or damaged else DONE
+
+
+def _unreadable(sweep: SweepFolder) -> list[str]:
+    """Return the run directories whose record is none, from a glance at each."""
+    found = []
+    for entry in sweep.entries:
+        directory = RunDirectory(sweep.runs / entry.folder)
+        with suppress(OSError):  # of a cell that others are at; theirs to tell
+            if directory.record_file.exists() and directory.recorded_state() == "unreadable":
+                found.append(entry.folder)
+    return found
 
 
 def main() -> None:

@@ -1,9 +1,11 @@
 """Claims on the cells of a sweep that any number of workers share; see ``lease`` for the rules.
 
 Every worker walks over the cells in their order, the longest first. It looks at each once; what is
-finished it forgets, and what another holds it looks at again when that lease would run out. After
-several cells in a row that were not to be had, it takes larger and larger steps, so that a worker
-that joins late need not look at all that is finished; what it stepped over it comes back to.
+finished it forgets, and what another holds it looks at again when that lease would run out. If that
+cell has lost its worker, and has a checkpoint, it goes on before untouched cells begin; so does one
+with a checkpoint that failed here, and one that someone forgave. After several cells in a row that
+were not to be had, it takes larger and larger steps, so that a worker that joins late need not look
+at all that is finished; what it stepped over it comes back to.
 """
 
 import heapq
@@ -18,7 +20,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mmbench.cell import Cell
 from mmbench.launch import lease as leases
 from mmbench.launch import strikes
 from mmbench.launch.lease import Lease, Owner
@@ -30,7 +31,9 @@ from mmbench.store import CANCELLED, FULL, RunDirectory
 
 WATCH = 5.0  # seconds between two looks for the marker ``cancelled``
 FOR_ROOM = 3600.0  # seconds to wait for room on the disk
-STRIDE = 1024  # the largest step
+STRIDE = 1024  # the largest step,
+PARTS = 32  # and the largest of a short list: its length by this, so as not to step over the rest
+NEAR = 4  # looks at the first cells not seen, before the search goes on elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +54,9 @@ class Claims:
         self.entries = sweep.entries
         self.seen = bytearray(len(self.entries))
         self.head = 0  # all before it are seen
-        self.mine: deque[int] = deque()  # failed here, or let go: to try again
+        self.found = 0  # after the last miss before a free cell was found
+        self.first: deque[int] = deque()  # to try before all others: begun here, or forgiven
+        self.last: deque[int] = deque()  # to try again after all others: no checkpoint is lost
         self.held: list[tuple[float, int]] = []  # heap of when to look again (monotonic), index
         self.settled = 0  # finished, or given up
         self.given_up: dict[str, str] = {}  # folder -> reason
@@ -98,7 +103,7 @@ class Claims:
         owner = replace(self.owner, log=str(log))
         try:
             self._forgive()
-            task = self._fresh(owner) or self._again(owner)
+            task = self._begun(owner) or self._fresh(owner) or self._again(owner)
         except OSError as err:
             self._wait(f"cannot claim a cell: {err}", err.errno in FULL)
             return None
@@ -133,7 +138,7 @@ class Claims:
                 if again == "busy":
                     self._look_later(index, self.beat_seconds)
                 else:
-                    self.mine.append(index)
+                    self._try_again(task.lease.folder, index)
         except OSError as err:
             self._wait(f"cannot write the end of {task.cell.folder}: {err}", err.errno in FULL)
             self._look_later(index, self.owner.seconds)
@@ -142,16 +147,45 @@ class Claims:
 
     # ------------------------------------------------------------------ claiming
 
+    def _begun(self, owner: Owner) -> Task | None:
+        """Claim a cell that was begun: forgiven, failed here, or one whose lease ran out.
+
+        Of those that others held only those are looked at whose lease would be over by now.
+        """
+        for _ in range(len(self.first)):
+            if task := self._claim(self.first.popleft(), owner):
+                return task
+        now = time.monotonic()
+        while self.held and self.held[0][0] <= now:
+            _, index = heapq.heappop(self.held)
+            if task := self._claim(index, owner, untouched=False):
+                return task
+        return None
+
     def _fresh(self, owner: Owner) -> Task | None:
-        """Claim a cell not seen yet, in growing steps over those that are not free."""
+        """Claim a cell not seen yet, in growing steps over those that are not free.
+
+        A few looks go to the first of them; without luck, the search goes on where the last one
+        ended, and, when it comes to the end of the list, over all that was stepped over.
+        """
+        most = min(STRIDE, len(self.seen) // PARTS + 1)
         while (at := self._next(self.head)) < len(self.seen):
-            self.head, stride = at, 1
+            self.head = after = at
+            looks, stride = 0, 1
             while at < len(self.seen):
                 self.seen[at] = 1
                 if task := self._claim(at, owner):
+                    if looks >= NEAR:
+                        self.found = after
                     return task
-                at = self._next(at + random.randint(1, stride))
-                stride = min(2 * stride, STRIDE)
+                looks, after = looks + 1, at + 1
+                if looks == NEAR and self.found > after:
+                    after, stride = self.found, 1
+                    at = self._next(after)
+                else:
+                    at = self._next(at + random.randint(1, stride))
+                    stride = min(2 * stride, most)
+            self.found = 0
         self.head = at
         return None
 
@@ -161,21 +195,23 @@ class Claims:
         return found if found >= 0 else len(self.seen)
 
     def _again(self, owner: Owner) -> Task | None:
-        """Claim a cell that failed here, or that another held."""
-        for _ in range(len(self.mine)):
-            if task := self._claim(self.mine.popleft(), owner):
+        """Claim a cell without a checkpoint that failed, or one that should be held for a while."""
+        for _ in range(len(self.last)):
+            if task := self._claim(self.last.popleft(), owner):
                 return task
-        idle = self.head >= len(self.seen)  # then look even at what should be held for a while
         for _ in range(len(self.held)):
-            if not idle and self.held[0][0] > time.monotonic():
-                return None
             _, index = heapq.heappop(self.held)
             if task := self._claim(index, owner):
                 return task
         return None
 
-    def _claim(self, index: int, owner: Owner) -> Task | None:
+    def _claim(self, index: int, owner: Owner, untouched: bool = True) -> Task | None:
         """Claim one cell, or note why it is not to be had.
+
+        Args:
+            index: which.
+            owner: who claims.
+            untouched: whether it may be one without a checkpoint; else it is kept for later.
 
         Raises:
             OSError: if the lease or the run directory cannot be written.
@@ -183,12 +219,12 @@ class Claims:
         entry = self.entries[index]
         lease = None
         try:
-            lease = self._lease(index, entry, owner)
+            lease = self._lease(index, entry, owner, untouched)
             if lease is None:
                 return None
             cell = self.sweep.cell(entry)
         except OSError:
-            self.mine.appendleft(index)
+            self.last.appendleft(index)
             if lease:
                 lease.finish("released")
             raise
@@ -196,7 +232,7 @@ class Claims:
             self.running[lease] = index
         return Task(cell, lease)
 
-    def _lease(self, index: int, entry: Entry, owner: Owner) -> Lease | None:
+    def _lease(self, index: int, entry: Entry, owner: Owner, untouched: bool) -> Lease | None:
         folder = self.sweep.runs / entry.folder
         listed = leases.names(folder)
         if "record.json" in listed:
@@ -224,8 +260,13 @@ class Claims:
         if story and story.given_up:
             self._give_up(entry, story.failures[-1].message)
             return None
+        verdict = story.verdict() if story else None
+        step = leases.step_of(listed)
+        if step < 0 and not untouched and not verdict:
+            self.last.append(index)
+            return None
         number = newest.number + 1 if newest else 1
-        taken = leases.take(folder, number, replace(owner, step=leases.step_of(listed)))
+        taken = leases.take(folder, number, replace(owner, step=step))
         if taken is None:
             self._look_later(index, self.owner.seconds)
             return None
@@ -234,7 +275,6 @@ class Claims:
             self.settled += 1
             leases.clear(folder, leases.names(folder))
             return None
-        verdict = story.verdict() if story else None
         if story and verdict:
             self._bury(taken, entry, story, verdict)
             return None
@@ -246,14 +286,12 @@ class Claims:
         Raises:
             OSError: if that cannot be written; another worker will try.
         """
-        dead = story.deaths[0].owner if story.deaths else None
-        end = strikes.tail(dead.log, entry.folder) if dead else ""
         try:
-            self._write_end(taken.folder, self.sweep.cell(entry), verdict, end)
+            cell = self.sweep.cell(entry)
         except OSError:
             taken.finish("released")
             raise
-        taken.finish("failed")
+        strikes.bury(taken, cell, story, verdict)
         self._give_up(entry, verdict.message)
 
     # ------------------------------------------------------------------ ends
@@ -273,16 +311,11 @@ class Claims:
         story = strikes.past(directory, leases.names(directory.path), [], self.since)
         verdict = story.verdict()
         if verdict:
-            self._write_end(directory.path, task.cell, verdict, end)
+            strikes.write_end(directory, task.cell, verdict, end)
             self._give_up(entry, verdict.message)
         else:
-            self.mine.append(index)
+            self._try_again(directory.path, index)
         task.lease.finish("failed")
-
-    @staticmethod
-    def _write_end(folder: Path, cell: Cell, verdict: Failure, end: str) -> None:
-        final = verdict.model_copy(update={"final": True, "log": end})
-        strikes.write_failure(RunDirectory(folder), cell, final)
 
     def _give_up(self, entry: Entry, reason: str) -> None:
         self.settled += 1
@@ -296,8 +329,12 @@ class Claims:
         self.retried = retried
         for index, entry in enumerate(self.entries):
             if self.given_up.pop(entry.folder, None) is not None:
-                self.mine.append(index)
+                self.first.append(index)
                 self.settled -= 1
+
+    def _try_again(self, folder: Path, index: int) -> None:
+        begun = leases.step_of(leases.names(folder)) >= 0
+        (self.first if begun else self.last).append(index)
 
     def _look_later(self, index: int, seconds: float) -> None:
         heapq.heappush(self.held, (time.monotonic() + seconds, index))

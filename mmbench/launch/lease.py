@@ -31,6 +31,8 @@ from mmbench.record import now
 
 SECONDS = 120.0  # how long an untouched lease is honoured, unless the sweep says otherwise
 BEATS = 6  # touches per lease time
+GRACE = 5.0  # seconds that a process goes on without its worker, which touches the lease
+LEAST = GRACE * BEATS / (BEATS - 1)  # of lease seconds: what is left of one when its worker dies
 NAME = re.compile(r"lease-(\d{4,})(?:\.(released|failed))?\.json")
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 

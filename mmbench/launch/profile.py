@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from mmbench.errors import UserError, nearest
+from mmbench.launch.lease import GRACE, LEAST
 from mmbench.settings import Settings, setting, validate
 
 TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
@@ -21,6 +22,8 @@ OWNED = {
     "requeue": None, "no-requeue": None, "nodes": None, "ntasks": None, "ntasks-per-node": None,
     "wrap": None, "wait": None, "chdir": None, "export": None,
 }  # fmt: skip
+# Options of sbatch that may ask for GPUs, by what they are set to.
+ASKING = ("gres", "tres-per-node", "tres-per-task", "tres-per-job")
 
 
 def seconds_of(time: str) -> int:
@@ -88,9 +91,8 @@ class Profile(Resources):
         "may be up to a minute early", source="mmbench", ge=1,
     )  # fmt: skip
     lease: float = setting(
-        120.0, "seconds without a sign of life after which a cell is taken over", source="mmbench",
-        ge=1,
-    )  # fmt: skip
+        120.0, "seconds without a sign of life after which a cell is taken over", source="mmbench"
+    )
     shared: bool = setting(
         False, "the nodes do see the results and cache folders, although the file system looks "
         "local to this machine", source="mmbench",
@@ -106,6 +108,16 @@ class Profile(Resources):
         description="other resources for a dataset",
         json_schema_extra={"source": "mmbench"},
     )
+
+    @field_validator("lease")
+    @classmethod
+    def _outlives_grace(cls, value: float) -> float:
+        if value < LEAST:
+            raise ValueError(
+                f"{LEAST:g} s or more are wanted: what trains goes on for {GRACE:g} s when its "
+                "worker has died, and no other worker may take the cell before"
+            )
+        return value
 
     @field_validator("slurm")
     @classmethod
@@ -126,11 +138,19 @@ class Profile(Resources):
         """Return what jobs for ``dataset`` ask for.
 
         Raises:
-            UserError: if its table holds something unknown, or there is no time limit.
+            UserError: if its table holds something unknown, there is no time limit, or GPUs are
+                asked for in two ways.
         """
         common = self.model_dump(include=set(Resources.model_fields))
         own = self.datasets.get(dataset, {})
         wanted = validate(Resources, {**common, **own}, f"datasets.{dataset}" if own else "profile")
+        twice = [key for key, value in self.slurm.items() if _asks_for_gpus(key, value)]
+        if wanted.gpus and twice:
+            raise UserError(
+                f"GPUs are asked for twice: gpus is {wanted.gpus} (--gpus, or the profile), and "
+                f"sbatch gets {twice[0]}={self.slurm[twice[0]]}; leave one of them out (with the "
+                "second alone say --device cuda)"
+            )
         if wanted.time is None:
             raise UserError(
                 "no time limit; say how long a job may run, e.g. --time 2:00:00 (cells that need "
@@ -142,6 +162,11 @@ class Profile(Resources):
                 "warned before it; ask for more time or set a shorter warn in the profile"
             )
         return wanted
+
+
+def _asks_for_gpus(key: str, value: str | int | bool) -> bool:
+    plain = key.replace("_", "-")
+    return plain.startswith("gpus-per-") or (plain in ASKING and "gpu" in str(value))
 
 
 def profiles_folder() -> Path:

@@ -3,7 +3,9 @@
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmbench.errors import UserError
@@ -14,6 +16,7 @@ LOCAL = frozenset((
     "overlay", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "vfat", "xfs", "zfs",
 ))  # fmt: skip
 MOUNTS = Path("/proc/self/mountinfo")
+OF_THE_SYSTEM = ("/", "/usr", "/usr/local")  # where a Python comes with the machine
 ESCAPED = re.compile(r"\\([0-7]{3})")  # how the kernel writes spaces there
 
 
@@ -38,7 +41,36 @@ def file_system(path: Path, mounts: Path = MOUNTS) -> str:
     return found[1]
 
 
-def check_shared(folders: Iterable[Path], hosts: Iterable[str], mounts: Path = MOUNTS) -> None:
+@dataclass(frozen=True)
+class Needed:
+    """A folder that jobs need.
+
+    Attributes:
+        path: where it is.
+        what: what it is, for messages; empty: its path says it.
+        instead: what to do if the nodes do not see it.
+    """
+
+    path: Path
+    what: str = ""
+    instead: str = "choose a folder on a shared file system (--results, --cache)"
+
+
+def interpreter() -> list[Needed]:
+    """Return the folders of the Python that jobs will run with: this one's.
+
+    Those of the system are left out: each machine has its own.
+    """
+    instead = (
+        "install mmbench into an environment on a shared file system, its Python as well, and "
+        "submit with that"
+    )
+    folders = dict.fromkeys(Path(prefix) for prefix in (sys.prefix, sys.base_prefix))
+    what = "the Python that runs mmbench"
+    return [Needed(each, what, instead) for each in folders if str(each) not in OF_THE_SYSTEM]
+
+
+def check_shared(folders: Iterable[Needed], hosts: Iterable[str], mounts: Path = MOUNTS) -> None:
     """Refuse folders that other machines than this cannot see.
 
     Args:
@@ -54,13 +86,14 @@ def check_shared(folders: Iterable[Path], hosts: Iterable[str], mounts: Path = M
     if not others:
         return
     shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-    for folder in folders:
-        kind = file_system(folder, mounts)
+    for each in folders:
+        kind = file_system(each.path, mounts)
         if kind in LOCAL:
+            named = f"{each.what}, {each.path}" if each.what else each.path
             raise UserError(
-                f"the nodes cannot see {folder}: it is on {kind}, a file system of this machine "
-                f"({here}), and jobs would run on {shown}; choose a folder on a shared file system "
-                "(--results, --cache), or say shared = true in the profile if they do see it"
+                f"the nodes cannot see {named}: it is on {kind}, a file system of this machine "
+                f"({here}), and jobs would run on {shown}; {each.instead}, or say shared = true in "
+                "the profile if they do see it, or have the same there"
             )
 
 

@@ -26,7 +26,7 @@ def main() -> int:
     job = slurm_job() or ""
     print(f"job {job} on {os.environ.get('SLURMD_NODENAME', '?')}", flush=True)
     try:
-        code = work(Path(path), warned=warned)
+        code = work(Path(path), warned=warned, thorough=False)
     except UserError as err:
         print(f"error: {err}", file=sys.stderr)
         return 2

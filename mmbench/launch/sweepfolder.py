@@ -102,7 +102,7 @@ class SweepFolder:
 
     def cancel(self) -> None:
         """Ask its workers to stop for good; what they have is kept in checkpoints."""
-        (self.path / "cancelled").touch()
+        cancel_sweep(self.path)
 
     def look_again(self) -> None:
         """Ask its workers to look again at cells that were given up."""
@@ -209,6 +209,15 @@ def open_sweep(path: Path) -> SweepFolder:
             "RESULTS/sweeps"
         ) from err
     return SweepFolder(path, facts)
+
+
+def cancel_sweep(path: Path) -> None:
+    """Ask the workers of the sweep in ``path`` to stop for good, even if it cannot be read now.
+
+    Raises:
+        OSError: as the system says.
+    """
+    (path / "cancelled").touch()
 
 
 def sweeps(results: Path) -> list[Path]:

@@ -38,7 +38,6 @@ from mmbench.training.device import begin, choose
 from mmbench.training.run_cell import follow_cell, run_cell
 from mmbench.training.trainer import Hooks
 
-GRACE = 5.0  # seconds that a worker goes on without its pool, which holds the cell's lock
 LOOK_EVERY = 2.0  # seconds between two looks for the marker of a cell that is cancelled
 
 
@@ -66,7 +65,7 @@ def _listen(stop: threading.Event, work: "queue.Queue[dict[str, Any] | None]") -
         work.put(message)
     else:
         stop.set()  # the input closed without a word: the pool is gone
-        time.sleep(GRACE)  # time for a checkpoint at a step boundary
+        time.sleep(leases.GRACE)  # time for a checkpoint at a step boundary
         os._exit(1)
     work.put(None)
 

@@ -24,19 +24,20 @@ def make_ready(cells: Iterable[Cell], cache: Path, run: RunSettings) -> None:
     seen = set()
     for cell in cells:
         for_data = str([cell.dataset, cell.dataset_config, sorted(cell.encoders.items())])
-        if for_data in seen or not any(map(_reads_weights, cell.encoders.values())):
+        if for_data in seen or not any(map(reads_weights, cell.encoders.values())):
             continue
         seen.add(for_data)
         dataset = make_dataset(cell)
         for modality in dataset.task.modalities:
             encoder = cell.encoders[modality.name]
-            if _reads_weights(encoder) and frozen_of(modality, encoder) is None:
+            if reads_weights(encoder) and frozen_of(modality, encoder) is None:
                 build_encoders((modality,), {modality.name: encoder})
         prepared = data_cache.ensure(dataset, cache=cache)
         folder = data_cache.features_folder(dataset, cache)
         with_features(prepared, cell.encoders, folder, choose(run.device))
 
 
-def _reads_weights(encoder: str) -> bool:
+def reads_weights(encoder: str) -> bool:
+    """Say whether an encoder may need pretrained weights, from its name as typed."""
     name, _, variant = encoder.partition(":")
     return bool(variant) or bool(getattr(ENCODERS.load(name), "pretrained", False))

@@ -1,5 +1,6 @@
 """``mmbench logs``: the lines of one cell, and why it failed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,17 @@ def test_a_failure_keeps_the_end_of_a_log_that_is_gone(cell, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "attempt 0; log: none in this folder" in text
     assert "the last words" in text
+
+
+def test_workers_that_died_at_a_cell_are_told(cell, tmp_path, capsys):
+    for number in (1, 2):
+        owner = Owner(worker="w", host=f"n{number}", job=f"7_{number}", log="w.log")
+        os.utime(leases.take(cell.path, number, owner).file, (1, 1))
+    logs("d.m.s1.", tmp_path, 40, follow=False)
+    text = capsys.readouterr().out
+    assert "\n2 workers died at it (on n1, n2), with no checkpoint in between:\n" in text
+    assert text.index("  n1 job 7_1, which") < text.index("  n2 job 7_2, which")
+    assert "mmbench retry d.m.s1.aa forgives them" in text
 
 
 @pytest.mark.parametrize(("name", "message"), [("d.m", "in the name of 2 cells"),

@@ -1,6 +1,8 @@
 """``mmbench status``: from files, with SLURM's word beside it when it has one."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -115,6 +117,40 @@ def test_what_failed_comes_with_what_to_type_next(sweep, slurm, tmp_path, done, 
     _, text = shown(tmp_path, capsys)
     assert "failed (3 attempts)" in text
     assert "mmbench logs CELL says why, mmbench retry --failed forgives" in text
+
+
+def test_a_waiting_cell_at_which_workers_died_is_listed(sweep, slurm, tmp_path, capsys):
+    folder = tmp_path / "runs" / sweep.entries[1].folder
+    folder.mkdir()
+    for number in (1, 2):
+        lease = leases.take(folder, number, Owner(worker="w"))
+        os.utime(lease.file, (1, 1))
+    _, text = shown(tmp_path, capsys)
+    assert "waiting (2 workers died at it)" in " ".join(text.split())
+    assert "mmbench logs CELL says where" in text
+    _, text = shown(tmp_path, capsys, json=True)
+    assert [cell["deaths"] for cell in json.loads(text)["cells"]] == [0, 2, 0, 0]
+
+
+def test_a_run_directory_that_may_not_be_read_hides_no_other(
+    sweep, slurm, tmp_path, capsys, monkeypatch
+):
+    folder = tmp_path / "runs" / sweep.entries[1].folder
+    folder.mkdir()
+    listdir = os.listdir
+
+    def guarded(path):
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", guarded)
+    code, text = shown(tmp_path, capsys)
+    assert code == 1
+    assert text.startswith("1 running, 2 waiting, 1 unreadable of 4 cells")
+    assert "unreadable (Permission denied)" in " ".join(text.split())
+    assert "get permission from the owner" in " ".join(text.split())
+    assert "sets the damaged record aside" not in text
 
 
 def test_long_lists_are_cut_and_counted(tmp_path, done, capsys, monkeypatch):

@@ -65,6 +65,25 @@ def test_all_that_is_at_work_is_cancelled_and_running_jobs_if_asked(sweep, scanc
     assert scancel == [(["7"], False)]
 
 
+@pytest.mark.parametrize("name", ["cells.jsonl", "sweep.json"])
+@pytest.mark.parametrize("everything", [True, False])
+def test_a_sweep_that_cannot_be_read_is_told_and_marked_all_the_same(
+    sweep, scancel, tmp_path, capsys, name, everything
+):
+    (sweep.path / name).write_text('{"fol')
+    assert cancel([] if everything else [sweep.path.name], everything, False, tmp_path) == 1
+    printed = capsys.readouterr()
+    assert str(sweep.path) in printed.err
+    assert "nothing is at work" not in printed.out
+    assert sweep.cancelled
+    assert scancel == [(["7"], True)]
+
+
+def test_where_nothing_is_at_work_that_is_said(tmp_path, capsys):
+    assert cancel([], True, False, tmp_path) == 0
+    assert "nothing is at work" in capsys.readouterr().out
+
+
 def test_the_mark_is_set_even_if_slurm_is_silent(sweep, tmp_path, capsys, monkeypatch):
     def silent(ids, waiting_only):
         raise NoAnswer("scancel does not answer")
@@ -192,5 +211,5 @@ def test_a_damaged_sweep_is_named_and_the_others_are_told(failed, tmp_path, caps
     (damaged / "cells.jsonl").write_text('{"fol')
     assert retry([], True, tmp_path) == 0
     printed = capsys.readouterr()
-    assert f"Workers of {failed.path.name} take them" in printed.out
+    assert f"Workers of {failed.path.name} take them next" in printed.out
     assert str(damaged) in printed.err

@@ -17,9 +17,10 @@ from mmbench.launch import lease as leases
 from mmbench.launch.lease import Owner
 from mmbench.settings import RunSettings
 from mmbench.store import read_record
+from mmbench.testing.slurm import faketime
 
 LONG = 100  # epochs: time enough to interfere
-FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+FAKETIME = faketime()
 
 
 def children(pid: int) -> list[int]:
@@ -241,6 +242,35 @@ def test_a_cell_that_fails_three_times_is_given_up_and_the_rest_goes_on(
     retry([], True, sweep.folder.results)
     assert sweep.run()[0] == 1  # ... until someone asks for it
     assert len(names(sweep, "failed-*")) == len(names(sweep, "retried-*")) == before
+
+
+def test_a_cell_that_takes_its_whole_job_along_is_given_up_by_the_fourth_worker(make, tmp_path):
+    plugin = tmp_path / "bad.py"
+    both = "os.kill(os.getppid(), 9); os.kill(os.getpid(), 9)"
+    plugin.write_text(PLUGIN.format(name="bad-both", act=both))
+    sweep = make(methods=["bad-both"], plugins=[plugin])
+    for number in (1, 2, 3):
+        assert sweep.run()[0] == -signal.SIGKILL
+        assert names(sweep, "lease-*")[-1] == f"lease-000{number}.json"
+        assert not names(sweep, "failed-*")
+        age(sweep)
+    code, text = sweep.run()
+    assert code == 1
+    assert "3 workers died at it" in text
+    (failed,) = sweep.folder.runs.glob("*/failed-*.json")
+    assert "the last words" in read_record(failed).failure.log
+
+
+def test_a_record_that_cannot_be_read_is_told_and_is_not_finished_work(make):
+    sweep = make(seeds=2)
+    assert sweep.run() == (0, sweep.processes[-1].log.read_text())
+    folder, *_ = sweep.directories()
+    (folder / "record.json").write_bytes(b"")
+    code, text = sweep.run()
+    assert code == 1
+    assert f"unreadable: {folder.name}" in text
+    assert "1 record cannot be read: mmbench run" in text
+    assert "no cell is left" not in text
 
 
 def limit(pids, size):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import threading
 import time
 from dataclasses import asdict
@@ -12,7 +13,7 @@ import pytest
 from mmbench.cli.steering import retry
 from mmbench.errors import LeaseLost, UserError
 from mmbench.launch import lease as leases
-from mmbench.launch import sweepfolder
+from mmbench.launch import strikes, sweepfolder
 from mmbench.launch.claims import Claims
 from mmbench.launch.lease import Lease, Owner
 from mmbench.store import RunDirectory, read_record
@@ -233,7 +234,6 @@ def test_a_cell_at_which_three_workers_died_is_given_up_with_the_end_of_their_lo
     (folder,) = sweep.directories()
     log = tmp_path / "w.log"
     log.write_text(f"earlier\n== {folder.name}\nout of memory\n")
-    os.utime(sweep.folder.path / "sweep.json", (1, 1))
     for number in (1, 2, 3):
         die(folder, number, -1, str(log))
     source = claims(sweep)
@@ -249,25 +249,87 @@ def test_a_cell_at_which_three_workers_died_is_given_up_with_the_end_of_their_lo
 def test_deaths_with_progress_in_between_do_not_count(make, tmp_path, steps):
     sweep = make()
     (folder,) = sweep.directories()
-    os.utime(sweep.folder.path / "sweep.json", (1, 1))
     for number, step in enumerate(steps, 1):
         die(folder, number, step)
     (folder / "checkpoint-000000020").touch()
     assert take(claims(sweep), tmp_path).lease.owner.step == 20
 
 
-def test_failures_before_the_sweep_do_not_count(make, tmp_path):
+@pytest.fixture
+def submitted_again(make, tmp_path):
+    """Return a function that submits a sweep's cells once more, as a sweep of its own."""
+
+    def again(sweep):
+        cells = [sweep.folder.cell(entry) for entry in sweep.folder.entries]
+        made = sweepfolder.create(sweep.folder.results, cells, sweep.folder.facts)
+        return Claims(made, Owner(worker="me"))
+
+    return again
+
+
+def test_deaths_count_across_submissions(make, tmp_path, submitted_again):
+    sweep = make()
+    (folder,) = sweep.directories()
+    for number in (1, 2, 3):
+        die(folder, number, -1, host=f"h{number}")
+        source = submitted_again(sweep)
+        task = take(source, tmp_path)
+        if number < 3:
+            task.lease.file.unlink()
+    assert task is None
+    assert source.given_up == {folder.name: "3 workers died at it (on h1, h2, h3)"}
+
+
+def test_a_cell_that_kills_workers_stays_given_up_until_it_is_retried(
+    make, tmp_path, submitted_again
+):
     sweep = make()
     (folder,) = sweep.directories()
     for number in (1, 2, 3):
         die(folder, number, -1)
-    assert take(claims(sweep), tmp_path)
+    assert take(claims(sweep), tmp_path) is None
+    touched(folder / "failed-001.json", OLD)
+    source = submitted_again(sweep)
+    assert take(source, tmp_path) is None
+    assert list(source.given_up) == [folder.name]
+    retry([], True, sweep.folder.results)
+    assert take(submitted_again(sweep), tmp_path)
+
+
+def test_other_failures_before_the_sweep_do_not_count(make, tmp_path, submitted_again):
+    sweep = make()
+    task = take(source := claims(sweep), tmp_path)
+    for _ in range(3):
+        source.ended(task, {"kind": "failed", "reason": "no such step"})
+        task = take(source, tmp_path)
+    assert task is None
+    for file in sweep.folder.runs.glob("*/failed-*.json"):
+        touched(file, OLD)
+    assert take(submitted_again(sweep), tmp_path)
+
+
+def test_deaths_are_forgiven_before_the_cell_is_given_up(make, tmp_path):
+    sweep = make()
+    (folder,) = sweep.directories()
+    for number in (1, 2):
+        die(folder, number, -1)
+    assert len(strikes.deaths_at(folder)) == 2
+    retry([folder.name], False, sweep.folder.results)
+    assert strikes.deaths_at(folder) == []
+    die(folder, 3, -1)
+    assert take(claims(sweep), tmp_path).lease.number == 4
+
+
+def test_a_lease_that_was_ended_meanwhile_is_no_death(make):
+    (folder,) = make().directories()
+    held = [hold(folder, number, step=-1) for number in (1, 2)]
+    held[1].finish("released")
+    assert strikes.deaths(held, -1) == []
 
 
 def test_a_running_worker_hears_that_failures_are_forgiven(make, tmp_path):
     sweep = make()
     (folder,) = sweep.directories()
-    os.utime(sweep.folder.path / "sweep.json", (1, 1))
     for number in (1, 2, 3):
         die(folder, number, -1)
     source = claims(sweep)
@@ -277,6 +339,98 @@ def test_a_running_worker_hears_that_failures_are_forgiven(make, tmp_path):
     assert len(source) == 0
     assert take(source, tmp_path)
     assert not source.given_up
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Return a function that lets an hour pass for this machine; files keep their times."""
+    real = time.monotonic
+
+    def pass_() -> None:
+        monkeypatch.setattr(time, "monotonic", lambda: real() + OLD)
+
+    return pass_
+
+
+def next_seeds(source, tmp_path, number):
+    return [take(source, tmp_path).cell.seed for _ in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("file", "order"), [("checkpoint-000000007", [0, 2, 3]), ("cell.json", [2, 3, 0])]
+)
+def test_a_cell_that_lost_its_worker_goes_on_before_others_begin(
+    make, tmp_path, later, file, order
+):
+    sweep = make(seeds=4)
+    folder, *_ = sweep.directories()
+    held = hold(folder)
+    (folder / file).touch()
+    source = claims(sweep)
+    assert next_seeds(source, tmp_path, 1) == [1]
+    touched(held.file, OLD)
+    later()
+    assert next_seeds(source, tmp_path, 3) == order
+
+
+def test_what_others_hold_is_looked_at_again_only_when_that_lease_would_be_over(
+    make, tmp_path, monkeypatch, later
+):
+    sweep = make(seeds=4)
+    folder, *_ = sweep.directories()
+    hold(folder)
+    source = claims(sweep)
+    looked = []
+    names = leases.names
+    monkeypatch.setattr(leases, "names", lambda path: looked.append(path) or names(path))
+    assert next_seeds(source, tmp_path, 2) == [1, 2]
+    assert looked.count(folder) == 1
+    later()
+    assert next_seeds(source, tmp_path, 1) == [3]
+    assert looked.count(folder) == 2, "it is still held"
+
+
+@pytest.mark.parametrize(("begun", "order"), [(True, [0, 1, 2]), (False, [1, 2, 0])])
+def test_a_cell_that_failed_is_tried_again_first_if_it_has_a_checkpoint(
+    make, tmp_path, begun, order
+):
+    source = claims(make(seeds=3))
+    task = take(source, tmp_path)
+    if begun:
+        (task.lease.folder / "checkpoint-000000007").touch()
+    source.ended(task, {"kind": "failed", "reason": "no such step"})
+    assert next_seeds(source, tmp_path, 3) == order
+
+
+def test_a_forgiven_cell_comes_before_untouched_ones(make, tmp_path):
+    sweep = make(seeds=3)
+    folder, *_ = sweep.directories()
+    RunDirectory(folder).cancel()
+    source = claims(sweep)
+    assert next_seeds(source, tmp_path, 1) == [1]
+    retry([folder.name], False, sweep.folder.results)
+    assert next_seeds(source, tmp_path, 2) == [0, 2]
+
+
+def test_one_that_joins_late_looks_at_little_of_what_is_finished(make, tmp_path, monkeypatch):
+    sweep = make()
+    cell = sweep.folder.cell(sweep.folder.entries[0])
+    cells = [cell.model_copy(update={"seed": seed}) for seed in range(600)]
+    made = sweepfolder.create(tmp_path / "many", cells, sweep.folder.facts)
+    for entry in made.entries[:540]:
+        (made.runs / entry.folder).mkdir()
+        (made.runs / entry.folder / "record.json").touch()
+    looked = []
+    names = leases.names
+    monkeypatch.setattr(leases, "names", lambda path: looked.append(path) or names(path))
+    random.seed(0)
+    source = Claims(made, Owner(worker="me"))
+    seeds = next_seeds(source, tmp_path, 40)
+    assert min(seeds) >= 540
+    assert len(looked) < 300, "as it goes on where it found the last"
+    assert len(next_seeds(source, tmp_path, 20)) == 20
+    assert take(source, tmp_path) is None
+    assert len(source) == 60, "all it holds itself"
 
 
 def test_the_longest_cells_come_first_and_unknown_ones_before_them(make, tmp_path):

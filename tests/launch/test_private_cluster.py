@@ -12,6 +12,7 @@ def bare(monkeypatch, tmp_path):
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(slurm, "PATH", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(slurm, "LIBRARIES", tmp_path / "lib")
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     return tmp_path
 
@@ -39,7 +40,30 @@ def test_a_failed_installation_gives_apts_reason(bare):
         install()
 
 
-def test_what_is_there_is_not_installed(bare):
+@pytest.fixture
+def programs(bare):
+    """The same machine with SLURM's programs, and an apt-get that notes what it is asked for."""
     for name in slurm.PROGRAMS:
         program(bare, name)
+    program(bare, "apt-get", f'echo "$@" >> {bare}/asked; exit 100')
+    return bare
+
+
+def test_what_is_there_is_not_installed(programs):
+    library = programs / "lib" / "x86_64-linux-gnu" / "faketime" / "libfaketime.so.1"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    assert slurm.faketime() == library
+    install()
+    assert not (programs / "asked").exists()
+
+
+def test_a_missing_library_is_installed_and_done_without_if_it_cannot_be_had(programs):
+    assert slurm.faketime() is None
+    install()
+    assert "libfaketime" in (programs / "asked").read_text()
+
+
+def test_where_the_library_cannot_be_installed_the_cluster_does_without(programs):
+    (programs / "apt-get").unlink()
     install()

@@ -85,6 +85,7 @@ def test_a_limit_below_the_warning_is_refused():
         ({"mem": "lots"}, "profile.mem"),
         ({"partitoin": "x"}, "did you mean 'partition'"),
         ({"cpus": 0}, "profile.cpus"),
+        ({"lease": 1}, "6 s or more are wanted: what trains goes on for 5 s"),
         ({"datasets": {"d": {"memm": "1G"}}}, "did you mean 'mem'"),
     ],
 )

@@ -87,6 +87,20 @@ def test_a_running_cell_says_where_it_is_and_how_long_it_takes(tmp_path, cells):
     assert (seen.dataset, seen.label, seen.seed) == (cells[0].dataset, cells[0].label, 0)
 
 
+def test_workers_that_died_are_counted_as_long_as_no_checkpoint_followed(tmp_path, cells):
+    directory = Store(tmp_path).create(cells[0])
+    for number in (1, 2):
+        lease = leases.take(directory.path, number, Owner(worker=f"w{number}"))
+        os.utime(lease.file, (1, 1))
+    seen = survey(tmp_path).cells[directory.path.name]
+    assert (seen.state, seen.deaths) == ("waiting", 2)
+    leases.take(directory.path, 3, Owner(worker="w3"))
+    seen = survey(tmp_path).cells[directory.path.name]
+    assert (seen.state, seen.deaths) == ("running", 2)
+    (directory.path / "checkpoint-000000007").touch()
+    assert survey(tmp_path).cells[directory.path.name].deaths == 0
+
+
 def test_cells_of_a_sweep_wait_before_they_have_a_folder(tmp_path, cells, sweep, done):
     made = sweep()
     Store(tmp_path).create(cells[0]).write(done)
@@ -119,6 +133,16 @@ def test_a_sweep_is_over_once_only_failed_cells_are_left(tmp_path, cells, sweep,
     assert survey(tmp_path).sweeps[0].open
     failed.write(done.model_copy(update={"status": "failed"}))
     assert not survey(tmp_path).sweeps[0].open
+
+
+def test_a_sweep_with_nothing_left_but_what_cannot_be_read_is_over(tmp_path, cells, sweep, done):
+    sweep()
+    for cell in cells[:3]:
+        Store(tmp_path).create(cell).write(done)
+    Store(tmp_path).create(cells[3]).record_file.touch()
+    (state,) = survey(tmp_path).sweeps
+    assert state.counts == {"done": 3, "unreadable": 1}
+    assert not state.open, "no worker would take it"
 
 
 def test_a_damaged_sweep_is_told_and_hides_no_other(tmp_path, sweep):

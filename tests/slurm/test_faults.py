@@ -6,13 +6,12 @@ import shutil
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
 from mmbench.launch import lease as leases
 from mmbench.launch import snapshot
-from mmbench.testing.slurm import NODES
+from mmbench.testing.slurm import NODES, faketime
 
 
 def kill(*processes: int) -> None:
@@ -145,11 +144,11 @@ def test_a_full_quota(grid, small_disk):
 
 
 def test_a_node_whose_clock_is_an_hour_ahead(grid):
-    libraries = list(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    if not libraries:
-        pytest.skip("libfaketime is not installed")
+    library = faketime()
+    if library is None:
+        pytest.skip("libfaketime is not installed, and could not be")
     skewed = (
-        f"case $SLURMD_NODENAME in n1) export LD_PRELOAD={libraries[0]} FAKETIME=+3600 "
+        f"case $SLURMD_NODENAME in n1) export LD_PRELOAD={library} FAKETIME=+3600 "
         f"NO_FAKE_STAT=1 FAKE_UTIME=1 DONT_FAKE_MONOTONIC=1 FAKETIME_DONT_FAKE_MONOTONIC=1;; esac"
     )
     given = grid.profile(text=f"setup = ['{skewed}', 'echo clock: $(date +%s)']")

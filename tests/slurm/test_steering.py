@@ -98,6 +98,31 @@ def test_three_deaths_give_a_cell_up_and_the_rest_goes_on_until_it_is_retried(gr
     grid.ends_as_undisturbed()
 
 
+def test_a_cell_that_takes_its_jobs_along_is_given_up_across_submissions(grid):
+    words = ("--seeds", "1", "--max-jobs", "1", "--checkpoint-seconds", "600")
+    for number in (1, 2, 3):
+        grid.submit(*words)
+        grid.wait(lambda n=number: list(grid.results.glob(f"runs/*/lease-000{n}.json")), "a claim")
+        (lease,) = grid.results.glob(f"runs/*/lease-000{number}.json")
+        folder = lease.parent
+        for process in (grid.owner_of(folder)["pid"], grid.child_of(folder)):
+            os.kill(process, signal.SIGKILL)
+        grid.wait(lambda: not grid.cluster.jobs("PD,R,CG"), "the job to end")
+        os.utime(lease, (1, 1))
+        if number < 3:
+            shown = grid.mmbench("status").stdout
+            assert f"{number} worker" in shown and "died at it" in shown
+            assert "died at it (on " in grid.mmbench("logs", folder.name).stdout
+    done = grid.run(*grid.profile(), *words)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"given up: {folder.name}: 3 workers died at it" in done.stdout
+    assert "1 failed of 1 cell" in grid.mmbench("status").stdout
+    assert grid.mmbench("retry", "--failed").returncode == 0
+    grid.hurry()
+    grid.submit(*words)
+    grid.wait(grid.records, "a record")
+
+
 def _trains(grid, folder):
     """Say whether the holder of the newest lease has a process that trains this cell."""
     with contextlib.suppress(OSError, ValueError):
