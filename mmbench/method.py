@@ -224,6 +224,7 @@ class Method(nn.Module):
     The trainer constructs it, moves it to the device, and then calls ``on_fit_start`` once,
     ``on_epoch_start``, ``step`` for every batch and ``on_epoch_end`` in every epoch. Everything a
     method must remember lives in its ``state_dict`` (parameters, buffers, ``get_extra_state``).
+    With ``trainer.precision=bf16`` all of these run under autocast, and evaluation does not.
 
     Class attributes:
         name: set by the decorator.
