@@ -60,10 +60,7 @@ def collect(results: Path) -> Collected:
                 done.kept += 1
                 continue
             try:
-                new = _take(source, state, f"{target}/{cell}", old)
-            except FileNotFoundError:  # renamed by a retry, or finished: look once more
-                again = next(speaking(os.path.dirname(source)), None)
-                new = _take(*again, f"{target}/{cell}", old) if again else None
+                new = _take_present(source, state, f"{target}/{cell}", old)
             except UserError as err:
                 done.unreadable.append(str(err))
                 continue
@@ -133,6 +130,16 @@ def _there(target: Path) -> dict[str, tuple[str, int]]:
             plain = more[0]
         found[cell] = (plain, os.stat(plain).st_mtime_ns)
     return found
+
+
+def _take_present(source: str, state: os.stat_result, place: str, old: str | None) -> str | None:
+    """Do as ``_take``, and look once more for a failure that a retry renames in this moment."""
+    try:
+        return _take(source, state, place, old)
+    except FileNotFoundError:
+        for again in speaking(os.path.dirname(source)):
+            return _take(*again, place, old)
+        return None
 
 
 def _take(source: str, state: os.stat_result, place: str, old: str | None) -> str | None:

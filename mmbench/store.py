@@ -40,18 +40,13 @@ HEAD = 16_384  # bytes of a record that hold its status, after the cell
 PLAIN, PACKED = ".json", ".json.gz"  # how a collected record's name ends
 
 
-def write_atomic(file: Path, data: bytes, *, sync: bool = True) -> None:
+def write_atomic(file: Path, data: bytes) -> None:
     """Write ``data`` so that ``file`` holds the old bytes or the new, never a part.
-
-    Args:
-        file: where.
-        data: all of it.
-        sync: wait for the disk; without it, a machine that crashes may leave an empty file.
 
     Raises:
         OSError: as the system says (full disk, no permission); nothing is left behind.
     """
-    with _written(file, data, sync) as part:
+    with _written(file, data) as part:
         part.replace(file)
 
 
@@ -91,7 +86,7 @@ def move_new(file: Path, to: Path) -> None:
 
 
 @contextmanager
-def _written(file: Path, data: bytes, sync: bool = True) -> Iterator[Path]:
+def _written(file: Path, data: bytes) -> Iterator[Path]:
     """Yield a file beside ``file`` that holds ``data``, and is gone afterwards."""
     # Not the process id: two machines that share the folder may have the same one.
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
@@ -99,8 +94,7 @@ def _written(file: Path, data: bytes, sync: bool = True) -> Iterator[Path]:
         with part.open("wb") as handle:
             handle.write(data)
             handle.flush()
-            if sync:
-                os.fsync(handle.fileno())
+            os.fsync(handle.fileno())
         yield part
     finally:
         part.unlink(missing_ok=True)
@@ -237,10 +231,9 @@ def speaking(folder: str) -> Iterator[tuple[str, os.stat_result]]:
     for _ in range(2):  # a retry may rename one in this moment
         with suppress(FileNotFoundError):
             names = os.listdir(folder)
-            for last in sorted(n for n in names if n.startswith("failed-") and n.endswith(PLAIN))[
-                -1:
-            ]:
-                yield f"{folder}/{last}", os.stat(f"{folder}/{last}")
+            if failures := [n for n in names if n.startswith("failed-") and n.endswith(PLAIN)]:
+                last = f"{folder}/{max(failures)}"
+                yield last, os.stat(last)
             return
 
 

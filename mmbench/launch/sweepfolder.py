@@ -100,10 +100,6 @@ class SweepFolder:
         """Return the file server's time from which on failures count against a cell."""
         return (self.path / "sweep.json").stat().st_mtime
 
-    def cancel(self) -> None:
-        """Ask its workers to stop for good; what they have is kept in checkpoints."""
-        cancel_sweep(self.path)
-
     def look_again(self) -> None:
         """Ask its workers to look again at cells that were given up."""
         (self.path / "retry").touch()
@@ -212,7 +208,9 @@ def open_sweep(path: Path) -> SweepFolder:
 
 
 def cancel_sweep(path: Path) -> None:
-    """Ask the workers of the sweep in ``path`` to stop for good, even if it cannot be read now.
+    """Ask the workers of the sweep in ``path`` to stop for good; what they have is kept.
+
+    It need not be readable.
 
     Raises:
         OSError: as the system says.

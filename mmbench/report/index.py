@@ -41,7 +41,7 @@ def load_frame(folder: Path, unreadable: list[str]) -> pd.DataFrame:
         unreadable: gets the message of every file that is not a record, or a newer version's.
     """
     start = len(str(folder)) + 1
-    files = [(path[start:], _stamp(state)) for path, state in record_files(folder)]
+    files = [(path[start:], _stamp(state)) for path, state in record_files(folder, unreadable)]
     file = folder.parent / ".index" / f"{folder.name}.parquet"
     known = _read(file) if len(files) >= WORTH else None
     state = pd.DataFrame(

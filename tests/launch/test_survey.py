@@ -10,7 +10,7 @@ from mmbench.launch import lease as leases
 from mmbench.launch import sweepfolder
 from mmbench.launch.lease import Owner
 from mmbench.launch.pools import announced
-from mmbench.launch.sweepfolder import Facts
+from mmbench.launch.sweepfolder import Facts, cancel_sweep
 from mmbench.store import RunDirectory, Store, iter_records
 from mmbench.survey import survey
 
@@ -115,7 +115,7 @@ def test_cells_of_a_sweep_wait_before_they_have_a_folder(tmp_path, cells, sweep,
 
 def test_a_cancelled_sweeps_cells_wait_if_another_sweep_has_them(tmp_path, sweep):
     first = sweep()
-    first.cancel()
+    cancel_sweep(first.path)
     seen = survey(tmp_path)
     assert seen.counts == {"cancelled": 4}
     assert not seen.sweeps[0].open

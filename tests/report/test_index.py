@@ -113,6 +113,13 @@ def test_a_damaged_record_is_told_each_time_and_the_rest_is_read(folder):
         assert "is not a readable record" in told[0]
 
 
+def test_a_record_that_cannot_be_looked_at_is_told_and_the_rest_is_read(folder):
+    (folder / "gone.json").symlink_to("nowhere.json")
+    told = []
+    assert len(load_frame(folder, told)) == 4
+    assert str(folder / "gone.json") in told[0]
+
+
 def test_a_record_read_without_its_curve_is_the_same_otherwise(template, tmp_path):
     assert template.curve
     for name, text in (
