@@ -4,12 +4,14 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights, resnet18
+from torchvision.models import ResNet18_Weights
+from torchvision.models.resnet import BasicBlock
 
 from mmbench.data.words import BUCKETS, PADDING
 from mmbench.dataset import Modality
 from mmbench.errors import UserError, nearest
 from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD, Pixels
+from mmbench.nets.resnet import Residual
 from mmbench.nets.weights import fill, state_of
 from mmbench.registry import ENCODERS, register_encoder
 
@@ -75,9 +77,8 @@ class ResNet18(nn.Module):
 
     def __init__(self, modality: Modality, variant: str = "") -> None:
         super().__init__()
-        self.net = resnet18(weights=None)
+        self.net = Residual(BasicBlock, (2, 2, 2, 2))
         self.net.conv1 = nn.Conv2d(modality.shape[0], 64, 7, stride=2, padding=3, bias=False)
-        self.net.fc = nn.Identity()
         for module in self.net.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -154,12 +155,12 @@ def encoder_names(modalities: tuple[Modality, ...], chosen: Mapping[str, str]) -
 
 
 def _checked(modality: Modality, chosen: str) -> str:
+    """Return ``name``, ``name:variant`` or ``name:variant@model``; the usual variant is added."""
     if not chosen:
         raise UserError(
             f"modality {modality.name!r} is of the kind {modality.kind!r}, which has no encoder; "
             f"use {', '.join(BY_KIND)}"
         )
-    """Return ``name``, ``name:variant`` or ``name:variant@model``; the usual variant is added."""
     plain, at, model = chosen.partition("@")
     name, _, variant = plain.partition(":")
     cls = ENCODERS.load(name)

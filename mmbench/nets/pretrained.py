@@ -1,12 +1,14 @@
 """BERT for text, ResNet-50 for pictures; pretrained weights come from a folder on this machine."""
 
 from torch import Tensor, nn
-from torchvision.models import ResNet50_Weights, resnet50
+from torchvision.models import ResNet50_Weights
+from torchvision.models.resnet import Bottleneck
 
 from mmbench.data.words import PADDING
 from mmbench.dataset import Modality
 from mmbench.errors import UserError
 from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD, Pixels
+from mmbench.nets.resnet import Residual
 from mmbench.nets.weights import fill, from_pretrained, state_of
 from mmbench.registry import register_encoder
 
@@ -62,8 +64,7 @@ class ResNet50(nn.Module):
 
     def __init__(self, modality: Modality, variant: str = "") -> None:
         super().__init__()
-        self.net = resnet50(weights=None)
-        self.net.fc = nn.Identity()
+        self.net = Residual(Bottleneck, (3, 4, 6, 3))
         self.initialised = bool(variant)
         if modality.shape[0] != 3:
             raise UserError(

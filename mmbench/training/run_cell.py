@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmbench.cell import Cell
 from mmbench.data import cache as data_cache
@@ -92,12 +92,24 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
+def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """Return ``x`` so that a convolution with it gives ``layout``.
+
+    What has one channel is both contiguous and channels_last, and would be taken for the first.
+    """
+    x = x.contiguous(memory_format=layout)
+    if x.shape[1] > 1:
+        return x
+    strides = (x.stride(0), 1, *x.stride()[2:])
+    return x.as_strided(x.shape, strides)
+
+
 def arrange(method: Method, device: torch.device, run: RunSettings) -> None:
     """Lay out and compile the encoders as ``run`` asks; the results differ by rounding only."""
     if memory_format(device, run.memory_format) == "channels_last":
         for each in (*method.parameters(), *method.buffers()):
             if layout := CHANNELS_LAST.get(each.ndim):
-                each.data = each.data.contiguous(memory_format=layout)
+                each.data = _laid_out(each.data, layout)
     if run.compile:
         # One function serves every modality, batch size and mode; past torch's own limit of 8 kinds
         # it would go on uncompiled and say nothing. Each is compiled for its own sizes: with free

@@ -1,0 +1,147 @@
+"""Batch norm, ReLU and a 3x3 max pool of stride 2 as one operation on a GPU.
+
+The three follow a ResNet's first convolution, whose output is the largest tensor of the network,
+and memory limits them: one after the other they move it 15 times in a training step, together 5.
+The mathematics is that of the three modules in training mode (statistics in float32, the first
+maximum of a window gets its gradient); results differ from theirs by rounding.
+
+Tensors are [N, H, W, C] and dense here, which is how PyTorch keeps [N, C, H, W] in channels_last.
+Triton launches on the current device, so each launch names the tensors' own.
+"""
+
+import torch
+import triton
+from torch import Tensor, nn
+
+from mmbench.nets import norm_pool_kernels as kernels
+
+BLOCK, ROWS = 16, 64  # positions that a program works on at once
+PROGRAMS = 1024  # at most, that share a sum over all positions
+
+
+def norm_relu_pool(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    """Return ``max_pool2d(relu(norm(x)), 3, stride=2, padding=1)`` for a norm in training mode.
+
+    Args:
+        x: [N, C, H, W] in channels_last; C is a power of two.
+        norm: affine; its running statistics are brought up to date.
+
+    Returns:
+        [N, C, ceil(H / 2), ceil(W / 2)] in channels_last.
+    """
+    inner = x.permute(0, 2, 3, 1).contiguous()
+    pooled: Tensor
+    pooled, _, _, mean, variance = _forward(inner, norm.weight, norm.bias, norm.eps)
+    _remember(norm, mean, variance, inner.numel() // inner.shape[3])
+    return pooled.permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def _remember(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    averages, tracked = (norm.running_mean, norm.running_var), norm.num_batches_tracked
+    for average, value in zip(averages, (mean, variance * (count / (count - 1))), strict=True):
+        if average is not None and norm.momentum is not None:
+            average.lerp_(value, norm.momentum)
+    if tracked is not None:
+        tracked.add_(1)
+
+
+@torch.library.custom_op("mmbench::norm_relu_pool", mutates_args=())
+def _forward(
+    y: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return pooled values, codes and pre-norm values of the maxima, and mean and variance [C]."""
+    n, h, w, c = y.shape
+    count = n * h * w
+    programs = min(PROGRAMS, triton.cdiv(count, ROWS))
+    sums = y.new_empty(programs, 2, c, dtype=torch.float32)
+    with torch.cuda.device_of(y):
+        kernels.moments[(programs,)](y, sums, count, c, ROWS, num_warps=8)
+    first, second = sums.sum(0, dtype=torch.float64) / count
+    mean = (first + y[0, 0, 0]).float()
+    variance = (second - first.square()).clamp_(min=0).float()
+    scale = weight * torch.rsqrt(variance + eps)
+    pooled, codes, picked = _windows(y)
+    rows, columns = pooled.shape[1:3]
+    with torch.cuda.device_of(y):
+        kernels.pool[(n * rows, triton.cdiv(columns, BLOCK))](
+            y, scale, bias - mean * scale, pooled, codes, picked, h, w, rows, columns, c, BLOCK
+        )
+    return pooled, codes, picked, mean, variance
+
+
+def _windows(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    n, h, w, c = y.shape
+    pooled = y.new_empty(n, (h + 1) // 2, (w + 1) // 2, c)
+    return pooled, torch.empty_like(pooled, dtype=torch.int8), torch.empty_like(pooled)
+
+
+@_forward.register_fake
+def _(
+    y: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    moments = y.new_empty(2, y.shape[3], dtype=torch.float32)
+    return (*_windows(y), moments[0].clone(), moments[1].clone())
+
+
+@torch.library.custom_op("mmbench::norm_relu_pool_backward", mutates_args=())
+def _backward(
+    gradient: Tensor,
+    y: Tensor,
+    codes: Tensor,
+    picked: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of ``y``, weight and bias."""
+    n, h, w, c = y.shape
+    _, rows, columns, _ = codes.shape
+    gradient = gradient.contiguous()
+    pooled = n * rows * columns
+    programs = min(PROGRAMS, triton.cdiv(pooled, ROWS))
+    sums = y.new_empty(programs, 2, c, dtype=torch.float32)
+    deviation = torch.rsqrt(variance + eps)
+    with torch.cuda.device_of(y):
+        kernels.gradient_sums[(programs,)](
+            gradient, codes, picked, mean, deviation, sums, pooled, c, ROWS, num_warps=8
+        )
+    of_bias, of_weight = sums.sum(0)
+    scale, count = weight * deviation, n * h * w
+    slope = -scale * deviation * of_weight / count
+    offset = -scale * of_bias / count - slope * mean
+    result = torch.empty_like(y)
+    with torch.cuda.device_of(y):
+        kernels.spread[(n * rows, triton.cdiv(columns, BLOCK))](
+            gradient, codes, y, scale, slope, offset, result, h, w, rows, columns, c, BLOCK
+        )
+    return result, of_weight.clone(), of_bias.clone()
+
+
+@_backward.register_fake
+def _(
+    gradient: Tensor,
+    y: Tensor,
+    codes: Tensor,
+    picked: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(y), torch.empty_like(weight), torch.empty_like(weight)
+
+
+def _keep(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # torch's own signature
+    y, weight, _, ctx.eps = inputs
+    _, codes, picked, mean, variance = output
+    ctx.save_for_backward(y, codes, picked, weight, mean, variance)
+    ctx.mark_non_differentiable(codes, picked, mean, variance)
+
+
+def _differentiate(ctx, gradient, *_):  # type: ignore[no-untyped-def]  # torch's own signature
+    return (*_backward(gradient, *ctx.saved_tensors, ctx.eps), None)
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)
