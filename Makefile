@@ -52,12 +52,14 @@ perf: $(VENV)/.tested ## measure speed on this CPU into docs/performance.md (pla
 	$(BIN)/python benchmarks/memory.py --device cpu --batch 2,8 $(PERF)
 
 perf-gpu: $(VENV)/.tested ## measure speed on a GPU into docs/performance.md
-	$(BIN)/python benchmarks/epoch_time.py --device cuda --methods concat,iprm $(PERF)
-	$(BIN)/python benchmarks/step_time.py --device cuda --precision bf16 --methods targets $(PERF)
-	$(BIN)/python benchmarks/side_by_side.py --device cuda --workers 1,2,4,8
-	$(BIN)/python benchmarks/side_by_side.py --device cuda --workers 1,2,4,8 --encoder image=resnet18 --encoder audio=resnet18 $(PERF)
+	$(BIN)/python benchmarks/step_profile.py --device cuda $(PERF)
+	$(BIN)/python benchmarks/epoch_time.py --device cuda --methods concat,iprm --compile $(PERF)
+	$(BIN)/python benchmarks/step_time.py --device cuda --precision bf16 --methods targets --compile $(PERF)
+	$(BIN)/python benchmarks/epoch_time.py --device cuda --methods all --samples 640 $(PERF)
 	$(BIN)/python benchmarks/options.py --device cuda $(PERF)
 	$(BIN)/python benchmarks/memory.py --device cuda --batch 16,64 --methods concat,iprm,mmpareto,agm $(PERF)
+	$(BIN)/python benchmarks/side_by_side.py --device cuda --workers 1,2,4,8 --rounds 2 $(PERF)
+	$(BIN)/python benchmarks/side_by_side.py --device cuda --workers 1,2,4,8 --rounds 2 --encoder image=resnet18 --encoder audio=resnet18 $(PERF)
 
 format: $(VENV)/.tested ## format the code
 	$(BIN)/ruff format .

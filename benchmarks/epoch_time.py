@@ -62,7 +62,8 @@ def epoch(trainer: Trainer, number: int, *, may_wait: bool = True) -> float:
     """Train one epoch without what comes before and after its steps; return their seconds."""
     trainer.epoch, trainer.step_in_epoch = LATE + number, 0
     trainer.meter.reset()
-    trainer.method.on_epoch_start()
+    with trainer.autocast():
+        trainer.method.on_epoch_start()
     synchronize(trainer.device)
     begun = time.perf_counter()
     with nullcontext() if may_wait else no_waiting(trainer.device):
@@ -126,8 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainers = {
             n: make_trainer(n, task, loader, settings, Path(folder) / n, run) for n in names
         }
-        for trainer in trainers.values():
-            trainer.method.on_epoch_start()
+        trainers[names[0]].method.on_epoch_start()
         operations = step_flops(trainers[names[0]]) * options.samples / options.batch
         reset_peak(device)  # what was counted ran in single precision
         for trainer in trainers.values():
@@ -167,7 +167,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         },
         rows,
     )
-    show(text, options.into, f"epoch-{device.type}")
+    place = device.type + ("_compiled" if options.compile else "")
+    show(text, options.into, f"epoch-{place}")
 
 
 if __name__ == "__main__":

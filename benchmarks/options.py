@@ -43,7 +43,8 @@ CLASSES, STEPS = 6, 4
 def turn(trainer: Trainer, batches: Sequence[Batch]) -> tuple[float, list[float]]:
     """Take the steps of one turn; return their seconds and losses."""
     trainer.epoch = trainer.step_in_epoch = 0
-    trainer.method.on_epoch_start()
+    with trainer.autocast():
+        trainer.method.on_epoch_start()
     losses = []
     synchronize(trainer.device)
     begun = time.perf_counter()

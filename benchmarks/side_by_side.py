@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{options.epochs} epochs each,\nthe cores divided among the workers; {options.rounds} "
         f"rounds. {conditions(device)}.\n\n"
     ) + table({"workers": "r", "cells/min": "r", "against one": "r", "range": "c"}, rows)
-    show(text, options.into, f"side-by-side-{device.type}")
+    place = "_".join([device.type, *sorted({e.partition("=")[2] for e in options.encoder})])
+    show(text, options.into, f"side-by-side-{place}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ import torch
 from mmbench.errors import MMBenchError
 from mmbench.method import Batch
 from mmbench.registry import METHODS
-from mmbench.settings import TrainerSettings
+from mmbench.settings import RunSettings, TrainerSettings
 from mmbench.testing.speed import (
     CREMAD,
     LATE,
@@ -74,6 +74,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--audio", type=sizes, help="C,H,W of the spectrogram")
     parser.add_argument("--visual", type=sizes, help="C,K,H,W of the frames")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", action="store_true", help="print {method: median ratio}")
     parser.add_argument("--into", type=Path, help="put the table between the markers there")
     return parser.parse_args(argv)
@@ -173,9 +174,9 @@ def markdown(
     ]  # fmt: skip
     return (
         f"Batch {about['batch']}, audio {about['audio']}, visual {about['visual']}, ResNet-18 "
-        f"encoders, {about['precision']}, default options:\ntime of a training step relative to "
-        f"`{BASELINE}`, median and quartiles over {about['rounds']} rounds, interleaved\n"
-        f"in one process; steps in a turn: {about['steps']}. {about['conditions']}.\n{step}\n\n"
+        f"encoders, {about['precision']}, default options{about['compiled']}:\n"
+        f"time of a training step relative to `{BASELINE}`, median and quartiles over "
+        f"{about['rounds']} rounds, interleaved\nin one process; steps in a turn: {about['steps']}. {about['conditions']}.\n{step}\n\n"
     ) + table(
         {"method": "l", "relative time": "r", "quartiles": "c", "arithmetic": "r", "target": "r"},
         shown,
@@ -199,7 +200,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     batches = list(loader.everything())
     settings = TrainerSettings(precision=options.precision, batch_size=batch)
     with tempfile.TemporaryDirectory() as folder:
-        trainers = {n: make_trainer(n, task, loader, settings, Path(folder) / n) for n in names}
+        run = RunSettings(compile=options.compile)
+        trainers = {
+            n: make_trainer(n, task, loader, settings, Path(folder) / n, run) for n in names
+        }
         seconds = measure(trainers, batches, options.rounds, options.warmup)
     rows = ratios(seconds)
     if options.json:
@@ -220,12 +224,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         {name: count / counted[BASELINE] for name, count in counted.items()},
         {
             "rounds": options.rounds, "steps": options.steps, "precision": options.precision,
+            "compiled": ", compiled" if options.compile else "",
             "conditions": conditions(device), "batch": batch,
             "audio": " x ".join(map(str, audio)), "visual": " x ".join(map(str, visual)),
         },
         step,
     )  # fmt: skip
-    show(text, options.into, f"step-time-{device.type}-{batch}")
+    place = device.type + ("_compiled" if options.compile else "")
+    show(text, options.into, f"step-time-{place}-{batch}")
 
 
 if __name__ == "__main__":

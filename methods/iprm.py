@@ -131,6 +131,7 @@ class IPRM(Method):
             "A short run must have a prediction.",
         ),
     )
+    compiles = ("_losses",)
     lam: Tensor
     lam_used: Tensor
     omega: Tensor
@@ -167,14 +168,8 @@ class IPRM(Method):
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Probe, weigh, learn, keep; one encoder pass."""
         z = self.encode(batch.inputs)
-        own = self._own(z)
-        losses = {m: cross_entropy(o, batch.label) for m, o in own.items()}
-        log = {f"loss/{m}": loss for m, loss in losses.items()}
-        total = torch.stack(list(losses.values())).sum()
-        for index in self._drawn():
-            mix_loss, pair_log = self._pair(index, z, own, batch)
-            total = total + mix_loss
-            log.update(pair_log)
+        partners = {index: self._partners(batch.label) for index in self._drawn()}
+        total, log = self._losses(z, batch.label, partners)
         self.fit.backward(total)
         self.fit.update()
         return {"loss": total, **log}
@@ -194,6 +189,26 @@ class IPRM(Method):
         ]
         fused = torch.stack(list(own.values())).sum(0) + torch.stack(mixed).mean(0)
         return {"fused": fused, **own}
+
+    def _losses(
+        self, z: Mapping[str, Tensor], label: Tensor, partners: Mapping[int, Tensor | None]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, and what to log.
+
+        Args:
+            z: features of each modality, [B, d].
+            label: [B].
+            partners: of the pairs to mix: whose second features, [B]; None: their own.
+        """
+        own = self._own(z)
+        losses = {m: cross_entropy(o, label) for m, o in own.items()}
+        log = {f"loss/{m}": loss for m, loss in losses.items()}
+        total = torch.stack(list(losses.values())).sum()
+        for index, partner in partners.items():
+            mix_loss, pair_log = self._pair(index, z, own, label, partner)
+            total = total + mix_loss
+            log.update(pair_log)
+        return total, log
 
     def _own(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
         heads = {m: m for m in self.names}
@@ -225,11 +240,15 @@ class IPRM(Method):
         return arc.at, arc.opposite()
 
     def _pair(
-        self, index: int, z: Mapping[str, Tensor], own: Mapping[str, Tensor], batch: Batch
+        self,
+        index: int,
+        z: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+        label: Tensor,
+        partner: Tensor | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of one pair's mixture, and what to log; moves the pair's lambda on."""
         a, b = self.pairs[index]
-        partner = self._partners(batch.label)
         second, own_b = (z[b], own[b]) if partner is None else (z[b][partner], own[b][partner])
         mix, opposite = self._mixer(z[a], second)
         head, lam = self._mix_head(index), self.lam[index].clone()
@@ -244,9 +263,9 @@ class IPRM(Method):
             omega = self._omega(k_a, k_b)
         used = {"two": omega, "one": lam, "one_raw": self.omega[index].clone()}[self.config.passes]
         logits = probed if one_pass else head(mix(used))
-        loss = cross_entropy(logits, batch.label)
+        loss = cross_entropy(logits, label)
         if self.config.pairing == "none" and partner is not None:
-            loss = used * loss + (1 - used) * cross_entropy(logits, batch.label[partner])
+            loss = used * loss + (1 - used) * cross_entropy(logits, label[partner])
         self._keep(index, lam, omega)
         name = f"{a}-{b}"
         return loss, {

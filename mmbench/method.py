@@ -235,6 +235,8 @@ class Method(nn.Module):
         deviations: differences from the released code; they make up ``--fidelity released``.
         authors: the authors' own recipe for ``--preset authors``: keys ``trainer.lr`` or a
             config field, with the value, or ``UNKNOWN`` where their sources do not say.
+        compiles: names of its functions of tensors (losses, mixtures) that ``--compile`` makes one
+            kernel of many, as it does with the encoders; they may not call ``self.fit``.
 
     Args:
         task: what is predicted from what.
@@ -249,6 +251,7 @@ class Method(nn.Module):
     reference: ClassVar[str] = ""
     deviations: ClassVar[tuple[Deviation, ...]] = ()
     authors: ClassVar[Mapping[str, object]] = {}
+    compiles: ClassVar[tuple[str, ...]] = ()
 
     # Any: each subclass narrows it to its own Config
     config: Any

@@ -43,6 +43,10 @@ def steps(cls: type[Method], count: int, folder: Path) -> None:
     """One step changes parameters and returns scalar tensors, its loss among them."""
     trainer = toy_trainer(cls, count, folder, stop=lambda: True)
     method = trainer.method
+    for name in method.compiles:
+        require(
+            callable(getattr(method, name, None)), f"compiles names {name!r}, which is no method"
+        )
     before, take = state(method), method.step
 
     def step(batch: Batch) -> dict[str, Tensor]:

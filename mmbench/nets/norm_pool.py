@@ -56,7 +56,7 @@ def _forward(
     programs = min(PROGRAMS, triton.cdiv(count, ROWS))
     sums = y.new_empty(programs, 2, c, dtype=torch.float32)
     with torch.cuda.device_of(y):
-        kernels.moments[(programs,)](y, sums, count, c, ROWS, num_warps=8)
+        kernels.norm_pool_moments[(programs,)](y, sums, count, c, ROWS, num_warps=8)
     first, second = sums.sum(0, dtype=torch.float64) / count
     mean = (first + y[0, 0, 0]).float()
     variance = (second - first.square()).clamp_(min=0).float()
@@ -64,7 +64,7 @@ def _forward(
     pooled, codes, picked = _windows(y)
     rows, columns = pooled.shape[1:3]
     with torch.cuda.device_of(y):
-        kernels.pool[(n * rows, triton.cdiv(columns, BLOCK))](
+        kernels.norm_pool_forward[(n * rows, triton.cdiv(columns, BLOCK))](
             y, scale, bias - mean * scale, pooled, codes, picked, h, w, rows, columns, c, BLOCK
         )
     return pooled, codes, picked, mean, variance
@@ -104,7 +104,7 @@ def _backward(
     sums = y.new_empty(programs, 2, c, dtype=torch.float32)
     deviation = torch.rsqrt(variance + eps)
     with torch.cuda.device_of(y):
-        kernels.gradient_sums[(programs,)](
+        kernels.norm_pool_sums[(programs,)](
             gradient, codes, picked, mean, deviation, sums, pooled, c, ROWS, num_warps=8
         )
     of_bias, of_weight = sums.sum(0)
@@ -113,7 +113,7 @@ def _backward(
     offset = -scale * of_bias / count - slope * mean
     result = torch.empty_like(y)
     with torch.cuda.device_of(y):
-        kernels.spread[(n * rows, triton.cdiv(columns, BLOCK))](
+        kernels.norm_pool_backward[(n * rows, triton.cdiv(columns, BLOCK))](
             gradient, codes, y, scale, slope, offset, result, h, w, rows, columns, c, BLOCK
         )
     return result, of_weight.clone(), of_bias.clone()

@@ -11,7 +11,7 @@ DEAD = tl.constexpr(9)  # the code of a window without a positive value; 0 to 8 
 
 
 @triton.jit
-def moments(y, sums, count, C: tl.constexpr, ROWS: tl.constexpr):
+def norm_pool_moments(y, sums, count, C: tl.constexpr, ROWS: tl.constexpr):
     """Sum the values and their squares per channel, less the first position's, which is near."""
     c = tl.arange(0, C)[None, :]
     near = tl.load(y + c).to(tl.float32)
@@ -32,7 +32,9 @@ def moments(y, sums, count, C: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def pool(y, scale, shift, pooled, codes, picked, H, W, R, S, C: tl.constexpr, BLOCK: tl.constexpr):
+def norm_pool_forward(
+    y, scale, shift, pooled, codes, picked, H, W, R, S, C: tl.constexpr, BLOCK: tl.constexpr
+):
     """Find the maximum of each window of one row of them, where it is, and what it came from."""
     row = tl.program_id(0)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[:, None]
@@ -59,7 +61,7 @@ def pool(y, scale, shift, pooled, codes, picked, H, W, R, S, C: tl.constexpr, BL
 
 
 @triton.jit
-def gradient_sums(
+def norm_pool_sums(
     gradient, codes, picked, mean, deviation, sums, count, C: tl.constexpr, ROWS: tl.constexpr
 ):
     """Sum what comes down per channel, and its product with the normalised values."""
@@ -100,7 +102,7 @@ def _put(dv, y, a, slope, offset, result, at, inside):
 
 
 @triton.jit
-def spread(
+def norm_pool_backward(
     gradient, codes, y, scale, slope, offset, result, H, W, R, S,
     C: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip

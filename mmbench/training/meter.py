@@ -38,9 +38,14 @@ class Meter:
         """Add one value of each name."""
         if self.names != tuple(values):
             self._take_up(tuple(values))
-        here = [v.detach().reshape(()).to(self.device, non_blocking=True) for v in values.values()]
+        here = [self._here(value.detach().reshape(())) for value in values.values()]
         self.row = self.row + torch.stack(here).to(self.dtype)
         self.counts.update(self.names)
+
+    def _here(self, value: Tensor) -> Tensor:
+        if value.device.type == self.device.type:
+            return value
+        return value.to(self.device, non_blocking=True)
 
     def _take_up(self, names: tuple[str, ...]) -> None:
         """Go on with the sums of ``names`` in one row, since each step of a kind logs the same."""

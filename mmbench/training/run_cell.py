@@ -105,7 +105,7 @@ def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
 
 
 def arrange(method: Method, device: torch.device, run: RunSettings) -> None:
-    """Lay out and compile the encoders as ``run`` asks; the results differ by rounding only."""
+    """Lay out and compile a method as ``run`` asks; the results differ by rounding only."""
     if memory_format(device, run.memory_format) == "channels_last":
         for each in (*method.parameters(), *method.buffers()):
             if layout := CHANNELS_LAST.get(each.ndim):
@@ -120,6 +120,8 @@ def arrange(method: Method, device: torch.device, run: RunSettings) -> None:
         torch._functorch.config.donated_buffer = False
         for encoder in method.encoders.values():
             encoder.compile(dynamic=False)
+        for name in method.compiles:
+            vars(method)[name] = torch.compile(getattr(method, name), dynamic=False)
 
 
 @dataclass(frozen=True)

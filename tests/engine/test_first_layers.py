@@ -161,10 +161,10 @@ from triton.compiler import ASTSource
 from mmbench.nets import norm_pool, norm_pool_kernels as kernels
 
 TYPES = {
-    kernels.moments: "*bf16 *fp32 i32",
-    kernels.pool: "*bf16 *fp32 *fp32 *bf16 *i8 *bf16 i32 i32 i32 i32",
-    kernels.gradient_sums: "*bf16 *i8 *bf16 *fp32 *fp32 *fp32 i32",
-    kernels.spread: "*bf16 *i8 *bf16 *fp32 *fp32 *fp32 *bf16 i32 i32 i32 i32",
+    kernels.norm_pool_moments: "*bf16 *fp32 i32",
+    kernels.norm_pool_forward: "*bf16 *fp32 *fp32 *bf16 *i8 *bf16 i32 i32 i32 i32",
+    kernels.norm_pool_sums: "*bf16 *i8 *bf16 *fp32 *fp32 *fp32 i32",
+    kernels.norm_pool_backward: "*bf16 *i8 *bf16 *fp32 *fp32 *fp32 *bf16 i32 i32 i32 i32",
 }
 SIZES = {"C": 64, "ROWS": norm_pool.ROWS, "BLOCK": norm_pool.BLOCK}
 for capability in (80, 90):

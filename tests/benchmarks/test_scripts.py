@@ -1,0 +1,76 @@
+"""The scripts that measure run from the command line and print their tables; the sizes are tiny."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+TINY = ["--audio", "1,33,33", "--visual", "3,1,33,33"]
+# script -> its place in a page, the heading of its table, options
+SCRIPTS = {
+    "step_time.py": (
+        "step-time-cpu-2", "method | relative time | quartiles | arithmetic | target",
+        ["--methods", "concat,iprm", "--rounds", "2", "--batch", "2", *TINY],
+    ),
+    "epoch_time.py": (
+        "epoch-cpu", "method | s/epoch | range | samples/s | floor over time | ratio",
+        ["--samples", "8", "--batch", "4", "--epochs", "1", *TINY],
+    ),
+    "options.py": (
+        "options-cpu", "variant | relative time | range | parity",
+        ["--rounds", "1", "--batch", "2", "--no-compile", *TINY],
+    ),
+    "step_profile.py": (
+        "profile-cpu", "kind | eager (ms) | eager kernels",
+        ["--batch", "2", "--steps", "1", "--no-compile", *TINY],
+    ),
+    "memory.py": (
+        "memory-cpu", "method | batch 2 (MiB)",
+        ["--methods", "concat,agm", "--batch", "2", *TINY],
+    ),
+    "side_by_side.py": (
+        "side-by-side-cpu", "workers | cells/min | against one | range",
+        ["--workers", "1,2", "--dataset", "mfeat3", "--cells", "2", "--epochs", "1",
+         "--rounds", "1"],
+    ),
+    "study_hours.py": (
+        "study-hours", "dataset | encoders | train | Gflop/sample | Pflop/epoch | s/epoch | hours",
+        ["--tflops", "800"],
+    ),
+}  # fmt: skip
+
+
+def run(script, *options):
+    device = [] if script == "study_hours.py" else ["--device", "cpu"]
+    command = [sys.executable, "-P", str(BENCHMARKS / script), *device, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_prints_its_table_and_puts_it_into_a_page(script, tmp_path):
+    place, heading, options = SCRIPTS[script]
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n<!-- {place} -->\n<!-- /{place} -->\nafter\n")
+    printed = run(script, *options, "--into", str(page))
+    table = printed[printed.index("|") :].splitlines()
+    assert table[0] == f"| {heading} |"
+    assert len(table) > 2
+    assert len({line.count("|") for line in table}) == 1
+    assert printed in page.read_text()
+
+
+@pytest.mark.slow
+def test_the_ratios_of_steps_are_printed_as_json():
+    printed = run(
+        "step_time.py", "--methods", "concat,iprm", "--rounds", "2", "--batch", "2", "--json", *TINY
+    )
+    ratios = json.loads(printed)
+    assert list(ratios) == ["concat", "iprm"]
+    assert ratios["concat"] == 1.0
+    assert ratios["iprm"] > 0
