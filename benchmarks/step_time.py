@@ -176,7 +176,8 @@ def markdown(
         f"Batch {about['batch']}, audio {about['audio']}, visual {about['visual']}, ResNet-18 "
         f"encoders, {about['precision']}, default options{about['compiled']}:\n"
         f"time of a training step relative to `{BASELINE}`, median and quartiles over "
-        f"{about['rounds']} rounds, interleaved\nin one process; steps in a turn: {about['steps']}. {about['conditions']}.\n{step}\n\n"
+        f"{about['rounds']} rounds, interleaved\n"
+        f"in one process; steps in a turn: {about['steps']}. {about['conditions']}.\n{step}\n\n"
     ) + table(
         {"method": "l", "relative time": "r", "quartiles": "c", "arithmetic": "r", "target": "r"},
         shown,

@@ -23,12 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmbench.cli.output import pairs
-from mmbench.dataset import Task
 from mmbench.errors import MMBenchError, UserError, nearest
-from mmbench.nets.encoders import build_encoders, encoder_names
+from mmbench.nets.encoders import encoder_names
 from mmbench.registry import DATASETS, METHODS
 from mmbench.settings import TrainerSettings, parse_value, validate
 from mmbench.testing.speed import (
@@ -36,27 +34,13 @@ from mmbench.testing.speed import (
     make_trainer,
     operations,
     random_loader,
+    sample_flops,
     show,
     table,
 )
 
 PFLOP, DAY = 1e15, 24
 PHASES = 4  # of a method that goes through the modalities in turn, two for each
-
-
-def sample_flops(task: Task, encoders: dict[str, str]) -> float:
-    """Return the operations of a training step of ``concat`` per sample."""
-    batch = 2
-    cls = METHODS.load("concat")
-    with torch.device("meta"):
-        method = cls(task, build_encoders(task.modalities, encoders), cls.Config())
-        inputs = {
-            m.name: torch.zeros(batch, *m.shape, dtype=torch.int64 if m.kind == "text" else None)
-            for m in task.modalities
-        }
-        with FlopCounterMode(display=False) as counter:
-            method.predict(inputs)["fused"].sum().backward()
-    return float(counter.get_total_flops()) / batch
 
 
 def counted() -> dict[str, float]:

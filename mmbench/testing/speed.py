@@ -96,6 +96,21 @@ def operations(trainer: Trainer, batches: Iterable[Batch]) -> int:
     return total
 
 
+def sample_flops(task: Task, encoders: Mapping[str, str]) -> float:
+    """Return the operations of a training step of ``concat`` per sample, as if on the CPU."""
+    batch = 2
+    cls = METHODS.load("concat")
+    with torch.device("meta"):
+        method = cls(task, build_encoders(task.modalities, encoders), cls.Config())
+        inputs = {
+            m.name: torch.zeros(batch, *m.shape, dtype=torch.int64 if m.kind == "text" else None)
+            for m in task.modalities
+        }
+        with FlopCounterMode(display=False) as counter:
+            method.predict(inputs)["fused"].sum().backward()
+    return float(counter.get_total_flops()) / batch
+
+
 def table(columns: Mapping[str, str], rows: Sequence[tuple[str, ...]]) -> str:
     """Return a Markdown table.
 
