@@ -12,6 +12,7 @@ Triton launches on the current device, so each launch names the tensors' own.
 import torch
 import triton
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm, max_pool2d
 
 from mmbench.nets import norm_pool_kernels as kernels
 
@@ -134,14 +135,27 @@ def _(
 
 
 def _keep(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # torch's own signature
-    y, weight, _, ctx.eps = inputs
+    y, weight, bias, ctx.eps = inputs
     _, codes, picked, mean, variance = output
-    ctx.save_for_backward(y, codes, picked, weight, mean, variance)
+    ctx.save_for_backward(y, weight, bias, codes, picked, mean, variance)
     ctx.mark_non_differentiable(codes, picked, mean, variance)
 
 
 def _differentiate(ctx, gradient, *_):  # type: ignore[no-untyped-def]  # torch's own signature
-    return (*_backward(gradient, *ctx.saved_tensors, ctx.eps), None)
+    y, weight, bias, codes, picked, mean, variance = ctx.saved_tensors
+    if (
+        torch.is_grad_enabled()
+    ):  # the gradients' own gradients are wanted, which torch's modules have
+        modules = _by_modules(y, weight, bias, ctx.eps)
+        sources = [t for t in (y, weight, bias) if t.requires_grad]
+        found = iter(torch.autograd.grad(modules, sources, gradient, create_graph=True))
+        return (*(next(found) if t.requires_grad else None for t in (y, weight, bias)), None)
+    return (*_backward(gradient, y, codes, picked, weight, mean, variance, ctx.eps), None)
+
+
+def _by_modules(y: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    x = batch_norm(y.permute(0, 3, 1, 2), None, None, weight, bias, training=True, eps=eps)
+    return max_pool2d(x.relu(), 3, stride=2, padding=1).permute(0, 2, 3, 1)
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)

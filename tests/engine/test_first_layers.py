@@ -60,6 +60,23 @@ def test_norm_relu_and_pool_at_once_are_the_three(n, c, h, w, seed):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
+def test_gradients_have_gradients():
+    x, norm = sample(2, 4, 9, 12)
+    found = []
+    for fused in (True, False):
+        mine, leaf = copy.deepcopy(norm), x.clone().requires_grad_()
+        if fused:
+            out = norm_pool.norm_relu_pool(leaf, mine)
+        else:
+            out = max_pool2d(mine(leaf).relu(), 3, stride=2, padding=1)
+        sources = [leaf, mine.weight, mine.bias]
+        first = torch.autograd.grad(out.square().sum(), sources, create_graph=True)
+        product = sum((g * g.detach()).sum() for g in first)
+        found.append([*first, *torch.autograd.grad(product, sources)])
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
+
+
 def test_the_result_is_in_channels_last():
     x, norm = sample(2, 8, 9, 12)
     out = norm_pool.norm_relu_pool(x, norm)

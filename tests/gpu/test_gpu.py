@@ -29,12 +29,15 @@ def trained(tmp_path_factory):
         shared={"trainer.epochs": 3},
     )  # fmt: skip
 
-    def train(method, shared=None, device="cuda", **run):
-        wanted = replace(request, methods=[method], shared=request.shared | (shared or {}))
+    def train(method, shared=None, device="cuda", dataset="mfeat3", settings=None, **run):
+        wanted = replace(
+            request, methods=[method], datasets=[dataset],
+            shared=request.shared | (shared or {}), settings=settings or {},
+        )  # fmt: skip
         cell, *_ = expand(wanted, cache)
-        settings = RunSettings(device=device, threads=2, **run)
         folder = tmp_path_factory.mktemp("results")
-        record = run_cell(cell, results=folder, cache=cache, run=settings)
+        how = RunSettings(device=device, threads=2, **run)
+        record = run_cell(cell, results=folder, cache=cache, run=how)
         assert record.status == "done", record.failure
         return record
 
@@ -65,6 +68,21 @@ def test_compiled_encoders_train_alike(method, trained):
     compiled = trained(method, compile=True)
     assert compiled.environment.compiled
     assert losses(compiled) == pytest.approx(losses(trained(method)), rel=2e-3)
+
+
+@pytest.mark.parametrize("method", ["concat", "iprm", "agm", "mmpareto"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_resnets_train_as_on_a_cpu(method, compiled, trained):
+    resnets = {"encoder.image": "resnet18", "encoder.audio": "resnet18", "trainer.epochs": 1}
+    there = trained(method, resnets, dataset="avdigits", compile=compiled)
+    here = trained(method, resnets, dataset="avdigits", device="cpu")
+    assert losses(there) == pytest.approx(losses(here), rel=0.05)
+
+
+def test_a_weight_learned_from_second_derivatives_trains_through_resnets(trained):
+    resnets = {"encoder.image": "resnet18", "encoder.audio": "resnet18", "trainer.epochs": 1}
+    learned = {"lfm.weight": "learned_official"}
+    assert losses(trained("lfm", resnets, dataset="avdigits", settings=learned))
 
 
 def test_data_that_stays_in_memory_trains_alike(trained):
