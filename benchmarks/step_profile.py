@@ -5,7 +5,8 @@
 
 CREMA-D's shapes, ResNet-18 encoders and batch 64 unless given, bf16 on a GPU; as written and with
 ``--compile``. torch's profiler adds up what every kernel takes (on the CPU: every operator),
-without the gaps between them; the step as a whole, timed without the profiler, is beside it.
+without the gaps between them; the step as a whole, timed without the profiler, is beside it, and
+on a GPU how long the processor takes to launch one, below which no step can get.
 """
 
 import argparse
@@ -74,6 +75,15 @@ def take(trainer: Trainer, batches: Sequence[Batch]) -> float:
     return time.perf_counter() - begun
 
 
+def launching(trainer: Trainer, batch: Batch) -> float:
+    """Return the seconds in which the processor launches a step: it cannot get shorter."""
+    synchronize(trainer.device)
+    begun = time.perf_counter()
+    with trainer.autocast():
+        trainer.method.step(batch)
+    return time.perf_counter() - begun
+
+
 def by_kind(trainer: Trainer, batches: Sequence[Batch]) -> dict[str, tuple[float, int]]:
     """Return kind -> seconds and kernels of a step."""
     on_gpu = trainer.device.type == "cuda"
@@ -111,14 +121,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     batches = list(loader.everything())
     settings = TrainerSettings(precision=precision, batch_size=options.batch)
     columns: dict[str, dict[str, tuple[float, int]]] = {}
-    whole: dict[str, float] = {}
+    whole: dict[str, tuple[float, float]] = {}
     for name in ["eager", "compiled"][: 1 + options.compile]:
         run = RunSettings(compile=name == "compiled")
         with tempfile.TemporaryDirectory() as folder:
             trainer = make_trainer(options.method, task, loader, settings, Path(folder), run)
             take(trainer, batches)
             times = [take(trainer, batches) / options.steps for _ in range(ROUNDS)]
-            whole[name], columns[name] = statistics.median(times), by_kind(trainer, batches)
+            launches = [launching(trainer, batches[0]) for _ in range(ROUNDS)]
+            whole[name] = statistics.median(times), statistics.median(launches)
+            columns[name] = by_kind(trainer, batches)
     order = sorted(
         {k for c in columns.values() for k in c}, key=lambda k: -columns["eager"].get(k, (0, 0))[0]
     )
@@ -131,7 +143,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     rows.append(("together", *(part for each in sums for part in _shown(*each))))
     shapes = " and ".join(" x ".join(map(str, s)) for s in (options.audio, options.visual))
-    taken = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in whole.items())
+    taken = ", ".join(
+        f"{name} {1000 * seconds:.1f} ms"
+        + (f" (launched in {1000 * host:.1f})" if device.type == "cuda" else "")
+        for name, (seconds, host) in whole.items()
+    )
     heads = {f"{name} {what}": "r" for name in columns for what in ("(ms)", "kernels")}
     text = (
         f"A step of `{options.method}` on ResNet-18 encoders, {shapes}, batch {options.batch}, "
