@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,9 @@ from mmbench.launch import lease as leases
 from mmbench.launch.lease import Owner
 from mmbench.settings import RunSettings
 from mmbench.store import read_record
-from mmbench.testing.slurm import faketime
+from mmbench.testing.slurm import Unavailable, faketime, install
 
 LONG = 100  # epochs: time enough to interfere
-FAKETIME = faketime()
 
 
 def children(pid: int) -> list[int]:
@@ -183,12 +183,16 @@ def test_a_cancelled_sweep_stops_with_checkpoints_and_nothing_goes_on(make):
     assert not names(sweep, "record.json")
 
 
-@pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime (Debian: faketime)")
 def test_machines_whose_clocks_differ_leave_each_others_cells_alone(make, tmp_path):
+    with suppress(Unavailable):
+        install()
+    library = faketime()
+    if library is None:
+        pytest.skip("libfaketime is not installed, and could not be")
     sweep = make(seeds=3, epochs=LONG)
     # Times of files stay real, as the file server's are.
     real = {"NO_FAKE_STAT": "1", "FAKE_UTIME": "1", "DONT_FAKE_MONOTONIC": "1"}
-    skewed = {**os.environ, **real, "LD_PRELOAD": str(FAKETIME)}
+    skewed = {**os.environ, **real, "LD_PRELOAD": str(library)}
     ahead = sweep.start(env={**skewed, "FAKETIME": "+2h"})
     behind = sweep.start(env={**skewed, "FAKETIME": "-2h"})
     right = sweep.start()
