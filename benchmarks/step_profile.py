@@ -22,7 +22,6 @@ from typing import Literal
 from torch.profiler import ProfilerActivity, profile
 
 from mmbench.errors import MMBenchError
-from mmbench.method import Batch
 from mmbench.settings import RunSettings, TrainerSettings
 from mmbench.testing.speed import (
     CREMAD,
@@ -44,12 +43,12 @@ KINDS = {
     "layout changed": ("nchwToNhwc", "nhwcToNchw"),
     "fused by the compiler": ("triton_",),
     "first norm, ReLU and pool": ("norm_pool_",),
-    "convolutions": ("conv", "xmma", "cutlass", "implicit"),
+    "convolutions": ("conv", "Conv", "fprop", "dgrad", "wgrad", "implicit"),
     "batch norm": ("batch_norm", "bn_"),
     "pooling": ("pool",),
     "optimiser": ("multi_tensor", "fused_sgd", "FusedSgd"),
     "matrix products": ("gemm", "addmm", "::mm", "nvjet"),
-    "copies and fills": ("copy", "Memcpy", "Memset", "fill", "zero_"),
+    "copies and fills": ("copy", "Memcpy", "Memset", "fill", "Fill", "zero_"),
     "element by element": ("elementwise", "reduce", "aten::"),
 }
 
@@ -59,24 +58,22 @@ def kind(name: str) -> str:
     return next((k for k, signs in KINDS.items() if any(s in name for s in signs)), "the rest")
 
 
-def take(trainer: Trainer, batches: Sequence[Batch]) -> float:
-    """Take a step of each batch, as an epoch would; return the seconds of all."""
+def take(trainer: Trainer) -> float:
+    """Train an epoch's steps; return their seconds."""
     trainer.epoch, trainer.step_in_epoch = LATE, 0
+    trainer.meter.reset()
     with trainer.autocast():
         trainer.method.on_epoch_start()
     synchronize(trainer.device)
     begun = time.perf_counter()
-    for batch in batches:
-        with trainer.autocast():
-            logged = trainer.method.step(batch)
-        trainer.meter.add(logged)
-        trainer.step_in_epoch += 1
+    trainer.train_steps()
     synchronize(trainer.device)
     return time.perf_counter() - begun
 
 
-def launching(trainer: Trainer, batch: Batch) -> float:
+def launching(trainer: Trainer) -> float:
     """Return the seconds in which the processor launches a step: it cannot get shorter."""
+    batch = next(iter(trainer.loaders["train"].everything()))
     synchronize(trainer.device)
     begun = time.perf_counter()
     with trainer.autocast():
@@ -84,20 +81,21 @@ def launching(trainer: Trainer, batch: Batch) -> float:
     return time.perf_counter() - begun
 
 
-def by_kind(trainer: Trainer, batches: Sequence[Batch]) -> dict[str, tuple[float, int]]:
+def by_kind(trainer: Trainer) -> dict[str, tuple[float, int]]:
     """Return kind -> seconds and kernels of a step."""
     on_gpu = trainer.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
     with profile(activities=activities) as seen:
-        take(trainer, batches)
+        take(trainer)
     found: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     for event in seen.key_averages():
-        if (event.device_type.name == "CUDA") != on_gpu or event.key.startswith("## Call"):
+        if (event.device_type.name == "CUDA") != on_gpu or event.is_user_annotation:
             continue
         micro = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         seconds, count = found[kind(event.key)]
         found[kind(event.key)] = (seconds + micro / 1e6, count + event.count)
-    return {k: (s / len(batches), n // len(batches)) for k, (s, n) in found.items()}
+    steps = trainer.step_in_epoch
+    return {k: (s / steps, n // steps) for k, (s, n) in found.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -118,7 +116,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     precision = options.precision or precision
     task = audiovisual(options.audio, options.visual, CLASSES)
     loader = random_loader(task, options.steps * options.batch, options.batch, device, "float16")
-    batches = list(loader.everything())
     settings = TrainerSettings(precision=precision, batch_size=options.batch)
     columns: dict[str, dict[str, tuple[float, int]]] = {}
     whole: dict[str, tuple[float, float]] = {}
@@ -126,11 +123,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         run = RunSettings(compile=name == "compiled")
         with tempfile.TemporaryDirectory() as folder:
             trainer = make_trainer(options.method, task, loader, settings, Path(folder), run)
-            take(trainer, batches)
-            times = [take(trainer, batches) / options.steps for _ in range(ROUNDS)]
-            launches = [launching(trainer, batches[0]) for _ in range(ROUNDS)]
+            take(trainer)
+            times = [take(trainer) / options.steps for _ in range(ROUNDS)]
+            launches = [launching(trainer) for _ in range(ROUNDS)]
             whole[name] = statistics.median(times), statistics.median(launches)
-            columns[name] = by_kind(trainer, batches)
+            columns[name] = by_kind(trainer)
     order = sorted(
         {k for c in columns.values() for k in c}, key=lambda k: -columns["eager"].get(k, (0, 0))[0]
     )

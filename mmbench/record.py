@@ -29,6 +29,7 @@ class Environment(Part):
     Attributes:
         memory_format: layout of the encoders' weights and feature maps.
         compiled: whether the encoders were compiled.
+        kernels: whether mmbench's own kernels could run on the device.
         ranks: processes that trained the cell together, each on a device of that name.
     """
 
@@ -43,6 +44,7 @@ class Environment(Part):
     threads: int
     memory_format: str = "contiguous"
     compiled: bool = False
+    kernels: bool = False
     ranks: int = 1
 
     @property

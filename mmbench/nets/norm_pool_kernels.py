@@ -11,10 +11,10 @@ DEAD = tl.constexpr(9)  # the code of a window without a positive value; 0 to 8 
 
 
 @triton.jit
-def norm_pool_moments(y, sums, count, C: tl.constexpr, ROWS: tl.constexpr):
-    """Sum the values and their squares per channel, less the first position's, which is near."""
+def norm_pool_moments(y, near, sums, count, C: tl.constexpr, ROWS: tl.constexpr):
+    """Sum per channel what the values differ by from one near their mean, and the squares."""
     c = tl.arange(0, C)[None, :]
-    near = tl.load(y + c).to(tl.float32)
+    centre = tl.load(near + c)
     first = tl.zeros([ROWS, C], tl.float32)
     second = tl.zeros([ROWS, C], tl.float32)
     start = tl.program_id(0) * ROWS
@@ -23,7 +23,7 @@ def norm_pool_moments(y, sums, count, C: tl.constexpr, ROWS: tl.constexpr):
         start += tl.num_programs(0) * ROWS
         here = row < count
         x = tl.load(y + row.to(tl.int64) * C + c, here, 0).to(tl.float32)
-        x = tl.where(here, x - near, 0.0)
+        x = tl.where(here, x - centre, 0.0)
         first += x
         second += x * x
     into = sums + tl.program_id(0) * 2 * C + tl.arange(0, C)
@@ -127,7 +127,7 @@ def norm_pool_backward(
     _put(dv, y, a, m, b, result, to, j < W)
     dv = tl.where(k00 == 5, g00, 0.0) + tl.where(k01 == 3, g01, 0.0)
     _put(dv, y, a, m, b, result, to + C, j + 1 < W)
-    to += W.to(tl.int64) * C
+    to = ((row // R * H + i + 1).to(tl.int64) * W + j) * C + c  # W may be a constant 1
     dv = tl.where(k00 == 7, g00, 0.0) + tl.where(k10 == 1, g10, 0.0)
     _put(dv, y, a, m, b, result, to, (j < W) & (i + 1 < H))
     dv = tl.where(k00 == 8, g00, 0.0) + tl.where(k01 == 6, g01, 0.0)

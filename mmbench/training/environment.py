@@ -60,6 +60,7 @@ def environment(device: torch.device, run: RunSettings | None = None) -> Environ
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "missing"
+    layout = memory_format(device, run.memory_format)
     return Environment(
         mmbench=mmbench.__version__,
         python=platform.python_version(),
@@ -70,10 +71,19 @@ def environment(device: torch.device, run: RunSettings | None = None) -> Environ
         device=device.type,
         device_name=describe(device),
         threads=torch.get_num_threads(),
-        memory_format=memory_format(device, run.memory_format),
+        memory_format=layout,
         compiled=run.compile,
+        kernels=_kernels(device, layout),
         ranks=run.gpus_per_cell,
     )
+
+
+def _kernels(device: torch.device, layout: str) -> bool:
+    if device.type != "cuda" or layout != "channels_last":
+        return False
+    from mmbench.nets.resnet import kernels_work  # torchvision, which only a GPU's record needs
+
+    return kernels_work(device)
 
 
 def conditions(device: torch.device) -> str:

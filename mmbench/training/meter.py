@@ -10,6 +10,7 @@ from torch import Tensor
 from mmbench.training.device import finest
 
 LOOK = 256  # steps whose losses are looked at together: on a GPU each look is ten small kernels
+MUCH = 1024  # bytes
 
 
 class Meter:
@@ -36,6 +37,8 @@ class Meter:
 
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Add one value of each name."""
+        if not values:
+            return
         if self.names != tuple(values):
             self._take_up(tuple(values))
         here = [self._here(value.detach().reshape(())) for value in values.values()]
@@ -43,6 +46,9 @@ class Meter:
         self.counts.update(self.names)
 
     def _here(self, value: Tensor) -> Tensor:
+        """Return ``value`` on the device, in single precision or in that of the sums."""
+        if value.dtype != torch.float32:  # which can be raised together with the others
+            value = value.to(self.dtype)
         if value.device.type == self.device.type:
             return value
         return value.to(self.device, non_blocking=True)
@@ -62,7 +68,9 @@ class Meter:
         """Remember ``step``, the one after the last, if ``loss`` is the first not finite."""
         if not self.losses:
             self.since = step
-        self.losses.append(loss.detach())
+        loss = loss.detach().reshape(())
+        # a view would keep what it is a view of
+        self.losses.append(loss if loss.untyped_storage().nbytes() < MUCH else loss.clone())
         if len(self.losses) == LOOK:
             self._look()
 
@@ -84,9 +92,10 @@ class Meter:
         self._put_back()
         if not self.sums:
             return {}
-        totals = torch.stack(list(self.sums.values())).tolist()
+        totals = torch.stack([self.sums[name] for name in self.counts]).tolist()
         return {
-            name: total / self.counts[name] for name, total in zip(self.sums, totals, strict=True)
+            name: total / count
+            for (name, count), total in zip(self.counts.items(), totals, strict=True)
         }
 
     def state(self) -> dict[str, Any]:
@@ -98,6 +107,6 @@ class Meter:
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state`` returned."""
         self.reset()
-        self.sums = {k: v.to(self.device) for k, v in state["sums"].items()}
+        self.sums = {k: v.to(self.device).reshape(()) for k, v in state["sums"].items()}
         self.counts.update(state["counts"])
         self.bad = state["bad"].to(self.device)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from mmbench.errors import Busy, MMBenchError, NonFiniteLoss, Refused, StopReque
 from mmbench.method import Method
 from mmbench.metrics import absent_classes
 from mmbench.nets.encoders import build_encoders, initialise
+from mmbench.nets.resnet import Residual
 from mmbench.ranks.group import ALONE, Ranks
 from mmbench.record import Data, Failure, Metrics, Parameters, Record, Selection, Timing, now
 from mmbench.registry import DATASETS, METHODS
@@ -95,10 +97,10 @@ def claimed(folder: Path) -> Iterator[None]:
 def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
     """Return ``x`` so that a convolution with it gives ``layout``.
 
-    What has one channel is both contiguous and channels_last, and would be taken for the first.
+    What has one channel is both contiguous and channels_last, and a GPU takes it for the first.
     """
     x = x.contiguous(memory_format=layout)
-    if x.shape[1] > 1:
+    if x.shape[1] > 1 or not x.is_cuda:
         return x
     strides = (x.stride(0), 1, *x.stride()[2:])
     return x.as_strided(x.shape, strides)
@@ -110,6 +112,9 @@ def arrange(method: Method, device: torch.device, run: RunSettings) -> None:
         for each in (*method.parameters(), *method.buffers()):
             if layout := CHANNELS_LAST.get(each.ndim):
                 each.data = _laid_out(each.data, layout)
+        for module in method.modules():
+            if device.type == "cuda" and isinstance(module, Residual):
+                module.quicken(device)
     if run.compile:
         # One function serves every modality, batch size and mode; past torch's own limit of 8 kinds
         # it would go on uncompiled and say nothing. Each is compiled for its own sizes: with free
@@ -121,7 +126,8 @@ def arrange(method: Method, device: torch.device, run: RunSettings) -> None:
         for encoder in method.encoders.values():
             encoder.compile(dynamic=False)
         for name in method.compiles:
-            vars(method)[name] = torch.compile(getattr(method, name), dynamic=False)
+            compiled = torch.compile(getattr(type(method), name), dynamic=False)
+            vars(method)[name] = MethodType(compiled, method)
 
 
 @dataclass(frozen=True)

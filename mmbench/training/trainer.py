@@ -342,10 +342,12 @@ class Trainer:
         self.optimizers.zero_grad()
 
     def _measure_norms(self) -> None:
+        found = {}
         for name, encoder in self.method.encoders.items():
             grads = [p.grad for p in encoder.parameters() if p.grad is not None]
             if grads:
-                self.norms.add({name: torch.nn.utils.get_total_norm(grads)})
+                found[name] = torch.nn.utils.get_total_norm(grads)
+        self.norms.add(found)
 
     def new_optimizer(
         self,

@@ -48,6 +48,42 @@ def test_numbers_of_different_precision_and_shape_are_summed_alike():
     assert meter.means() == {"a": 0.5, "b": 0.25, "c": 2.0}
 
 
+@pytest.mark.parametrize(
+    ("number", "beside"),
+    [
+        (torch.tensor(2**24 + 1), torch.float32),
+        (torch.tensor(257), torch.bfloat16),
+        (torch.tensor(70000), torch.float16),
+        (torch.tensor(True), torch.float32),
+    ],
+)
+def test_a_number_keeps_its_digits_beside_one_of_another_kind(number, beside):
+    meter = Meter(CPU)
+    meter.add({"number": number, "beside": torch.tensor(0.5, dtype=beside)})
+    assert meter.means() == {"number": float(number), "beside": 0.5}
+
+
+def test_nothing_to_add_is_nothing():
+    meter = Meter(CPU)
+    meter.add({})
+    assert meter.means() == {}
+
+
+def test_names_stand_in_the_order_in_which_they_first_came():
+    meter, one = Meter(CPU), torch.tensor(1.0)
+    for names in ("ba", "cb", "ac"):
+        meter.add(dict.fromkeys(names, one))
+    assert list(meter.means()) == ["b", "a", "c"]
+
+
+def test_a_loss_may_be_a_part_of_something_large_which_is_let_go():
+    meter, large = Meter(CPU), torch.zeros(10**6)
+    meter.watch(large[3], 0)
+    meter.watch(torch.tensor([math.nan]), 1)
+    assert meter.losses[0].untyped_storage().nbytes() < 100
+    assert meter.first_bad() == 1
+
+
 @pytest.mark.parametrize("bad", [0, 3, LOOK - 1, LOOK, 2 * LOOK + 5])
 @pytest.mark.parametrize("start", [0, 7])
 def test_the_first_loss_that_is_not_finite_is_found_among_any_number(bad, start):
