@@ -16,8 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -35,41 +34,14 @@ from mmbench.testing.speed import (
     sample_flops,
     show,
     sizes,
+    steps_seconds,
     table,
 )
 from mmbench.training.device import choose, peak_memory, reset_peak, synchronize
 from mmbench.training.environment import conditions
-from mmbench.training.trainer import Trainer
 
 CLASSES = 6
 AUDIO, VISUAL, BATCH = CREMAD
-
-
-@contextmanager
-def no_waiting(device: torch.device) -> Iterator[None]:
-    """Make an operation that waits for a GPU an error."""
-    if device.type != "cuda":
-        yield
-        return
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-def epoch(trainer: Trainer, number: int, *, may_wait: bool = True) -> float:
-    """Train one epoch without what comes before and after its steps; return their seconds."""
-    trainer.epoch, trainer.step_in_epoch = LATE + number, 0
-    trainer.meter.reset()
-    with trainer.autocast():
-        trainer.method.on_epoch_start()
-    synchronize(trainer.device)
-    begun = time.perf_counter()
-    with nullcontext() if may_wait else no_waiting(trainer.device):
-        trainer.train_steps()
-    synchronize(trainer.device)
-    return time.perf_counter() - begun
 
 
 def peak_flops(device: torch.device, precision: str) -> float:
@@ -112,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     loader = random_loader(task, options.samples, options.batch, device, "float16")
     settings = TrainerSettings(precision=precision, batch_size=options.batch)
     peak = peak_flops(device, precision)
-    operations = options.samples * sample_flops(task, dict.fromkeys(task.names, "resnet18"))
+    encoders = dict.fromkeys(task.names, "resnet18")
+    operations = options.samples * sample_flops("concat", task, encoders)
     names = options.methods.split(",")
     if options.methods == "all":
         names = ["concat", *(n for n in METHODS.names() if n != "concat")]
@@ -122,12 +95,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         reset_peak(device)
         for trainer in trainers.values():
-            epoch(trainer, 0)  # kernels are chosen and compiled here
-            epoch(trainer, 0, may_wait=False)
+            steps_seconds(trainer, LATE)  # kernels are chosen and compiled here
+            steps_seconds(trainer, LATE, may_wait=False)
         seconds: dict[str, list[float]] = {n: [] for n in names}
         for number in range(options.epochs):
             for name in names[number % len(names) :] + names[: number % len(names)]:
-                seconds[name].append(epoch(trainers[name], number + 1))
+                seconds[name].append(steps_seconds(trainers[name], LATE + number + 1))
     floor, reference = operations / peak, seconds[names[0]]
     rows = [
         (

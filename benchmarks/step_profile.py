@@ -31,6 +31,7 @@ from mmbench.testing.speed import (
     random_loader,
     show,
     sizes,
+    steps_seconds,
     table,
 )
 from mmbench.training.device import choose, synchronize
@@ -58,19 +59,6 @@ def kind(name: str) -> str:
     return next((k for k, signs in KINDS.items() if any(s in name for s in signs)), "the rest")
 
 
-def take(trainer: Trainer) -> float:
-    """Train an epoch's steps; return their seconds."""
-    trainer.epoch, trainer.step_in_epoch = LATE, 0
-    trainer.meter.reset()
-    with trainer.autocast():
-        trainer.method.on_epoch_start()
-    synchronize(trainer.device)
-    begun = time.perf_counter()
-    trainer.train_steps()
-    synchronize(trainer.device)
-    return time.perf_counter() - begun
-
-
 def launching(trainer: Trainer) -> float:
     """Return the seconds in which the processor launches a step: it cannot get shorter."""
     batch = next(iter(trainer.loaders["train"].everything()))
@@ -86,7 +74,7 @@ def by_kind(trainer: Trainer) -> dict[str, tuple[float, int]]:
     on_gpu = trainer.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
     with profile(activities=activities) as seen:
-        take(trainer)
+        steps_seconds(trainer, LATE)
     found: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     for event in seen.key_averages():
         if (event.device_type.name == "CUDA") != on_gpu or event.is_user_annotation:
@@ -123,8 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run = RunSettings(compile=name == "compiled")
         with tempfile.TemporaryDirectory() as folder:
             trainer = make_trainer(options.method, task, loader, settings, Path(folder), run)
-            take(trainer)
-            times = [take(trainer) / options.steps for _ in range(ROUNDS)]
+            steps_seconds(trainer, LATE)
+            times = [steps_seconds(trainer, LATE) / options.steps for _ in range(ROUNDS)]
             launches = [launching(trainer) for _ in range(ROUNDS)]
             whole[name] = statistics.median(times), statistics.median(launches)
             columns[name] = by_kind(trainer)

@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not re.search(r"\d{3}", counts) or not hasattr(dataset, "decoders"):
             continue
         chosen = encoder_names(dataset.task.modalities, dataset.encoders)
-        samples, each = training_samples(counts), sample_flops(dataset.task, chosen)
+        samples, each = training_samples(counts), sample_flops("concat", dataset.task, chosen)
         epoch = samples * each / (options.tflops * 1e12 * options.share)
         hours = epoch * options.epochs * options.seeds * price / 3600
         whole += hours

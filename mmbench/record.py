@@ -29,7 +29,7 @@ class Environment(Part):
     Attributes:
         memory_format: layout of the encoders' weights and feature maps.
         compiled: whether the encoders were compiled.
-        kernels: whether mmbench's own kernels could run on the device.
+        kernels: whether encoders used mmbench's own kernels.
         ranks: processes that trained the cell together, each on a device of that name.
     """
 

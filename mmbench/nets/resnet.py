@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +81,8 @@ def by_columns(conv: nn.Conv2d, x: Tensor) -> Tensor:
     outputs, channels, rows, kernel = conv.weight.shape
     (down, along), (above, beside) = conv.stride, conv.padding  # type: ignore[str-unpack]
     if x.shape[3] + 2 * int(beside) < kernel:
-        return cast(Tensor, conv(x))  # which says that it is too small
+        out: Tensor = conv(x)  # which says that it is too small
+        return out
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     columns = kernel

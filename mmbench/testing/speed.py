@@ -1,6 +1,8 @@
 """What the scripts of ``benchmarks/`` share: random data, trainers ready to step, tables."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from mmbench.nets.encoders import build_encoders
 from mmbench.registry import METHODS
 from mmbench.report.render import fill
 from mmbench.settings import RunSettings, TrainerSettings
-from mmbench.training.device import allow_tf32
+from mmbench.training.device import allow_tf32, synchronize
 from mmbench.training.run_cell import arrange
 from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
@@ -96,10 +98,37 @@ def operations(trainer: Trainer, batches: Iterable[Batch]) -> int:
     return total
 
 
-def sample_flops(task: Task, encoders: Mapping[str, str]) -> float:
-    """Return the operations of a training step of ``concat`` per sample, as if on the CPU."""
+@contextmanager
+def no_waiting(device: torch.device) -> Iterator[None]:
+    """Make an operation that waits for a GPU an error."""
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def steps_seconds(trainer: Trainer, epoch: int, *, may_wait: bool = True) -> float:
+    """Train an epoch without what comes before and after its steps; return their seconds."""
+    trainer.epoch, trainer.step_in_epoch = epoch, 0
+    trainer.meter.reset()
+    with trainer.autocast():
+        trainer.method.on_epoch_start()
+    synchronize(trainer.device)
+    begun = time.perf_counter()
+    with nullcontext() if may_wait else no_waiting(trainer.device):
+        trainer.train_steps()
+    synchronize(trainer.device)
+    return time.perf_counter() - begun
+
+
+def sample_flops(name: str, task: Task, encoders: Mapping[str, str]) -> float:
+    """Return the operations of a training step of a method per sample, as if on the CPU."""
     batch = 2
-    cls = METHODS.load("concat")
+    cls = METHODS.load(name)
     with torch.device("meta"):
         method = cls(task, build_encoders(task.modalities, encoders), cls.Config())
         inputs = {

@@ -50,8 +50,10 @@ def commit() -> tuple[str | None, bool | None]:
     return _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *code) == ""
 
 
-def environment(device: torch.device, run: RunSettings | None = None) -> Environment:
-    """Describe this process, and how ``run`` has it work on ``device``."""
+def environment(
+    device: torch.device, run: RunSettings | None = None, kernels: bool = False
+) -> Environment:
+    """Describe this process, how ``run`` has it work on ``device``, and whether with `kernels`."""
     run = run or RunSettings()
     sha, clean = commit()
     versions = {}
@@ -60,7 +62,6 @@ def environment(device: torch.device, run: RunSettings | None = None) -> Environ
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "missing"
-    layout = memory_format(device, run.memory_format)
     return Environment(
         mmbench=mmbench.__version__,
         python=platform.python_version(),
@@ -71,19 +72,11 @@ def environment(device: torch.device, run: RunSettings | None = None) -> Environ
         device=device.type,
         device_name=describe(device),
         threads=torch.get_num_threads(),
-        memory_format=layout,
+        memory_format=memory_format(device, run.memory_format),
         compiled=run.compile,
-        kernels=_kernels(device, layout),
+        kernels=kernels,
         ranks=run.gpus_per_cell,
     )
-
-
-def _kernels(device: torch.device, layout: str) -> bool:
-    if device.type != "cuda" or layout != "channels_last":
-        return False
-    from mmbench.nets.resnet import kernels_work  # torchvision, which only a GPU's record needs
-
-    return kernels_work(device)
 
 
 def conditions(device: torch.device) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmbench.training.device import finest
 
 LOOK = 256  # steps whose losses are looked at together: on a GPU each look is ten small kernels
-MUCH = 1024  # bytes
+MUCH = 1024  # bytes that are not kept for the sake of one number in them
 
 
 class Meter:

@@ -106,15 +106,18 @@ def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
     return x.as_strided(x.shape, strides)
 
 
+def _residual(method: Method) -> Iterator[Residual]:
+    return (module for module in method.modules() if isinstance(module, Residual))
+
+
 def arrange(method: Method, device: torch.device, run: RunSettings) -> None:
     """Lay out and compile a method as ``run`` asks; the results differ by rounding only."""
     if memory_format(device, run.memory_format) == "channels_last":
         for each in (*method.parameters(), *method.buffers()):
             if layout := CHANNELS_LAST.get(each.ndim):
                 each.data = _laid_out(each.data, layout)
-        for module in method.modules():
-            if device.type == "cuda" and isinstance(module, Residual):
-                module.quicken(device)
+        for net in _residual(method) if device.type == "cuda" else ():
+            net.quicken(device)
     if run.compile:
         # One function serves every modality, batch size and mode; past torch's own limit of 8 kinds
         # it would go on uncompiled and say nothing. Each is compiled for its own sizes: with free
@@ -310,7 +313,9 @@ def _train(
         status="done",
         cell_id=cell.id,
         cell=cell,
-        environment=environment(device, run),  # now: assemble sets the number of threads
+        environment=environment(  # now: assemble sets the number of threads
+            device, run, kernels=any(net.kernels for net in _residual(parts.method))
+        ),
         started=trainer.started if trainer.resumed else started,
         finished=now(),
         data=Data(

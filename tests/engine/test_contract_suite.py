@@ -308,6 +308,10 @@ class Unfused(Sound):
         return {"logits": super().predict(inputs)["fused"]}
 
 
+class Promising(Sound):
+    compiles = ("losses",)
+
+
 class Squeezed(Sound):
     def predict(self, inputs):
         fused = super().predict(inputs)["fused"]
@@ -327,6 +331,7 @@ CASES = [
     (Undefined, "steps", "the first step returned the loss nan; guard logarithms"),
     (Diverging, "learns", "the loss is not finite at epoch 0, step 2; guard logarithms"),
     (Idle, "steps", "changed no parameter"),
+    (Promising, "steps", "compiles names 'losses', which is no method"),
     (Uphill, "learns", "did not fall"),
     (HeadAlone, "learns", "changed no parameter of the encoders of m1, m2: "),
     (HeldBack, "learns", "changed no parameter of the encoders of m1, m2: "),

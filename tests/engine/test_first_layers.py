@@ -27,15 +27,18 @@ from mmbench.nets import norm_pool
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def pooled(x, norm, fused):
+    if fused:
+        return norm_pool.norm_relu_pool(x, norm)
+    return max_pool2d(norm(x.float()).relu(), 3, stride=2, padding=1)
+
+
 def both(x, norm):
     """Return values, gradients and running statistics of the kernels, and of the modules."""
     found = []
     for fused in (True, False):
         mine, leaf = copy.deepcopy(norm), x.clone().requires_grad_()
-        if fused:
-            out = norm_pool.norm_relu_pool(leaf, mine)
-        else:
-            out = max_pool2d(mine(leaf.float()).relu(), 3, stride=2, padding=1)
+        out = pooled(leaf, mine, fused)
         torch.manual_seed(1)
         out.backward(torch.randn(out.shape, device=x.device).to(out.dtype))
         grads = [leaf.grad, mine.weight.grad, mine.bias.grad]
@@ -68,10 +71,7 @@ def test_gradients_have_gradients():
     found = []
     for fused in (True, False):
         mine, leaf = copy.deepcopy(norm), x.clone().requires_grad_()
-        if fused:
-            out = norm_pool.norm_relu_pool(leaf, mine)
-        else:
-            out = max_pool2d(mine(leaf).relu(), 3, stride=2, padding=1)
+        out = pooled(leaf, mine, fused)
         sources = [leaf, mine.weight, mine.bias]
         first = torch.autograd.grad(out.square().sum(), sources, create_graph=True)
         product = sum((g * g.detach()).sum() for g in first)

@@ -10,7 +10,7 @@ import torch
 from mmbench.registry import METHODS
 from mmbench.settings import RunSettings, TrainerSettings
 from mmbench.sweep import Request, expand
-from mmbench.testing.speed import LATE, audiovisual, make_trainer, random_loader
+from mmbench.testing.speed import LATE, audiovisual, make_trainer, random_loader, steps_seconds
 from mmbench.training.run_cell import run_cell
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -63,7 +63,7 @@ def test_faster_precisions_train_alike_within_their_rounding(precision, trained)
     assert fast.cell.trainer.precision == precision
 
 
-@pytest.mark.parametrize("method", ["concat", "mmpareto", "lfm"])
+@pytest.mark.parametrize("method", ["concat", "iprm", "mmpareto", "lfm"])
 def test_compiled_encoders_train_alike(method, trained):
     compiled = trained(method, compile=True)
     assert compiled.environment.compiled
@@ -76,6 +76,8 @@ def test_resnets_train_as_on_a_cpu(method, compiled, trained):
     resnets = {"encoder.image": "resnet18", "encoder.audio": "resnet18", "trainer.epochs": 1}
     there = trained(method, resnets, dataset="avdigits", compile=compiled)
     here = trained(method, resnets, dataset="avdigits", device="cpu")
+    assert there.environment.kernels
+    assert not here.environment.kernels
     assert losses(there) == pytest.approx(losses(here), rel=0.05)
 
 
@@ -97,15 +99,7 @@ def test_no_step_waits_for_the_device(method, precision, tmp_path):
     settings = TrainerSettings.model_validate({"precision": precision, "batch_size": 8})
     trainer = make_trainer(method, task, loader, settings, tmp_path)
     for epoch in (LATE, LATE + 1):
-        trainer.epoch = epoch
-        trainer.step_in_epoch = 0
-        with trainer.autocast():
-            trainer.method.on_epoch_start()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            trainer.train_steps()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+        steps_seconds(trainer, epoch, may_wait=False)
     assert trainer.step == 4
 
 

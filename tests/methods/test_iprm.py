@@ -67,6 +67,17 @@ def test_identical_predictions_share_the_weight():
     assert strength(torch.zeros(()), torch.zeros(())).item() == 0.5
 
 
+@pytest.mark.parametrize("modalities", [("a", "v"), ("a", "v", "t")])
+def test_losses_compile_into_one_graph_that_agrees(modalities, make_bench, make_batch, monkeypatch):
+    plain, fused = make_bench("iprm", modalities), make_bench("iprm", modalities)
+    batch = make_batch(modalities)
+    assert fused.method.compiles == ("_losses",)
+    graph = torch.compile(fused.method._losses, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(fused.method, "_losses", graph)
+    for _ in range(2):  # the second from the weights and lambdas that the first left
+        assert fused.step(batch) == pytest.approx(plain.step(batch), rel=1e-9)
+
+
 def test_step_follows_a_plain_version(make_bench, make_batch):
     bench, batch = make_bench("iprm"), make_batch()
     method = bench.method
