@@ -8,6 +8,7 @@
 methods take turns. On a GPU an epoch of each runs with torch's sync-debug mode set to error: a step
 that waits for the device ends the script. The peak is that of a measured matrix product in the same
 precision; an epoch's arithmetic is torch's count for ``concat``; ratios are to the first method.
+What evaluating the same samples takes is told beside: an epoch ends with the selecting split.
 ``--methods all`` is the study's table of cost at these shapes.
 """
 
@@ -39,6 +40,8 @@ from mmbench.testing.speed import (
 )
 from mmbench.training.device import choose, peak_memory, reset_peak, synchronize
 from mmbench.training.environment import conditions
+from mmbench.training.evaluation import evaluate
+from mmbench.training.trainer import Trainer
 
 CLASSES = 6
 AUDIO, VISUAL, BATCH = CREMAD
@@ -57,6 +60,14 @@ def peak_flops(device: torch.device, precision: str) -> float:
         synchronize(device)
         best = min(best, time.perf_counter() - begun)
     return 2 * size**3 / best
+
+
+def _evaluation_seconds(trainer: Trainer) -> float:
+    """Return how long metrics of the training samples take, once it has been done before."""
+    for _ in range(2):
+        begun = time.perf_counter()  # evaluate waits for the device by itself
+        evaluate(trainer.method, trainer.loaders["train"], "in the benchmark")
+    return time.perf_counter() - begun
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -101,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for number in range(options.epochs):
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 seconds[name].append(steps_seconds(trainers[name], LATE + number + 1))
+        memory = peak_memory(device).peak_bytes / 2**30
+        judged = _evaluation_seconds(trainers[names[0]])
     floor, reference = operations / peak, seconds[names[0]]
     rows = [
         (
@@ -119,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{options.epochs} epochs in turns. {conditions(device)}.\n"
         f"Arithmetic of an epoch of `concat`: {operations / 1e12:.1f} Tflop; matrix product "
         f"measured at {peak / 1e12:.1f} Tflop/s: at least {floor:.2f} s.\n"
-        f"Peak memory {peak_memory(device).peak_bytes / 2**30:.1f} GiB.\n\n"
+        f"Peak memory of training {memory:.1f} GiB. Evaluating as many samples takes "
+        f"{judged:.2f} s.\n\n"
     ) + table(
         {
             "method": "l",

@@ -76,7 +76,7 @@ def make_trainer(
         used = cls.modalities(task, config)
         method = cls(task, {m: encoders[m] for m in used}, config).to(loader.device)
     arrange(method, loader.device, run or RunSettings())
-    allow_tf32(settings.precision == "tf32")
+    allow_tf32(settings.precision)
     hooks = Hooks(checkpoint_seconds=float("inf"))
     trainer = Trainer(method, {"train": loader, "val": loader}, "val", settings, 0, folder, hooks)
     method.fit = trainer

@@ -44,13 +44,16 @@ def begin(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def allow_tf32(allowed: bool) -> None:
-    """Let products of float32 on a GPU round their factors to TF32, or not.
+def allow_tf32(precision: str) -> None:
+    """Let products of float32 on a GPU round their factors to TF32, where ``precision`` asks.
 
-    By its own default torch lets convolutions do so and matrix products not, and says neither.
+    ``tf32`` asks for all products. With ``bf16`` only convolutions do so, which are those of
+    evaluation: three more bits than they had in training, on tensor cores, while the matrix
+    products of losses and weights stay exact. Otherwise none: torch's own default lets convolutions
+    round, matrix products not, and says neither.
     """
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision in ("tf32", "bf16")
 
 
 def free_memory(device: torch.device) -> int:

@@ -163,7 +163,7 @@ def assemble(cell: Cell, cache: Path, run: RunSettings, ranks: Ranks = ALONE) ->
     features = data_cache.features_folder(dataset, cache)
     prepared = with_features(prepared, cell.encoders, features, device)
     dtype = torch.float64 if cell.trainer.precision == "fp64" else torch.float32
-    allow_tf32(cell.trainer.precision == "tf32")
+    allow_tf32(cell.trainer.precision)
     method = make_method(cell, prepared.task).to(device, dtype)
     arrange(method, device, run)
     parts = {name: [arrays] for name, arrays in prepared.splits.items()}

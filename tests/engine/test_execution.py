@@ -169,14 +169,18 @@ def test_what_a_method_does_between_epochs_has_the_precision_of_its_steps(tmp_pa
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_single_precision_is_exact_unless_tf32_is_asked_for(tmp_path):
+def test_single_precision_is_exact_unless_a_faster_one_is_asked_for(tmp_path):
     task = audiovisual((1, 33, 33), (3, 1, 33, 33), 3)
     loader = random_loader(task, 4, 2, CPU)
-    for precision, allowed in (("tf32", True), ("fp32", False)):
+    for precision, convolutions, products in (
+        ("tf32", True, True),
+        ("bf16", True, False),  # of evaluation
+        ("fp32", False, False),
+    ):
         settings = TrainerSettings.model_validate({"precision": precision, "batch_size": 2})
         make_trainer("sum", task, loader, settings, tmp_path)
-        assert torch.backends.cudnn.allow_tf32 is allowed
-        assert torch.backends.cuda.matmul.allow_tf32 is allowed
+        assert torch.backends.cudnn.allow_tf32 is convolutions
+        assert torch.backends.cuda.matmul.allow_tf32 is products
 
 
 @pytest.mark.slow
