@@ -32,7 +32,9 @@ encoder_scale`` is BalanceBenchmark's cheaper variant with the sign put right: p
 gradient, L = CE(f(all), y), c_m on the gradients of encoder m.
 
 Defaults: alpha 1.0 (argparse), cap and clip as in the CREMA-D script for two modalities and the
-UR-Funny script for more; the floor of the CREMA-D script.
+UR-Funny script for more; the floor of the CREMA-D script. ``--preset authors`` has rate and alpha
+of the only command line that the authors give; it trains their baseline on AV-MNIST, so that
+whether AGM itself was trained with them is not known.
 """
 
 import math

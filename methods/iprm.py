@@ -32,6 +32,7 @@ from mmbench.registry import register_method
 from mmbench.training.seeding import generator
 
 SCRIPT, TALK = "IPRM script", "IPRM talk; methods.md section 11.1"
+BATCH = {"nvgesture": 2}  # launch lines, where not 64
 
 
 class IPRMConfig(MethodConfig):
@@ -136,6 +137,12 @@ class IPRM(Method):
     lam_used: Tensor
     omega: Tensor
     seen: Tensor
+
+    @classmethod
+    def recipe(cls, given: Mapping[str, object], dataset: str = "") -> dict[str, object]:
+        """Return the recipe with the batch size of the dataset's launch line, where it differs."""
+        own = {"trainer.batch_size": BATCH[dataset]} if dataset in BATCH else {}
+        return {**super().recipe(given, dataset), **own}
 
     def build(self) -> None:
         """Create own heads, mix heads, and the state per pair."""

@@ -24,8 +24,8 @@ Deviations from the released code, each an option: the schedule is stretched ove
 fitted to 200 epochs; ``stretch``); its k_cls stays at most 1 (in epochs 177 to 188 the fit is
 above, by up to 0.0105, so that k_con is negative; ``guard``); the learning rate falls after an
 epoch and not before (``decay``). ``con=js_reversed`` is the released argument order and the
-default, because the paper's own loss could not be read. The released rule leaves its held-out
-samples in training; here they are taken out.
+default, because the paper's own loss could not be read. The released rule takes
+16 samples out of training and looks at eight of them, here at eight of the tenth taken out.
 
 Defaults: the authors' script and configuration for CREMA-D; coefficients from their script.
 """
@@ -139,9 +139,9 @@ class LFM(Ensemble):
         Deviation("decay", "after", "before", "Released: the rate falls one epoch early."),
         Deviation(
             None,
-            "weight=learned_official: its 8 samples lie among those taken out of training",
-            "they are 8 of 16 drawn from the training data, and stay in it",
-            "What sets a weight should not be trained on; weight=fitted looks at no sample.",
+            "weight=learned_official: its 8 samples are of the tenth (held_out) not trained on",
+            "they are of 16 not trained on",
+            "one_step looks at them all; weight=fitted looks at no sample.",
         ),
     )
     k_con: Tensor

@@ -23,7 +23,9 @@ its neighbours (``inference=dynamic_official``); P is kept symmetric, and starts
 longer finite (``guard``).
 
 Defaults: the specification's reading of the update; constants of ``fixed`` from the authors' main
-scripts (0.55, 0.45 for audio and visual; 0.35, 0.25, 0.40 for audio, visual and text).
+scripts (0.55, 0.45 for audio and visual; 0.35, 0.25, 0.40 for audio, visual and text), in the
+data's order. Their model of text and image has the text first: on data with the image first, give
+``fixed_weights``.
 """
 
 from collections.abc import Mapping
@@ -125,7 +127,7 @@ class MLA(Method):
         ),
         Deviation("rls", "scalar", "elementwise", "Entries of a matrix quotient change sign."),
         Deviation("guard", True, False, "Rounding makes P asymmetric."),
-        Deviation("inference", "dynamic", "fixed", "Released: its main script ignores the flag."),
+        Deviation("inference", "dynamic", "fixed", "Released: unless --dynamic is given."),
     )
     P: Tensor
     resets: Tensor

@@ -23,15 +23,14 @@ no fidelity to follow beyond the blended loss. Guards, ours: a branch that gaine
 thousandth of the largest weight (``neg_gain``), O^2 + 1e-8, equal weights if nothing gained, and
 no weight above 0.95.
 
-Defaults: a tenth of the training data held out, and n = 10 epochs as in BalanceBenchmark, or the
-whole run if that is shorter; the paper's own share could not be checked.
+Defaults as in BalanceBenchmark's trainer: ``offline`` estimates for as many epochs as the run has
+(two more runs, at its first learning rate), ``online`` every 10; and ``joint`` as ``online``. A
+tenth of the training data is held out, ours: the paper's own share could not be checked.
 
 Beware of a branch that has hardly begun to learn when its estimate ends: G is small, but O lies
 within the noise of the held-out losses, G / O^2 is huge, and as the weights sum to 1 all other
-branches are left with a small part of the learning rate. The formula asks for branches that have
-been trained: as we recall the paper, its offline estimate is as long as the run
-(``est_unit=fraction``, ``est_epochs=1``; it costs two more runs). G and O are logged as ``gain/K``
-and ``overfit/K`` beside ``weight/K``.
+branches are left with a small part of the learning rate. G and O are logged as ``gain/K`` and
+``overfit/K`` beside ``weight/K``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -48,7 +47,8 @@ from mmbench.registry import register_method
 
 from .modulated import evaluating
 
-BENCHMARK = "BalanceBenchmark: super_epoch 10"
+BENCHMARK = "BalanceBenchmark: super_epoch"
+REPEATED = 10  # epochs of an estimate that is repeated: its trainer_config.yaml
 FLOOR, CAP, EPS = 1e-3, 0.95, 1e-8
 
 
@@ -62,9 +62,11 @@ class OGRGBConfig(MethodConfig):
         0.1, "share of train to measure generalisation on", source="methods.md section 2",
         gt=0, lt=1,
     )  # fmt: skip
-    est_epochs: float = setting(
-        10, "epochs of an estimate (n), in est_unit; at most the run's", source=BENCHMARK, gt=0
-    )
+    est_epochs: float | None = setting(
+        None,
+        "length n of an estimate, in est_unit; none: the run if offline, else 10 epochs",
+        source=BENCHMARK, gt=0,
+    )  # fmt: skip
     est_unit: Literal["fraction", "epochs"] = setting(
         "epochs", "est_epochs is a share of the run, or epochs", source="mmbench"
     )
@@ -74,7 +76,7 @@ class OGRGBConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _estimate_fits(self) -> Self:
-        if self.est_unit == "fraction" and self.est_epochs > 1:
+        if self.est_unit == "fraction" and (self.est_epochs or 1) > 1:
             raise ValueError(
                 f"est_epochs={self.est_epochs} is no share of the run: give at most 1, "
                 "or set est_unit=epochs"
@@ -107,7 +109,7 @@ class OGRGB(Method):
 
     Config = OGRGBConfig
     config: OGRGBConfig
-    version = 2  # n is 10 epochs, not a tenth of the run
+    version = 3  # offline: n is the whole run, not 10 epochs
     reference = "Wang, Tran, Feiszli, CVPR 2020"
     authors = of_trainer(lr=UNKNOWN, epochs=UNKNOWN, batch_size=UNKNOWN, schedule=UNKNOWN)
     deviations = (
@@ -133,11 +135,12 @@ class OGRGB(Method):
 
     @property
     def period(self) -> int:
-        """The length n of an estimate, in epochs."""
-        config = self.config
-        share = config.est_unit == "fraction"
-        length = max(1, round(config.est_epochs * (self.fit.epochs if share else 1)))
-        return min(length, self.fit.epochs)
+        """The length n of an estimate, in epochs; at most the run's."""
+        config, run = self.config, self.fit.epochs
+        if config.est_epochs is None:
+            return run if config.mode == "offline" else min(REPEATED, run)
+        asked = config.est_epochs * (run if config.est_unit == "fraction" else 1)
+        return min(max(1, round(asked)), run)
 
     def on_fit_start(self) -> None:
         """Set data aside, and estimate the weights that ``offline`` keeps."""

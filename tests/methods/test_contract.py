@@ -96,3 +96,10 @@ def test_a_recipe_may_depend_on_an_option(tmp_path):
     )  # fmt: skip
     (cell,) = expand(request, tmp_path)
     assert (cell.method_config["alpha"], cell.trainer.lr) == (5.0, 5e-4)
+    assert cell.method_config["ends"] == 100 / 130
+
+
+def test_a_recipe_may_depend_on_the_dataset():
+    recipes = {name: METHODS.load("iprm").recipe({}, name) for name in ("cremad", "nvgesture")}
+    sizes = {name: recipe["trainer.batch_size"] for name, recipe in recipes.items()}
+    assert sizes == {"cremad": 64, "nvgesture": 2}

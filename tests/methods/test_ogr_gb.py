@@ -192,13 +192,15 @@ def test_estimate_longer_than_the_run_is_refused(make_bench):
 @pytest.mark.parametrize(
     ("options", "epochs", "length"),
     [
-        ({}, 30, 10),
-        ({}, 4, 4),
+        ({}, 30, 30),
+        ({"mode": "online"}, 30, 10),
+        ({"mode": "joint"}, 4, 4),
         ({"est_epochs": 3}, 30, 3),
+        ({"est_epochs": 300}, 30, 30),
         ({"est_unit": "fraction", "est_epochs": 0.1}, 30, 3),
     ],
 )
-def test_an_estimate_takes_ten_epochs_and_never_more_than_the_run(
+def test_one_estimate_takes_the_whole_run_and_repeated_ones_ten_epochs(
     options, epochs, length, make_bench
 ):
     assert make_bench("ogr-gb", epochs=epochs, **options).method.period == length
