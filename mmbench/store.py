@@ -28,6 +28,7 @@ from mmbench.cell import Cell
 from mmbench.errors import NewerRecord, UserError
 from mmbench.launch import lease
 from mmbench.launch.lease import NO_LINKS
+from mmbench.locking import try_lock
 from mmbench.record import SCHEMA, Record
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, limit on a file's size
@@ -422,9 +423,8 @@ def in_use(folder: Path) -> bool:
         # NFS asks for a file that is open for writing where a lock excludes all others.
         mode, kind = ("r+", fcntl.LOCK_EX) if os.access(lock, os.W_OK) else ("r", fcntl.LOCK_SH)
         with lock.open(mode) as handle:
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            return not try_lock(handle, kind)
     except FileNotFoundError:
         return False
-    except OSError:
+    except OSError:  # nobody can tell
         return True
-    return False

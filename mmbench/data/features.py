@@ -22,11 +22,11 @@ from torch import nn
 from mmbench.cell import digest
 from mmbench.data import integrity
 from mmbench.data.loader import Loader
-from mmbench.data.locking import alone
 from mmbench.data.manifest import flushed, sha256
 from mmbench.data.progress import Progress
 from mmbench.dataset import Modality, Prepared
 from mmbench.errors import UserError
+from mmbench.locking import alone
 from mmbench.registry import ENCODERS
 
 BATCH = 64  # fixed, so that the features do not depend on the cell's batch size

@@ -1,6 +1,5 @@
 """From a cell to its record: load the data, build the method, train, evaluate, write."""
 
-import fcntl
 import logging
 import statistics
 import time
@@ -20,6 +19,7 @@ from mmbench.data.features import with_features
 from mmbench.data.loader import Loader, fits
 from mmbench.dataset import Dataset, Prepared, Task
 from mmbench.errors import Busy, MMBenchError, NonFiniteLoss, Refused, StopRequested, UserError
+from mmbench.locking import try_lock
 from mmbench.method import Method
 from mmbench.metrics import absent_classes
 from mmbench.nets.encoders import build_encoders, initialise
@@ -79,18 +79,15 @@ def claimed(folder: Path) -> Iterator[None]:
 
     Raises:
         Busy: if another process is running this cell.
+        OSError: if files cannot be locked there.
     """
     with (folder / "lock").open("w") as handle:
-        for tries_left in range(LOCK_TRIES, -1, -1):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as err:
-                if not tries_left:
-                    raise Busy(
-                        f"another process is running {folder.name}; wait for it or stop it"
-                    ) from err
-                time.sleep(0.05)  # whoever asks for the state holds the lock for a moment
+        tries_left = LOCK_TRIES
+        while not try_lock(handle):
+            if not tries_left:
+                raise Busy(f"another process is running {folder.name}; wait for it or stop it")
+            tries_left -= 1
+            time.sleep(0.05)  # whoever asks for the state holds the lock for a moment
         yield
 
 
