@@ -40,10 +40,12 @@ from mmbench.training.trainer import Hooks, Trainer
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by number of dimensions
 RECOMPILES = 512  # sizes and modes of inputs for which a worker compiles an encoder's code
 LOCK_TRIES = 120  # 6 s: longer than a worker outlives its pool
-RULES = {
+SELECTION = {
     "validated": "epoch with the best validation metric; test read once, at the end",
     "published": "epoch with the best TEST metric, as most released code does",
 }
+
+log = logging.getLogger(__name__)
 
 
 def make_dataset(cell: Cell) -> Dataset:
@@ -267,7 +269,7 @@ def _end_unless_all_failed(
     others = ranks.others()
     if others == "failed":
         return
-    logging.error("process %d of %d failed", ranks.rank, ranks.size, exc_info=err)
+    log.error("process %d of %d failed", ranks.rank, ranks.size, exc_info=err)
     if others == "wait" and not (isinstance(err, OSError) and err.errno in FULL):
         directory.write(_failed(cell, started, run, err))
     raise SystemExit(1)
@@ -304,6 +306,8 @@ def _train(
     memory = peak_memory(device)
     final = _final(trainer, parts)  # leaves the method at the selected epoch
     hooks.trained(parts.method, parts.loaders["test"])
+    imbalance = measure(parts.method, parts.loaders["train"], parts.loaders["test"])
+    total = trainer.earlier + time.perf_counter() - begun
     parameters = list(parts.method.parameters())
     task = parts.prepared.task
     return Record(
@@ -327,15 +331,15 @@ def _train(
         remark=cls.remark(task),
         curve=trainer.curve,
         selection=Selection(
-            rule=RULES[cell.protocol],
+            rule=SELECTION[cell.protocol],
             split=parts.select,  # type: ignore[arg-type]  # val or test
             metric=task.primary,
             epoch=trainer.best.epoch,
             value=trainer.best.value,
         ),
         final=final,
-        imbalance=measure(parts.method, parts.loaders["train"], parts.loaders["test"]),
-        timing=_timing(trainer, len(trainer.index), trainer.earlier + time.perf_counter() - begun),
+        imbalance=imbalance,
+        timing=_timing(trainer, len(trainer.index), total),
         memory=memory,
         parameters=Parameters(
             total=sum(p.numel() for p in parameters),
