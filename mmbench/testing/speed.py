@@ -18,7 +18,7 @@ from mmbench.registry import METHODS
 from mmbench.report.render import fill
 from mmbench.settings import RunSettings, TrainerSettings
 from mmbench.training.device import allow_tf32, synchronize
-from mmbench.training.run_cell import arrange
+from mmbench.training.layout import arrange
 from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
 
