@@ -92,7 +92,7 @@ def toy_trainer(
         epochs=epochs, batch_size=BATCH, lr=0.05, weight_decay=weight_decay, precision=precision
     )
     folder.mkdir(parents=True, exist_ok=True)
-    return Trainer(method.to(dtype), loaders, "val", settings, 0, folder, Hooks(stop=stop))
+    return Trainer(method.to(dtype), loaders, "val", settings, 0, folder, hooks=Hooks(stop=stop))
 
 
 def everything(trainer: Trainer) -> Batch:

@@ -142,7 +142,13 @@ def _compute(
         for split, arrays in prepared.splits.items():
             alone_ = replace(arrays, inputs={modality.name: arrays.inputs[modality.name]})
             loader = Loader(
-                [alone_], device, torch.float32, BATCH, 0, None, False, prepared.task.modalities
+                [alone_],
+                device,
+                torch.float32,
+                BATCH,
+                0,
+                resident=False,
+                modalities=prepared.task.modalities,
             )
             out = np.lib.format.open_memmap(
                 folder / f"{split}.npy", "w+", np.float32, (len(arrays), width)

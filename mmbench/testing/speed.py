@@ -77,8 +77,9 @@ def make_trainer(
         method = cls(task, {m: encoders[m] for m in used}, config).to(loader.device)
     arrange(method, loader.device, run or RunSettings())
     allow_tf32(settings.precision == "tf32")
+    loaders = {"train": loader, "val": loader}
     hooks = Hooks(checkpoint_seconds=float("inf"))
-    trainer = Trainer(method, {"train": loader, "val": loader}, "val", settings, 0, folder, hooks)
+    trainer = Trainer(method, loaders, "val", settings, 0, folder, hooks=hooks)
     method.fit = trainer
     method.train()
     trainer.optimizers.create("main", method.parameter_groups())

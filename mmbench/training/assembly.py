@@ -98,10 +98,10 @@ def assemble(cell: Cell, cache: Path, run: RunSettings, ranks: Ranks = ALONE) ->
             dtype,
             cell.trainer.batch_size,
             cell.seed,
-            prepared.augmentations if name == "train" else None,
-            resident,
-            prepared.task.modalities,
-            ranks,
+            augmentations=prepared.augmentations if name == "train" else None,
+            resident=resident,
+            modalities=prepared.task.modalities,
+            ranks=ranks,
         )
         for name in ("train", "val", "test")
     }

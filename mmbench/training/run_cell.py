@@ -169,7 +169,14 @@ def _train(
     parts = assemble(cell, cache, run, ranks)
     seen = {name: parts.loaders[name] for name in ("train", parts.select)}
     trainer = Trainer(
-        parts.method, seen, parts.select, cell.trainer, cell.seed, directory.path, hooks, ranks
+        parts.method,
+        seen,
+        parts.select,
+        cell.trainer,
+        cell.seed,
+        directory.path,
+        hooks=hooks,
+        ranks=ranks,
     )
     outside = parts.method.fit
     try:

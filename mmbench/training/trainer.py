@@ -81,6 +81,7 @@ class Trainer:
         settings: TrainerSettings,
         seed: int,
         folder: Path,
+        *,
         hooks: Hooks | None = None,
         ranks: Ranks = ALONE,
     ) -> None:

@@ -50,9 +50,9 @@ def test_the_trainer_holds_only_train_and_the_selecting_split(
     seen = []
     honest = module.Trainer
 
-    def watched(method, loaders, *rest):
+    def watched(method, loaders, *rest, **named):
         seen.append(set(loaders))
-        return honest(method, loaders, *rest)
+        return honest(method, loaders, *rest, **named)
 
     monkeypatch.setattr(module, "Trainer", watched)
     module.run_cell(cell, results=tmp_path, cache=tmp_path, run=RunSettings(device="cpu"))
