@@ -140,7 +140,6 @@ class Fit(Protocol):
         name: str,
         groups: Iterable[ParameterGroup],
         *,
-        lr: float | None = None,
         weight_decay: float | None = None,
     ) -> None:
         """Create (or replace, forgetting its momentum) the optimiser ``name``.
@@ -148,7 +147,6 @@ class Fit(Protocol):
         Args:
             name: what ``update`` is called with.
             groups: its parameters.
-            lr: a constant learning rate; None follows the schedule.
             weight_decay: None takes the trainer's.
         """
 
@@ -158,13 +156,10 @@ class Fit(Protocol):
     def generator(self, tag: str) -> torch.Generator:
         """Return a generator on the device, seeded by (seed, tag, step): needs no checkpoint."""
 
-    def train_batches(
-        self, *, samples: int | None = None, tag: str = "pass", augmented: bool = False
-    ) -> Iterator[Batch]:
+    def train_batches(self, *, tag: str = "pass", augmented: bool = False) -> Iterator[Batch]:
         """Iterate over training data in an order given by (tag, epoch).
 
         Args:
-            samples: stop after at least this many samples; None: all.
             tag: names the stream of random numbers.
             augmented: as the training batches are.
         """
