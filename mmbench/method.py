@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -203,14 +203,15 @@ def offered(trainer: Fit) -> Fit:
     return _Offered(trainer)
 
 
-@dataclass
 class _NoFit:
-    """Stands in for the trainer before training has begun."""
-
-    missing: str = field(default="this method is not being trained", init=False)
+    """Stands in for the trainer before training has begun, and after it."""
 
     def __getattr__(self, name: str) -> Any:  # Any: never returns
-        raise RuntimeError(f"{self.missing}: 'fit.{name}' is only there inside a trainer")
+        if name.startswith("__"):  # Python asks: copy, pickle
+            raise AttributeError(name)
+        raise RuntimeError(
+            f"this method is not being trained: 'fit.{name}' is only there inside a trainer"
+        )
 
 
 class Method(nn.Module):

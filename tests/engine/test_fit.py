@@ -1,9 +1,13 @@
 """A method sees of its trainer what the contract names, and never the test split."""
 
+import copy
+import pickle
+
 import pytest
+import torch
 from mmbench.methods.concat import Concat
 
-from mmbench.contract.toy import toy_trainer
+from mmbench.contract.toy import SIZES, ToyEncoder, toy_task, toy_trainer
 from mmbench.data import cache as data_cache
 from mmbench.method import FIT_NAMES
 from mmbench.registry import DATASETS
@@ -18,6 +22,12 @@ def method(tmp_path):
     trainer = toy_trainer(Concat, 2, tmp_path)
     trainer.train()
     return trainer.method
+
+
+def untrained():
+    task = toy_task(2)
+    encoders = {m: ToyEncoder(SIZES[i]) for i, m in enumerate(task.names)}
+    return Concat(task, encoders, Concat.Config())
 
 
 @pytest.mark.parametrize("name", ["loaders", "best", "curve", "select", "hooks", "state"])
@@ -35,6 +45,21 @@ def test_what_the_contract_names_is_there(method):
 def test_a_method_cannot_turn_the_trainers_counters(method):
     with pytest.raises(AttributeError, match="keep it on the method itself"):
         method.fit.epoch = 0
+
+
+def test_what_is_not_trained_has_no_trainer():
+    with pytest.raises(RuntimeError, match=r"is not being trained: 'fit\.seed' is only there"):
+        _ = untrained().fit.seed
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_method_can_be_copied_before_it_is_trained(copied):
+    method = untrained()
+    twin = copied(method)
+    weights = twin.state_dict()
+    assert all(torch.equal(weights[name], t) for name, t in method.state_dict().items())
+    with pytest.raises(RuntimeError, match="is not being trained"):
+        _ = twin.fit.seed
 
 
 @pytest.mark.parametrize(("protocol", "other"), [("validated", "val"), ("published", "test")])
