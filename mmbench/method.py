@@ -370,12 +370,3 @@ def of_trainer(**settings: object) -> dict[str, object]:
                 f"(it has {', '.join(known)})"
             )
     return {f"trainer.{name}": value for name, value in settings.items()}
-
-
-def window(start: float, end: float, epoch: int, epochs: int) -> bool:
-    """Say whether ``epoch`` lies in a window given as shares of the run, both ends inclusive.
-
-    The released scripts write 0..50 of 100 epochs, both inclusive: here 0.0 and 0.5.
-    """
-    # in floating point 0.7 * 90 lies just below 63
-    return round(start * epochs, 9) <= epoch <= round(end * epochs, 9)
