@@ -46,10 +46,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mmbench.method import Batch, Deviation, Needs, of_trainer, setting
+from mmbench.nets.modes import evaluating
 from mmbench.registry import register_method
 
 from .gradients import in_scope, scale_gradients
-from .modulated import Modulated, ModulatedConfig, at_least_fp32, entries, evaluating
+from .modulated import Modulated, ModulatedConfig, at_least_fp32, entries
 
 CREMAD = "authors' CREMA-D script; UR-Funny for three modalities"
 FLOOR = 1e-8  # authors' CREMA-D script

@@ -4,13 +4,12 @@ A fusion head of choice (one layer on the concatenation, or the sum of own heads
 epochs in which the method acts, and small pieces of arithmetic. Not a method itself.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Literal, Self, TypeVar
 
 import torch
 from pydantic import model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmbench.method import Method, MethodConfig, setting
 from mmbench.nets.heads import ConcatHead, SumHead
@@ -119,15 +118,3 @@ def true_class(logits: Tensor, label: Tensor) -> Tensor:
 def entries(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the values of each group under the names ``group/key``, for the log."""
     return {f"{name}/{key}": v for name, values in groups.items() for key, v in values.items()}
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Run the body with ``module`` in eval mode, then give every part its own mode back."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode

@@ -35,10 +35,11 @@ from torch.nn.functional import cross_entropy
 
 from mmbench.dataset import Task
 from mmbench.method import UNKNOWN, Batch, Deviation, ParameterGroup, of_trainer, setting
+from mmbench.nets.modes import evaluating
 from mmbench.registry import register_method
 
 from .gradients import scale_gradients
-from .modulated import WindowConfig, entries, evaluating
+from .modulated import WindowConfig, entries
 from .sum import Sum
 
 SCRIPT = "AGM repository's MSLR"

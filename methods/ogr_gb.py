@@ -44,9 +44,8 @@ from torch.nn.functional import cross_entropy
 
 from mmbench.method import UNKNOWN, Batch, Deviation, Method, MethodConfig, of_trainer, setting
 from mmbench.nets.heads import ConcatHead, own_heads
+from mmbench.nets.modes import evaluating
 from mmbench.registry import register_method
-
-from .modulated import evaluating
 
 BENCHMARK = "BalanceBenchmark: super_epoch 10"
 FLOOR, CAP, EPS = 1e-3, 0.95, 1e-8

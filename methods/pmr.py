@@ -39,6 +39,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from mmbench.method import Batch, Deviation, Needs, of_trainer, setting
+from mmbench.nets.modes import evaluating
 from mmbench.registry import register_method
 
 from .modulated import (
@@ -48,7 +49,6 @@ from .modulated import (
     against_others,
     at_least_fp32,
     entries,
-    evaluating,
     true_class,
 )
 

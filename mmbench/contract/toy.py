@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmbench.data.loader import Loader
 from mmbench.dataset import Modality, SplitArrays, Task
 from mmbench.method import Batch, Method
+from mmbench.nets.modes import evaluating
 from mmbench.settings import TrainerSettings
 from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
@@ -103,7 +104,5 @@ def everything(trainer: Trainer) -> Batch:
 @torch.no_grad()
 def predict(method: Method, batch: Batch) -> dict[str, Tensor]:
     """Return the logits in eval mode."""
-    method.eval()
-    out = method.predict(batch.inputs)
-    method.train()
-    return out
+    with evaluating(method):
+        return method.predict(batch.inputs)
