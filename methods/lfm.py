@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from mmbench.method import Batch, Deviation, MethodConfig, Needs, of_trainer, setting
+from mmbench.method import Batch, Deviation, MethodConfig, Needs, log_entries, of_trainer, setting
 from mmbench.nets.modes import evaluating
 from mmbench.registry import register_method
 
@@ -206,8 +206,8 @@ class LFM(Ensemble):
         total = 2 * (k_cls * losses["cls"] + k_con * losses["con"])
         self.fit.backward(total)
         self.fit.update()
-        log = {f"loss/{name}": loss for name, loss in losses.items()}
-        return {"loss": total, **log, "weight/cls": k_cls.clone(), "weight/con": k_con.clone()}
+        weights = {"cls": k_cls.clone(), "con": k_con.clone()}
+        return {"loss": total, **log_entries(loss=losses, weight=weights)}
 
     def _official_slope(self) -> Tensor:
         """Return mean((H v)_1) on eight held-out samples; the first epoch runs in train mode."""

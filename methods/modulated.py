@@ -113,8 +113,3 @@ def at_least_fp32(t: Tensor) -> Tensor:
 def true_class(logits: Tensor, label: Tensor) -> Tensor:
     """Return the summed probability of the true class, a scalar, from [B, C] and y [B]."""
     return at_least_fp32(logits).softmax(1).gather(1, label[:, None]).sum()
-
-
-def entries(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the values of each group under the names ``group/key``, for the log."""
-    return {f"{name}/{key}": v for name, values in groups.items() for key, v in values.items()}

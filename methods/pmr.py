@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from mmbench.method import Batch, Deviation, Needs, of_trainer, setting
+from mmbench.method import Batch, Deviation, Needs, log_entries, of_trainer, setting
 from mmbench.nets.modes import evaluating
 from mmbench.registry import register_method
 
@@ -48,7 +48,6 @@ from .modulated import (
     ModulatedConfig,
     against_others,
     at_least_fp32,
-    entries,
     true_class,
 )
 
@@ -206,7 +205,7 @@ class PMR(Modulated):
         return {
             "loss": total,
             "loss/fused": loss,
-            **entries(**{"loss/prototype": own}, ratio=rho, beta=beta, prototype_accuracy=hits),
+            **log_entries(**{"loss/prototype": own}, ratio=rho, beta=beta, prototype_accuracy=hits),
         }
 
     def similarities(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -43,6 +43,7 @@ from mmbench.method import (
     MethodConfig,
     Needs,
     ParameterGroup,
+    log_entries,
     of_trainer,
     setting,
 )
@@ -221,7 +222,7 @@ class ReconBoost(Method):
         """Every modality learns alone, by its own head."""
         losses = {m: cross_entropy(self.logits(m, batch.inputs), batch.label) for m in self.names}
         total = torch.stack(list(losses.values())).sum()
-        return {"loss": total, **{f"loss/{m}": loss for m, loss in losses.items()}}
+        return {"loss": total, **log_entries(loss=losses)}
 
     def _boost(self, batch: Batch, stage: int) -> dict[str, Tensor]:
         """Phase 1: the present modality fits what the others miss."""

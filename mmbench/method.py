@@ -22,6 +22,7 @@ __all__ = [
     "MethodConfig",
     "Needs",
     "ParameterGroup",
+    "log_entries",
     "of_trainer",
     "setting",
 ]
@@ -354,6 +355,14 @@ class Method(nn.Module):
         A sample's logits must not depend on what else is in the batch.
         """
         raise NotImplementedError
+
+
+def log_entries(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the values of each group under ``group/key``, as ``step`` returns what it logs.
+
+    ``log_entries(loss={"audio": x})`` is ``{"loss/audio": x}``: in reports, one figure a group.
+    """
+    return {f"{name}/{key}": v for name, values in groups.items() for key, v in values.items()}
 
 
 def of_trainer(**settings: object) -> dict[str, object]:
