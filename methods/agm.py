@@ -49,8 +49,9 @@ from mmbench.method import Batch, Deviation, Needs, log_entries, of_trainer, set
 from mmbench.nets.modes import evaluating
 from mmbench.registry import register_method
 
+from .arithmetic import at_least_fp32
 from .gradients import in_scope, scale_gradients
-from .modulated import Modulated, ModulatedConfig, at_least_fp32
+from .modulated import Modulated, ModulatedConfig
 
 CREMAD = "authors' CREMA-D script; UR-Funny for three modalities"
 FLOOR = 1e-8  # authors' CREMA-D script

@@ -43,8 +43,8 @@ from mmbench.method import Batch, Deviation, MethodConfig, Needs, log_entries, o
 from mmbench.nets.modes import evaluating
 from mmbench.registry import register_method
 
+from .arithmetic import at_least_fp32
 from .ensemble import Ensemble
-from .modulated import at_least_fp32
 
 SCRIPT = "authors' script"
 FITTED = (2.04623704e-1, 3.35472727e-3, 1.22989557e-4, -2.92947416e-6, 2.23835486e-8,

@@ -31,9 +31,9 @@ from torch.nn.functional import cross_entropy
 from mmbench.method import Batch, Deviation, MethodConfig, Needs, log_entries, of_trainer, setting
 from mmbench.registry import register_method
 
+from .arithmetic import EPS
 from .gradients import Gradients, give_gradients, reached, take_gradients
 from .joint import Joint
-from .modulated import EPS
 
 
 class MMParetoConfig(MethodConfig):

@@ -35,8 +35,9 @@ from mmbench.errors import Refused
 from mmbench.method import Batch, Deviation, Needs, log_entries, of_trainer, setting
 from mmbench.registry import register_method
 
+from .arithmetic import against_others, true_class
 from .gradients import in_scope, scale_gradients
-from .modulated import Modulated, ModulatedConfig, against_others, true_class
+from .modulated import Modulated, ModulatedConfig
 
 TIE = 1e-6  # ratios closer to 1 than this are a tie
 

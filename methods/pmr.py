@@ -42,14 +42,8 @@ from mmbench.method import Batch, Deviation, Needs, log_entries, of_trainer, set
 from mmbench.nets.modes import evaluating
 from mmbench.registry import register_method
 
-from .modulated import (
-    EPS,
-    Modulated,
-    ModulatedConfig,
-    against_others,
-    at_least_fp32,
-    true_class,
-)
+from .arithmetic import EPS, against_others, at_least_fp32, true_class
+from .modulated import Modulated, ModulatedConfig
 
 FAR = -1e30  # similarity to a class without prototype: its softmax is 0, and no NaN arises
 LAUNCH = "authors' launch line, CREMA-D concat"

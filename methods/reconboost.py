@@ -51,7 +51,7 @@ from mmbench.nets.heads import own_heads
 from mmbench.nets.modes import evaluating
 from mmbench.registry import register_method
 
-from .modulated import at_least_fp32
+from .arithmetic import at_least_fp32
 
 CREMAD = "authors' CREMA-D script"
 BUDGET = "mmbench; the authors' script has 4, for 1001 stages"

@@ -360,7 +360,7 @@ class Method(nn.Module):
 def log_entries(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the values of each group under ``group/key``, as ``step`` returns what it logs.
 
-    ``log_entries(loss={"audio": x})`` is ``{"loss/audio": x}``: in reports, one figure a group.
+    ``log_entries(loss={"audio": x})`` is ``{"loss/audio": x}``, a group that figures draw together.
     """
     return {f"{name}/{key}": v for name, values in groups.items() for key, v in values.items()}
 
