@@ -129,8 +129,8 @@ def cached(
     prepared = data_cache.load(dataset, cache=cache)
     changes = prepared.augmentations if augmented else None
     loader = Loader(
-        [prepared.splits["train"]], device, torch.float32, BATCH, 0, changes, resident,
-        prepared.task.modalities,
+        [prepared.splits["train"]], device, torch.float32, BATCH, 0,
+        augmentations=changes, resident=resident, modalities=prepared.task.modalities,
     )  # fmt: skip
     index = torch.arange(len(loader))
     state = {"epoch": 0}

@@ -47,11 +47,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmbench.method import Batch, Deviation, Needs, of_trainer, setting
+from mmbench.method import Batch, Deviation, Needs, log_entries, of_trainer, setting
+from mmbench.nets.modes import evaluating
 from mmbench.registry import register_method
 
+from .arithmetic import at_least_fp32
 from .gradients import in_scope, scale_gradients
-from .modulated import Modulated, ModulatedConfig, at_least_fp32, entries, evaluating
+from .modulated import Modulated, ModulatedConfig
 
 CREMAD = "authors' CREMA-D script; UR-Funny for three modalities"
 FLOOR = 1e-8  # authors' CREMA-D script
@@ -260,7 +262,8 @@ class AGM(Modulated):
         elif config.after_window == "reset":
             self.scale.fill_(1.0)
         rows = {"score": n, "ratio": r, "tau": tau, "coefficient": c, "scale": self.scale.clone()}
-        return entries(**{k: dict(zip(self.names, row, strict=True)) for k, row in rows.items()})
+        named = {k: dict(zip(self.names, row, strict=True)) for k, row in rows.items()}
+        return log_entries(**named)
 
     @torch.no_grad()
     def _scale_encoders(self) -> None:

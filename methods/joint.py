@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmbench.method import Batch, Method
+from mmbench.method import Batch, Method, log_entries
 from mmbench.nets.heads import ConcatHead, own_heads
 from mmbench.registry import register_method
 
@@ -35,7 +35,7 @@ class Joint(Method):
         total = torch.stack(list(losses.values())).sum()
         self.fit.backward(total)
         self.fit.update()
-        return {"loss": total, **{f"loss/{name}": loss for name, loss in losses.items()}}
+        return {"loss": total, **log_entries(loss=losses)}
 
     def predict(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Fused logits, and those of every modality's own head."""

@@ -39,11 +39,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from mmbench.method import Batch, Deviation, MethodConfig, Needs, of_trainer, setting
+from mmbench.method import Batch, Deviation, MethodConfig, Needs, log_entries, of_trainer, setting
+from mmbench.nets.modes import evaluating
 from mmbench.registry import register_method
 
+from .arithmetic import at_least_fp32
 from .ensemble import Ensemble
-from .modulated import at_least_fp32, evaluating
 
 SCRIPT = "authors' script"
 FITTED = (2.04623704e-1, 3.35472727e-3, 1.22989557e-4, -2.92947416e-6, 2.23835486e-8,
@@ -205,8 +206,8 @@ class LFM(Ensemble):
         total = 2 * (k_cls * losses["cls"] + k_con * losses["con"])
         self.fit.backward(total)
         self.fit.update()
-        log = {f"loss/{name}": loss for name, loss in losses.items()}
-        return {"loss": total, **log, "weight/cls": k_cls.clone(), "weight/con": k_con.clone()}
+        weights = {"cls": k_cls.clone(), "con": k_con.clone()}
+        return {"loss": total, **log_entries(loss=losses, weight=weights)}
 
     def _official_slope(self) -> Tensor:
         """Return mean((H v)_1) on eight held-out samples; the first epoch runs in train mode."""

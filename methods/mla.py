@@ -49,7 +49,7 @@ from mmbench.method import (
 )
 from mmbench.registry import register_method
 
-from .modulated import EPS, at_least_fp32
+from .arithmetic import EPS, at_least_fp32
 
 FIXED = {2: (0.55, 0.45), 3: (0.35, 0.25, 0.40)}  # authors' main scripts, by number of modalities
 FLOOR = 1e-8  # least denominator of the update

@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmbench.method import Batch, Deviation, MethodConfig, Needs, of_trainer, setting
+from mmbench.method import Batch, Deviation, MethodConfig, Needs, log_entries, of_trainer, setting
 from mmbench.registry import register_method
 
+from .arithmetic import EPS
 from .gradients import Gradients, give_gradients, reached, take_gradients
 from .joint import Joint
-from .modulated import EPS, entries
 
 
 class MMParetoConfig(MethodConfig):
@@ -137,7 +137,7 @@ class MMPareto(Joint):
         self.fit.backward(fused, retain_graph=True)
         multimodal = {m: take_gradients(encoder) for m, encoder in self.encoders.items()}
         self.fit.backward(unimodal)
-        log = entries(loss={"fused": fused, **own})
+        log = log_entries(loss={"fused": fused, **own})
         for m, encoder in self.encoders.items():
             parameters, g, u = reached(encoder, multimodal[m])
             if parameters:  # none of a frozen encoder

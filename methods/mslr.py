@@ -34,11 +34,20 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mmbench.dataset import Task
-from mmbench.method import UNKNOWN, Batch, Deviation, ParameterGroup, of_trainer, setting
+from mmbench.method import (
+    UNKNOWN,
+    Batch,
+    Deviation,
+    ParameterGroup,
+    log_entries,
+    of_trainer,
+    setting,
+)
+from mmbench.nets.modes import evaluating
 from mmbench.registry import register_method
 
 from .gradients import scale_gradients
-from .modulated import WindowConfig, entries, evaluating
+from .modulated import WindowConfig
 from .sum import Sum
 
 SCRIPT = "AGM repository's MSLR"
@@ -183,7 +192,7 @@ class MSLR(Sum):
                 scale_gradients(group.parameters, factors[group.name])
         self.fit.update()
         own = {m: loss.detach() for m, loss in losses.items()}
-        return {"loss": total, **entries(loss=own, factor=factors)}
+        return {"loss": total, **log_entries(loss=own, factor=factors)}
 
     def on_epoch_end(self, val: Mapping[str, Mapping[str, float]] | None) -> None:
         """Remember the accuracies, and set the ratios of the next epoch."""

@@ -32,11 +32,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mmbench.errors import Refused
-from mmbench.method import Batch, Deviation, Needs, of_trainer, setting
+from mmbench.method import Batch, Deviation, Needs, log_entries, of_trainer, setting
 from mmbench.registry import register_method
 
+from .arithmetic import against_others, true_class
 from .gradients import in_scope, scale_gradients
-from .modulated import Modulated, ModulatedConfig, against_others, entries, true_class
+from .modulated import Modulated, ModulatedConfig
 
 TIE = 1e-6  # ratios closer to 1 than this are a tie
 
@@ -133,7 +134,7 @@ class OGM(Modulated):
                 self.modulate(k)
         self.fit.update()
         mean_score = {m: s / len(batch.label) for m, s in score.items()}
-        return {"loss": loss, **entries(score=mean_score, ratio=rho, k=k)}
+        return {"loss": loss, **log_entries(score=mean_score, ratio=rho, k=k)}
 
     def predict(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Fused logits [B, C], and their split into modalities."""

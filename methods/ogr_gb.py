@@ -41,11 +41,19 @@ from pydantic import model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmbench.method import UNKNOWN, Batch, Deviation, Method, MethodConfig, of_trainer, setting
+from mmbench.method import (
+    UNKNOWN,
+    Batch,
+    Deviation,
+    Method,
+    MethodConfig,
+    log_entries,
+    of_trainer,
+    setting,
+)
 from mmbench.nets.heads import ConcatHead, own_heads
+from mmbench.nets.modes import evaluating
 from mmbench.registry import register_method
-
-from .modulated import evaluating
 
 BENCHMARK = "BalanceBenchmark: super_epoch"
 REPEATED = 10  # epochs of an estimate that is repeated: its trainer_config.yaml
@@ -166,11 +174,11 @@ class OGRGB(Method):
         total = (self.w * torch.stack(list(losses.values()))).sum()
         self.fit.backward(total)
         self.fit.update()
-        log = {f"loss/{k}": loss.detach() for k, loss in losses.items()}
+        own = {k: loss.detach() for k, loss in losses.items()}
         gain, overfit = self.evidence.clone()
-        for name, row in {"weight": self.w.clone(), "gain": gain, "overfit": overfit}.items():
-            log |= {f"{name}/{k}": v for k, v in zip(self.branches, row, strict=True)}
-        return {"loss": total, **log}
+        rows = {"weight": self.w.clone(), "gain": gain, "overfit": overfit}
+        more = {name: dict(zip(self.branches, row, strict=True)) for name, row in rows.items()}
+        return {"loss": total, **log_entries(loss=own, **more)}
 
     def predict(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The fused logits, and those of every modality's own head."""

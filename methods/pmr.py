@@ -41,19 +41,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from mmbench.method import Batch, Deviation, Needs, of_trainer, setting
+from mmbench.method import Batch, Deviation, Needs, log_entries, of_trainer, setting
+from mmbench.nets.modes import evaluating
 from mmbench.registry import register_method
 
-from .modulated import (
-    EPS,
-    Modulated,
-    ModulatedConfig,
-    against_others,
-    at_least_fp32,
-    entries,
-    evaluating,
-    true_class,
-)
+from .arithmetic import EPS, against_others, at_least_fp32, true_class
+from .modulated import Modulated, ModulatedConfig
 
 FAR = -1e30  # similarity to a class without prototype: its softmax is 0, and no NaN arises
 LAUNCH = "authors' launch line, AVE concat"
@@ -216,7 +209,7 @@ class PMR(Modulated):
         return {
             "loss": total,
             "loss/fused": loss,
-            **entries(**{"loss/prototype": own}, ratio=rho, beta=beta, prototype_accuracy=hits),
+            **log_entries(**{"loss/prototype": own}, ratio=rho, beta=beta, prototype_accuracy=hits),
         }
 
     def similarities(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:

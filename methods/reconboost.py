@@ -43,13 +43,15 @@ from mmbench.method import (
     MethodConfig,
     Needs,
     ParameterGroup,
+    log_entries,
     of_trainer,
     setting,
 )
 from mmbench.nets.heads import own_heads
+from mmbench.nets.modes import evaluating
 from mmbench.registry import register_method
 
-from .modulated import at_least_fp32, evaluating
+from .arithmetic import at_least_fp32
 
 CREMAD = "authors' CREMA-D script"
 BUDGET = "mmbench; the authors' script has 4, for 1001 stages"
@@ -220,7 +222,7 @@ class ReconBoost(Method):
         """Every modality learns alone, by its own head."""
         losses = {m: cross_entropy(self.logits(m, batch.inputs), batch.label) for m in self.names}
         total = torch.stack(list(losses.values())).sum()
-        return {"loss": total, **{f"loss/{m}": loss for m, loss in losses.items()}}
+        return {"loss": total, **log_entries(loss=losses)}
 
     def _boost(self, batch: Batch, stage: int) -> dict[str, Tensor]:
         """Phase 1: the present modality fits what the others miss."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from mmbench.method import Batch, Method, MethodConfig
+from mmbench.method import Batch, Method, MethodConfig, log_entries
 from mmbench.registry import register_method
 from mmbench.settings import setting
 
@@ -59,7 +59,7 @@ class Weight(Method):
         self.fit.backward(loss)
         self.fit.update()
         means = w.mean((1, 2)).unbind()
-        return {"loss": loss, **{f"w/{m}": v for m, v in zip(self.names, means, strict=True)}}
+        return {"loss": loss, **log_entries(w=dict(zip(self.names, means, strict=True)))}
 
     def predict(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Fused logits, and every modality's through the same head."""

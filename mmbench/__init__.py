@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         MethodConfig,
         Needs,
         ParameterGroup,
+        log_entries,
         of_trainer,
     )
     from mmbench.registry import register_dataset, register_encoder, register_method
@@ -44,6 +45,7 @@ _HOMES = {
     "Task": "dataset",
     "UNKNOWN": "method",
     "UserError": "errors",
+    "log_entries": "method",
     "of_trainer": "method",
     "register_dataset": "registry",
     "register_encoder": "registry",
@@ -70,6 +72,7 @@ __all__ = [
     "Task",
     "UserError",
     "__version__",
+    "log_entries",
     "of_trainer",
     "register_dataset",
     "register_encoder",

@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmbench.data.locking import alone
 from mmbench.errors import UserError
 from mmbench.launch.lease import NO_LINKS
+from mmbench.locking import alone
 from mmbench.store import PACKED, PLAIN, cell_of, glance, read_record, record_files, speaking
 
 COPIED = (*NO_LINKS, errno.EXDEV)  # the runs may lie on another file system

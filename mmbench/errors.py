@@ -16,6 +16,10 @@ class NewerRecord(UserError):
     """A record is whole, but a newer version of mmbench wrote it."""
 
 
+class ClosedRecord(UserError):
+    """A record may be whole: its file cannot be opened or read."""
+
+
 class Refused(UserError):
     """A method cannot work on this data with these encoders; the cell is refused, not failed."""
 

@@ -5,7 +5,6 @@ not finished there stay there: their checkpoints and leases belong to the machin
 Every folder or file is copied aside and then appears whole, under a name that was free.
 """
 
-import fcntl
 import gzip
 import json
 import os
@@ -15,9 +14,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmbench.data.locking import alone
 from mmbench.errors import UserError
 from mmbench.launch import lease as leases
+from mmbench.locking import alone, try_lock
 from mmbench.record import Record
 from mmbench.reproduce import compare
 from mmbench.store import PACKED, PLAIN, cell_of, in_use, read_record, write_atomic, write_new
@@ -102,16 +101,13 @@ def _aside(results: Path) -> Iterator[Path]:
 
     Raises:
         UserError: if another merge holds it.
+        OSError: as the system says.
     """
     aside = results / "runs" / ASIDE
     aside.mkdir(parents=True, exist_ok=True)
     with (aside / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
-            raise UserError(
-                f"another merge into {results} is at work; wait until it has ended"
-            ) from err
+        if not try_lock(lock):
+            raise UserError(f"another merge into {results} is at work; wait until it has ended")
         for old in aside.iterdir():
             if old.is_dir():
                 shutil.rmtree(old)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -22,6 +22,7 @@ __all__ = [
     "MethodConfig",
     "Needs",
     "ParameterGroup",
+    "log_entries",
     "of_trainer",
     "setting",
 ]
@@ -140,7 +141,6 @@ class Fit(Protocol):
         name: str,
         groups: Iterable[ParameterGroup],
         *,
-        lr: float | None = None,
         weight_decay: float | None = None,
     ) -> None:
         """Create (or replace, forgetting its momentum) the optimiser ``name``.
@@ -148,7 +148,6 @@ class Fit(Protocol):
         Args:
             name: what ``update`` is called with.
             groups: its parameters.
-            lr: a constant learning rate; None follows the schedule.
             weight_decay: None takes the trainer's.
         """
 
@@ -158,13 +157,10 @@ class Fit(Protocol):
     def generator(self, tag: str) -> torch.Generator:
         """Return a generator on the device, seeded by (seed, tag, step): needs no checkpoint."""
 
-    def train_batches(
-        self, *, samples: int | None = None, tag: str = "pass", augmented: bool = False
-    ) -> Iterator[Batch]:
+    def train_batches(self, *, tag: str = "pass", augmented: bool = False) -> Iterator[Batch]:
         """Iterate over training data in an order given by (tag, epoch).
 
         Args:
-            samples: stop after at least this many samples; None: all.
             tag: names the stream of random numbers.
             augmented: as the training batches are.
         """
@@ -208,14 +204,15 @@ def offered(trainer: Fit) -> Fit:
     return _Offered(trainer)
 
 
-@dataclass
 class _NoFit:
-    """Stands in for the trainer before training has begun."""
-
-    missing: str = field(default="this method is not being trained", init=False)
+    """Stands in for the trainer before training has begun, and after it."""
 
     def __getattr__(self, name: str) -> Any:  # Any: never returns
-        raise RuntimeError(f"{self.missing}: 'fit.{name}' is only there inside a trainer")
+        if name.startswith("__"):  # Python asks: copy, pickle
+            raise AttributeError(name)
+        raise RuntimeError(
+            f"this method is not being trained: 'fit.{name}' is only there inside a trainer"
+        )
 
 
 class Method(nn.Module):
@@ -360,6 +357,14 @@ class Method(nn.Module):
         raise NotImplementedError
 
 
+def log_entries(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the values of each group under ``group/key``, as ``step`` returns what it logs.
+
+    ``log_entries(loss={"audio": x})`` is ``{"loss/audio": x}``, a group that figures draw together.
+    """
+    return {f"{name}/{key}": v for name, values in groups.items() for key, v in values.items()}
+
+
 def of_trainer(**settings: object) -> dict[str, object]:
     """Return settings of the trainer under the keys of ``Method.authors``: ``trainer.lr`` ...
 
@@ -374,12 +379,3 @@ def of_trainer(**settings: object) -> dict[str, object]:
                 f"(it has {', '.join(known)})"
             )
     return {f"trainer.{name}": value for name, value in settings.items()}
-
-
-def window(start: float, end: float, epoch: int, epochs: int) -> bool:
-    """Say whether ``epoch`` lies in a window given as shares of the run, both ends inclusive.
-
-    The released scripts write 0..50 of 100 epochs, both inclusive: here 0.0 and 0.5.
-    """
-    # in floating point 0.7 * 90 lies just below 63
-    return round(start * epochs, 9) <= epoch <= round(end * epochs, 9)

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
 from pydantic_core import from_json
 
 from mmbench.cell import Cell
-from mmbench.errors import NewerRecord, UserError
+from mmbench.errors import ClosedRecord, NewerRecord, UserError
 from mmbench.launch import lease
 from mmbench.launch.lease import NO_LINKS
+from mmbench.locking import try_lock
 from mmbench.record import SCHEMA, Record
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, limit on a file's size
@@ -108,10 +108,16 @@ def read_record(file: Path, curve: bool = True) -> Record:
         curve: whether to keep the epochs, which are most of it; tables do without.
 
     Raises:
-        UserError: if it was written by a newer version, or is not a record.
+        NewerRecord: if it was written by a newer version.
+        ClosedRecord: if the system does not let it be read.
+        UserError: if it is not a record.
     """
     try:
         data = file.read_bytes()
+    except OSError as err:
+        advice = "; get permission from its owner" if isinstance(err, PermissionError) else ""
+        raise ClosedRecord(f"{file} cannot be read: {err.strerror}{advice}") from err
+    try:
         text = gzip.decompress(data) if file.suffix == ".gz" else data
         # Three times as fast as json, and a report of many records does little else.
         raw = from_json(text if curve else _without_curve(text))
@@ -122,7 +128,7 @@ def read_record(file: Path, curve: bool = True) -> Record:
                 f"up to {SCHEMA}); update mmbench"
             )
         return Record.model_validate(raw if curve else {**raw, "curve": []})
-    except (OSError, EOFError, zlib.error, ValueError, AttributeError, ValidationError) as err:
+    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError, AttributeError) as err:
         raise UserError(
             f"{file} is not a readable record ({type(err).__name__}); move it away and run the "
             "cell again"
@@ -330,14 +336,15 @@ class RunDirectory:
             return "unreadable"
 
     def set_aside(self) -> Path:
-        """Rename a record that cannot be read, so that the cell can run again; nothing is lost.
+        """Rename a record that is damaged, so that the cell can run again; nothing is lost.
 
         Raises:
             NewerRecord: if it is only for another version to read.
+            ClosedRecord: if it may be whole.
         """
         try:
             read_record(self.record_file)
-        except NewerRecord:
+        except (NewerRecord, ClosedRecord):
             raise
         except UserError:
             pass
@@ -375,10 +382,7 @@ class Store:
     """A results folder.
 
     Args:
-        results: the folder; made if missing.
-
-    Raises:
-        UserError: if it cannot be made or written.
+        results: the folder; made when something is first written.
     """
 
     def __init__(self, results: Path) -> None:
@@ -386,7 +390,11 @@ class Store:
         self.runs = results / "runs"
 
     def check_writable(self) -> None:
-        """Refuse early if nothing can be written here."""
+        """Refuse early if nothing can be written here; make the folder if it is missing.
+
+        Raises:
+            UserError: if it cannot be made or written.
+        """
         probe = self.runs / f".probe.{os.getpid()}"
         try:
             self.runs.mkdir(parents=True, exist_ok=True)
@@ -422,9 +430,8 @@ def in_use(folder: Path) -> bool:
         # NFS asks for a file that is open for writing where a lock excludes all others.
         mode, kind = ("r+", fcntl.LOCK_EX) if os.access(lock, os.W_OK) else ("r", fcntl.LOCK_SH)
         with lock.open(mode) as handle:
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            return not try_lock(handle, kind)
     except FileNotFoundError:
         return False
-    except OSError:
+    except OSError:  # nobody can tell
         return True
-    return False

@@ -147,14 +147,19 @@ def clean(results: Path, failed: bool, unfinished: bool, dry_run: bool, as_json:
     """Remove failed attempts, or interrupted and cancelled runs."""
     if not (failed or unfinished):
         raise UserError("say what to remove: --failed, --unfinished or both")
-    doomed = {"failed": failed, "interrupted": unfinished, "waiting": unfinished}
-    doomed["cancelled"] = unfinished
-    states = {d.path: d.state() for d in _directories(results)}
-    gone = [path for path, state in states.items() if doomed.get(state)]
-    kept = [path for path, state in states.items() if state == "running"]
-    if not dry_run:
-        for path in gone:
-            shutil.rmtree(path)
+    doomed: set[str] = {"failed"} if failed else set()
+    if unfinished:
+        doomed |= {"interrupted", "waiting", "cancelled"}
+    gone: list[Path] = []
+    kept: list[Path] = []
+    for directory in _directories(results):
+        state = directory.state()  # now: a worker may take a cell while others are removed
+        if state == "running":
+            kept.append(directory.path)
+        elif state in doomed:
+            gone.append(directory.path)
+            if not dry_run:
+                shutil.rmtree(directory.path)
     if as_json:
         print(json.dumps({"removed": [str(p) for p in gone], "running": [str(p) for p in kept]}))
         return

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmbench.data.loader import Loader
 from mmbench.dataset import Modality, SplitArrays, Task
 from mmbench.method import Batch, Method
+from mmbench.nets.modes import evaluating
 from mmbench.settings import TrainerSettings
 from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
@@ -92,7 +93,7 @@ def toy_trainer(
         epochs=epochs, batch_size=BATCH, lr=0.05, weight_decay=weight_decay, precision=precision
     )
     folder.mkdir(parents=True, exist_ok=True)
-    return Trainer(method.to(dtype), loaders, "val", settings, 0, folder, Hooks(stop=stop))
+    return Trainer(method.to(dtype), loaders, "val", settings, 0, folder, hooks=Hooks(stop=stop))
 
 
 def everything(trainer: Trainer) -> Batch:
@@ -103,7 +104,5 @@ def everything(trainer: Trainer) -> Batch:
 @torch.no_grad()
 def predict(method: Method, batch: Batch) -> dict[str, Tensor]:
     """Return the logits in eval mode."""
-    method.eval()
-    out = method.predict(batch.inputs)
-    method.train()
-    return out
+    with evaluating(method):
+        return method.predict(batch.inputs)

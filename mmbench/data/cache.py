@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from mmbench.cell import digest
 from mmbench.data import integrity
 from mmbench.data import manifest as manifests
-from mmbench.data.locking import alone
 from mmbench.dataset import SPLITS, Dataset, Prepared, SplitArrays
 from mmbench.errors import MMBenchError, UserError
+from mmbench.locking import alone
 from mmbench.settings import as_typed, default_cache, validate
 
 FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -22,11 +22,11 @@ from torch import nn
 from mmbench.cell import digest
 from mmbench.data import integrity
 from mmbench.data.loader import Loader
-from mmbench.data.locking import alone
 from mmbench.data.manifest import flushed, sha256
 from mmbench.data.progress import Progress
 from mmbench.dataset import Modality, Prepared
 from mmbench.errors import UserError
+from mmbench.locking import alone
 from mmbench.registry import ENCODERS
 
 BATCH = 64  # fixed, so that the features do not depend on the cell's batch size
@@ -142,7 +142,13 @@ def _compute(
         for split, arrays in prepared.splits.items():
             alone_ = replace(arrays, inputs={modality.name: arrays.inputs[modality.name]})
             loader = Loader(
-                [alone_], device, torch.float32, BATCH, 0, None, False, prepared.task.modalities
+                [alone_],
+                device,
+                torch.float32,
+                BATCH,
+                0,
+                resident=False,
+                modalities=prepared.task.modalities,
             )
             out = np.lib.format.open_memmap(
                 folder / f"{split}.npy", "w+", np.float32, (len(arrays), width)

@@ -48,6 +48,7 @@ class Loader:
         dtype: torch.dtype,
         batch_size: int,
         seed: int,
+        *,
         augmentations: Mapping[str, str] | None = None,
         resident: bool = True,
         modalities: Sequence[Modality] | None = None,

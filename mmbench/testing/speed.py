@@ -18,7 +18,7 @@ from mmbench.registry import METHODS
 from mmbench.report.render import fill
 from mmbench.settings import RunSettings, TrainerSettings
 from mmbench.training.device import allow_tf32, synchronize
-from mmbench.training.run_cell import arrange
+from mmbench.training.layout import arrange
 from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
 
@@ -77,8 +77,9 @@ def make_trainer(
         method = cls(task, {m: encoders[m] for m in used}, config).to(loader.device)
     arrange(method, loader.device, run or RunSettings())
     allow_tf32(settings.precision)
+    loaders = {"train": loader, "val": loader}
     hooks = Hooks(checkpoint_seconds=float("inf"))
-    trainer = Trainer(method, {"train": loader, "val": loader}, "val", settings, 0, folder, hooks)
+    trainer = Trainer(method, loaders, "val", settings, 0, folder, hooks=hooks)
     method.fit = trainer
     method.train()
     trainer.optimizers.create("main", method.parameter_groups())

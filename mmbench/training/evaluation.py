@@ -7,6 +7,7 @@ from mmbench.data.loader import Loader
 from mmbench.errors import NonFiniteLoss
 from mmbench.method import Method
 from mmbench.metrics import METRICS
+from mmbench.nets.modes import evaluating
 from mmbench.record import Metrics
 
 FINITE = "finite"  # travels with the metrics, so that one wait is enough
@@ -15,13 +16,11 @@ FINITE = "finite"  # travels with the metrics, so that one wait is enough
 @torch.no_grad()
 def predictions(method: Method, loader: Loader) -> dict[str, Tensor]:
     """Return the logits [N, C] of every prediction, in the split's order, in eval mode."""
-    training = method.training
-    method.eval()
     parts: dict[str, list[Tensor]] = {}
-    for batch in loader.everything():
-        for name, logits in method.predict(batch.inputs).items():
-            parts.setdefault(name, []).append(logits)
-    method.train(training)
+    with evaluating(method):
+        for batch in loader.everything():
+            for name, logits in method.predict(batch.inputs).items():
+                parts.setdefault(name, []).append(logits)
     return {name: torch.cat(logits) for name, logits in parts.items()}
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmbench.data.loader import Loader
 from mmbench.method import Method
+from mmbench.nets.modes import evaluating
 from mmbench.record import Imbalance
 
 MOST = 5  # modalities: 2^M passes over the split
@@ -58,13 +59,11 @@ def measure(method: Method, train: Loader, test: Loader) -> Imbalance:
         train: the training split, without augmentation.
         test: where accuracies are taken.
     """
-    training = method.training
-    method.eval()
     asked = subsets(method.names) if len(method.names) <= MOST else []
     means = _means(train, method.names) if asked else {}
-    reached, tested = _tested(method, test, asked, means)
-    probe = _probe(method, train, test.label, tested)
-    method.train(training)
+    with evaluating(method):
+        reached, tested = _tested(method, test, asked, means)
+        probe = _probe(method, train, test.label, tested)
     return Imbalance(
         fill="mean of the training inputs",
         subsets={"+".join(s): v for s, v in reached.items()},
@@ -169,11 +168,9 @@ def _probe(
 @torch.no_grad()
 def features(method: Method, loader: Loader) -> dict[str, np.ndarray]:
     """Return what each encoder makes of a split, [N, d], in its order, in eval mode."""
-    training = method.training
-    method.eval()
     parts: dict[str, list[Tensor]] = {m: [] for m in method.names}
-    for batch in loader.everything():
-        for m, z in method.encode(batch.inputs).items():
-            parts[m].append(z.float().cpu())
-    method.train(training)
+    with evaluating(method):
+        for batch in loader.everything():
+            for m, z in method.encode(batch.inputs).items():
+                parts[m].append(z.float().cpu())
     return {m: torch.cat(z).numpy() for m, z in parts.items()}

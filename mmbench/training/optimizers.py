@@ -34,30 +34,27 @@ class Optimizers:
         self,
         name: str,
         groups: Iterable[ParameterGroup],
-        lr: float | None = None,
         weight_decay: float | None = None,
     ) -> None:
-        """Create or replace the optimiser ``name``; ``lr`` None follows the schedule."""
+        """Create or replace the optimiser ``name``; ``weight_decay`` None takes the settings'."""
         decay = self.settings.weight_decay if weight_decay is None else weight_decay
         rows = [
             {
                 "params": list(group.parameters),
                 "name": group.name,
                 "lr_scale": group.lr_scale,
-                "scheduled": lr is None,
                 "weight_decay": decay,
-                "lr": self.settings.lr * group.lr_scale if lr is None else lr,
+                "lr": self.settings.lr * group.lr_scale,
             }
             for group in groups
         ]
         self.by_name[name] = self._make(rows)
 
     def set_lr(self, base: float) -> None:
-        """Give every scheduled group its learning rate, ``base * lr_scale``."""
+        """Give every group its learning rate, ``base * lr_scale``."""
         for optimizer in self.by_name.values():
             for group in optimizer.param_groups:
-                if group["scheduled"]:
-                    group["lr"] = base * group["lr_scale"]
+                group["lr"] = base * group["lr_scale"]
 
     def scale(self, group_name: str, factor: float) -> None:
         """Set the factor of a group of the main optimiser."""

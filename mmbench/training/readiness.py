@@ -9,8 +9,8 @@ from mmbench.data.features import frozen_of, with_features
 from mmbench.nets.encoders import build_encoders
 from mmbench.registry import ENCODERS
 from mmbench.settings import RunSettings
+from mmbench.training.assembly import make_dataset
 from mmbench.training.device import choose
-from mmbench.training.run_cell import make_dataset
 
 
 def make_ready(cells: Iterable[Cell], cache: Path, run: RunSettings) -> None:

@@ -81,6 +81,7 @@ class Trainer:
         settings: TrainerSettings,
         seed: int,
         folder: Path,
+        *,
         hooks: Hooks | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
@@ -354,11 +355,10 @@ class Trainer:
         name: str,
         groups: Iterable[ParameterGroup],
         *,
-        lr: float | None = None,
         weight_decay: float | None = None,
     ) -> None:
         """Create or replace an optimiser; see ``mmbench.Fit``."""
-        self.optimizers.create(name, groups, lr, weight_decay)
+        self.optimizers.create(name, groups, weight_decay)
         self.optimizers.set_lr(self.lr)
 
     def scale_lr(self, group: str, factor: float) -> None:
@@ -369,15 +369,10 @@ class Trainer:
         """Return a generator on the device, seeded by (seed, tag, step)."""
         return generator(self.device, self.seed, tag, self.step)
 
-    def train_batches(
-        self, *, samples: int | None = None, tag: str = "pass", augmented: bool = False
-    ) -> Iterator[Batch]:
+    def train_batches(self, *, tag: str = "pass", augmented: bool = False) -> Iterator[Batch]:
         """Iterate over training data, ordered by (tag, epoch); see ``mmbench.Fit``."""
         loader = self.loaders["train"]
         index = loader.shuffled(self.index, tag, self.epoch)
-        if samples is not None:
-            batches = -(-samples // loader.batch_size)
-            index = index[: batches * loader.batch_size]
         for step, batch in enumerate(loader.in_order(index)):
             if not augmented:
                 yield batch

@@ -143,7 +143,10 @@ def test_streams_are_moved_and_cut_alike(gestures):
     prepared = gestures[2]
     arrays, same = prepared.splits["train"], prepared.augmentations
     task = prepared.task
-    loader = Loader([arrays], torch.device("cpu"), torch.float32, 4, 0, same, True, task.modalities)
+    loader = Loader(
+        [arrays], torch.device("cpu"), torch.float32, 4, 0,
+        augmentations=same, modalities=task.modalities,
+    )  # fmt: skip
     (batch, *_) = loader.training(torch.arange(8), 0)
     assert {m: x.shape[1:] for m, x in batch.inputs.items()} == {
         "rgb": (3, 8, 24, 24), "flow": (2, 8, 24, 24), "depth": (1, 8, 24, 24),

@@ -15,8 +15,9 @@ from mmbench.settings import RunSettings, TrainerSettings
 from mmbench.sweep import Request, expand
 from mmbench.testing.speed import audiovisual, make_trainer, random_loader
 from mmbench.training.device import memory_format
+from mmbench.training.layout import arrange
 from mmbench.training.optimizers import Optimizers
-from mmbench.training.run_cell import arrange, run_cell
+from mmbench.training.run_cell import run_cell
 
 CPU = torch.device("cpu")
 

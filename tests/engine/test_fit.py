@@ -1,9 +1,13 @@
 """A method sees of its trainer what the contract names, and never the test split."""
 
+import copy
+import pickle
+
 import pytest
+import torch
 from mmbench.methods.concat import Concat
 
-from mmbench.contract.toy import toy_trainer
+from mmbench.contract.toy import SIZES, ToyEncoder, toy_task, toy_trainer
 from mmbench.data import cache as data_cache
 from mmbench.method import FIT_NAMES
 from mmbench.registry import DATASETS
@@ -18,6 +22,12 @@ def method(tmp_path):
     trainer = toy_trainer(Concat, 2, tmp_path)
     trainer.train()
     return trainer.method
+
+
+def untrained():
+    task = toy_task(2)
+    encoders = {m: ToyEncoder(SIZES[i]) for i, m in enumerate(task.names)}
+    return Concat(task, encoders, Concat.Config())
 
 
 @pytest.mark.parametrize("name", ["loaders", "best", "curve", "select", "hooks", "state"])
@@ -37,6 +47,21 @@ def test_a_method_cannot_turn_the_trainers_counters(method):
         method.fit.epoch = 0
 
 
+def test_what_is_not_trained_has_no_trainer():
+    with pytest.raises(RuntimeError, match=r"is not being trained: 'fit\.seed' is only there"):
+        _ = untrained().fit.seed
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_method_can_be_copied_before_it_is_trained(copied):
+    method = untrained()
+    twin = copied(method)
+    weights = twin.state_dict()
+    assert all(torch.equal(weights[name], t) for name, t in method.state_dict().items())
+    with pytest.raises(RuntimeError, match="is not being trained"):
+        _ = twin.fit.seed
+
+
 @pytest.mark.parametrize(("protocol", "other"), [("validated", "val"), ("published", "test")])
 def test_the_trainer_holds_only_train_and_the_selecting_split(
     protocol, other, tmp_path, monkeypatch
@@ -50,9 +75,9 @@ def test_the_trainer_holds_only_train_and_the_selecting_split(
     seen = []
     honest = module.Trainer
 
-    def watched(method, loaders, *rest):
+    def watched(method, loaders, *rest, **named):
         seen.append(set(loaders))
-        return honest(method, loaders, *rest)
+        return honest(method, loaders, *rest, **named)
 
     monkeypatch.setattr(module, "Trainer", watched)
     module.run_cell(cell, results=tmp_path, cache=tmp_path, run=RunSettings(device="cpu"))

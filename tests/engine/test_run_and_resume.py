@@ -1,5 +1,6 @@
 """A cell killed at any moment continues, and on the CPU ends bitwise as if never stopped."""
 
+import itertools
 import json
 import os
 import signal
@@ -10,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from mmbench.data import cache as data_cache
 from mmbench.record import now
-from mmbench.training import checkpoint
+from mmbench.registry import DATASETS
+from mmbench.settings import RunSettings
+from mmbench.sweep import Request, expand
+from mmbench.training import checkpoint, run_cell
 
 SETTINGS = ["--datasets", "mfeat3", "--set", "trainer.epochs=6", "--jobs", "1", "--threads", "1"]
 
@@ -209,6 +214,28 @@ def test_the_time_of_a_continued_run_covers_all_its_sessions(cache, tmp_path):
     assert found["started"] == state["started"] <= stopped < found["finished"]
     assert found["timing"]["total"] > state["total_seconds"] + found["timing"]["epoch_mean"]
     assert found["timing"]["resumed"] == 1
+
+
+def test_a_run_has_finished_once_all_is_measured(cache, tmp_path, monkeypatch):
+    data_cache.prepare(DATASETS.load("mfeat3")(), cache=cache)
+    asked = Request(
+        methods=["concat"], datasets=["mfeat3"], seeds=[0], settings={"trainer.epochs": 1}
+    )
+    minutes, measure, ended = itertools.count(), run_cell.measure, []
+
+    def ticking():
+        return f"2026-01-01T00:{next(minutes):02d}:00+00:00"
+
+    def watched(*given):
+        found = measure(*given)
+        ended.append(ticking())
+        return found
+
+    monkeypatch.setattr(run_cell, "now", ticking)
+    monkeypatch.setattr(run_cell, "measure", watched)
+    (cell,) = expand(asked, cache)
+    found = run_cell.run_cell(cell, results=tmp_path, cache=cache, run=RunSettings(device="cpu"))
+    assert found.started < ended[0] < found.finished
 
 
 def test_when_no_checkpoint_is_whole_that_is_said_and_the_run_starts_again(tmp_path):

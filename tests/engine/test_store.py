@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmbench.data import cache as data_cache
+from mmbench.errors import ClosedRecord
 from mmbench.registry import DATASETS
 from mmbench.settings import RunSettings
 from mmbench.store import RunDirectory, Store, write_new
@@ -131,6 +132,25 @@ def test_a_newer_versions_record_is_left_where_it_is_and_nothing_runs(cells, cac
     assert done.returncode == 2
     assert f"{file} was written by a newer mmbench (record version 999" in done.stderr
     assert [f.name for f in tmp_path.glob("runs/*/*.json")] == ["cell.json", "record.json"]
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(errno.EACCES, "get permission from its owner"), (errno.EIO, "error")]
+)
+def test_a_record_that_may_not_be_read_is_not_called_damaged_and_stays(
+    code, told, tmp_path, monkeypatch
+):
+    directory = RunDirectory(tmp_path)
+    directory.record_file.touch()
+
+    def refused(file):
+        raise OSError(code, os.strerror(code), str(file))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    assert directory.state() == "unreadable"
+    with pytest.raises(ClosedRecord, match=rf"record.json cannot be read: .*{told}$"):
+        directory.set_aside()
+    assert directory.record_file.exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\x00"])

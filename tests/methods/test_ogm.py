@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mmbench.methods.modulated import against_others, true_class
+from mmbench.methods.arithmetic import against_others, true_class
 from mmbench.methods.ogm import coefficients
 from torch.nn.functional import cross_entropy
 

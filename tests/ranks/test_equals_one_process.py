@@ -95,7 +95,8 @@ def trained(name, count, options, ranks, folder, augment=None):
     loaders = {
         split: Loader(
             [arrays(task, split)], torch.device("cpu"), torch.float64, 8, 0,
-            {"image": "shift+noise:0.1"} if split == "train" and count > 1 else None, ranks=ranks,
+            augmentations={"image": "shift+noise:0.1"} if split == "train" and count > 1 else None,
+            ranks=ranks,
         )
         for split in SAMPLES
     }  # fmt: skip
