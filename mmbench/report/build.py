@@ -28,6 +28,8 @@ from mmbench.report.table import Table
 from mmbench.report.wins import win_tables
 from mmbench.store import write_atomic
 
+SOURCES = ("auto", "runs", "records")
+
 
 @dataclass(frozen=True)
 class Built:
@@ -149,9 +151,15 @@ class Loaded:
 def load_results(results: Path, source: str) -> Loaded:
     """Read the records of a results folder.
 
+    Args:
+        results: the results folder.
+        source: ``runs``, ``records`` (reference records), or ``auto``: runs if there are any.
+
     Raises:
-        UserError: if there is none.
+        UserError: for another source, or if there is no record.
     """
+    if source not in SOURCES:
+        raise UserError(f"--source is one of {', '.join(SOURCES)}; found {source!r}")
     folder = results / ("records" if source == "records" else "runs")
     unreadable: list[str] = []
     frame = load_frame(folder, unreadable)
