@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -34,6 +33,7 @@ from mmbench.own.media import UnreadableError, decode, frames_of
 from mmbench.own.table import OwnKind, Row, Table, read_table
 from mmbench.registry import DATASETS
 from mmbench.settings import setting, validate
+from mmbench.store import write_atomic
 
 ROWS = 1024  # standardised at once
 logger = logging.getLogger(__name__)
@@ -333,9 +333,7 @@ def make(definition: Definition) -> type[OwnTable]:
 def save(definition: Definition, cache: Path) -> None:
     """Keep a definition beside its caches."""
     file = definition_file(definition.name, cache)
-    part = file.with_name(f".own.{os.getpid()}")
-    part.write_text(json.dumps(asdict(definition), indent=1), encoding="utf-8")
-    part.replace(file)
+    write_atomic(file, json.dumps(asdict(definition), indent=1).encode())
 
 
 def definition_file(name: str, cache: Path) -> Path:
