@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.cell import digest
+from mmbench.data.decoding import Decoded, decode_all, gather
 from mmbench.data.leftout import refuse_or_tell
+from mmbench.data.media import UnreadableError, explained, refuse_empty
 from mmbench.dataset import SPLITS, Dataset, DatasetConfig, SplitArrays
 from mmbench.errors import UserError
 from mmbench.native.source import Source
-from mmbench.own.decoding import Decoded, decode_all, gather
-from mmbench.own.media import UnreadableError, explained, refuse_empty
 from mmbench.settings import setting
 
 ENTRIES = 8  # of a folder, named in a message

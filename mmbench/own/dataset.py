@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from pydantic import create_model
 
 from mmbench.cell import digest
+from mmbench.data.decoding import Decoded, decode_all, gather
 from mmbench.data.leftout import refuse_or_tell
+from mmbench.data.media import UnreadableError
 from mmbench.data.splitting import carve
 from mmbench.dataset import (
     SPLITS,
@@ -28,8 +30,7 @@ from mmbench.dataset import (
 )
 from mmbench.errors import UserError
 from mmbench.own.contents import file_hashes
-from mmbench.own.decoding import Decoded, decode_all, gather
-from mmbench.own.media import UnreadableError, decode, frames_of
+from mmbench.own.decoders import decode, frames_of
 from mmbench.own.table import OwnKind, Row, Table, read_table
 from mmbench.registry import DATASETS
 from mmbench.settings import setting, validate
