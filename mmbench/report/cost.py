@@ -11,7 +11,7 @@ from mmbench.report.rows import Columns, Group, Positions, Shown
 from mmbench.report.scores import TITLES, absence, caption, reasons
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
-from mmbench.report.table import Entry, Sources, Table
+from mmbench.report.table import Entry, Table, mean_entry
 from mmbench.wording import counted
 
 MIB = 2**20
@@ -80,13 +80,13 @@ def _table(study: Study, group: Group, reference: bool, shared: NDArray[np.bool_
         (
             row.name,
             (
-                mean_entry(row.stored("seconds"), "{:.3f}", spread=True, absent=absence(row)),
-                mean_entry(row.stored("deviation"), "{:.3f}"),
+                mean_entry(row.stored("seconds"), "{:.3f}", 1, spread=True, absent=absence(row)),
+                mean_entry(row.stored("deviation"), "{:.3f}", 1),
                 ratio_entry(row, base),
-                mean_entry(row.stored("throughput"), "{:.0f}"),
-                mean_entry(row.stored("memory"), "{:.0f}", MIB),
-                mean_entry(row.stored("parameters"), "{:,.0f}"),
-                mean_entry(row.sources("fused", primary), "{:.2f}", 0.01, spread=True),
+                mean_entry(row.stored("throughput"), "{:.0f}", 1),
+                mean_entry(row.stored("memory"), "{:.0f}", 1 / MIB),
+                mean_entry(row.stored("parameters"), "{:,.0f}", 1),
+                mean_entry(row.sources("fused", primary), "{:.2f}", spread=True),
             ),
         )
         for row in group.rows
@@ -116,20 +116,6 @@ def base_row(study: Study, group: Group) -> Shown | None:
     """Return the row that ratios are taken to, the first baseline, if it was run here."""
     rows = [r for r in group.rows if r.method in study.baselines[:1] and r.stored("seconds")]
     return rows[0] if rows else None
-
-
-def mean_entry(
-    sources: Sources, form: str, unit: float = 1.0, *, spread: bool = False, absent: str = ""
-) -> Entry:
-    """Return a mean in ``unit``; how far single runs lie from it, or ``absent``, where asked."""
-    if not sources:
-        return Entry(absent, "absent")
-    mean, std = mean_std(sources.values)
-    text = form.format(mean / unit)
-    if spread and std is not None:
-        text += f" ± {form.format(std / unit)}"
-    return Entry(text, value=mean, spread=std, seeds=len(sources), sources=sources,
-                 scale=1 / unit)  # fmt: skip
 
 
 def ratio_entry(row: Shown, base: Shown | None) -> Entry:

@@ -12,8 +12,7 @@ from mmbench.errors import UserError
 from mmbench.report.rows import Group
 from mmbench.report.scores import RULES, TITLES
 from mmbench.report.study import Study
-from mmbench.report.summary import mean_std
-from mmbench.report.table import NONE, Entry, Sources, Table
+from mmbench.report.table import NONE, Entry, Sources, Table, mean_entry
 
 HEADER = ["table", "dataset", "method", "metric", "value", "std", "note"]
 WIDEST = 2  # scores side by side; more would not fit a page, and get a row each
@@ -188,14 +187,11 @@ def shown_names(study: Study) -> dict[str, str]:
 def score_triple(printed: float | None, own: Sources) -> list[Entry]:
     """Return the published score, in percent, ours, and the difference."""
     cited = Entry("") if printed is None else Entry(f"{printed:.2f}", "cited", printed / 100)
-    if not own:
-        return [cited, Entry("missing", "absent"), Entry("")]
-    mean, std = mean_std(own.values)
-    text = f"{100 * mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
-    ours = Entry(text, value=mean, spread=std, seeds=len(own), sources=own)
-    if printed is None:
+    ours = mean_entry(own, "{:.2f}", spread=True, absent="missing")
+    if ours.value is None or printed is None:
         return [cited, ours, Entry("")]
-    return [cited, ours, Entry(f"{100 * mean - printed:+z.2f}", value=mean - printed / 100)]
+    gap = Entry(f"{100 * ours.value - printed:+z.2f}", value=ours.value - printed / 100)
+    return [cited, ours, gap]
 
 
 def _caption(cited: Sequence[Number], group: Group | None) -> str:

@@ -10,7 +10,7 @@ from mmbench.report.rows import Group
 from mmbench.report.scores import caption
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
-from mmbench.report.table import Entry, Sources, Table
+from mmbench.report.table import Entry, Sources, Table, mean_entry
 
 SETTING = ["dataset", "protocol", "place", "recipe"]  # what the two must share
 Alone = dict[tuple[str, ...], dict[int, float]]
@@ -36,7 +36,9 @@ def _table(study: Study, group: Group, known: Alone, reference: bool) -> Table:
     alone = {m: known.get((*setting, m), {}) for m in group.modalities}
     rows = []
     for row in group.rows:
-        shares = [_entry(row.sources(m, "shapley", "end"), "{:+z.1f}") for m in group.modalities]
+        shares = [
+            mean_entry(row.sources(m, "shapley", "end"), "{:+z.1f}") for m in group.modalities
+        ]
         probes = [_probe(row.sources(m, "probe", "end"), alone[m]) for m in group.modalities]
         rows.append((row.name, (*shares, *probes)))
     return Table(
@@ -84,16 +86,8 @@ def _alone(frame: pd.DataFrame) -> Alone:
     return found
 
 
-def _entry(sources: Sources, form: str) -> Entry:
-    if not sources:
-        return Entry("")
-    mean, std = mean_std(sources.values)
-    text = form.format(100 * mean)
-    return Entry(text, value=mean, spread=std, seeds=len(sources), sources=sources)
-
-
 def _probe(sources: Sources, alone: dict[int, float]) -> Entry:
-    entry = _entry(sources, "{:.1f}")
+    entry = mean_entry(sources, "{:.1f}")
     gaps = [value - alone[seed] for seed, value in sources.by_seed.items() if seed in alone]
     if not gaps:
         return entry

@@ -6,7 +6,7 @@ from dataclasses import replace
 from mmbench.report.rows import Group, Shown
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std, paired_difference, ranks
-from mmbench.report.table import Entry, Sources, Style, Table
+from mmbench.report.table import Entry, Sources, Style, Table, mean_entry
 
 TITLES = {"accuracy": "Accuracy", "map": "MAP", "macro_f1": "Macro-F1"}
 WHAT = "Test metrics in percent, mean ± sample standard deviation"
@@ -71,12 +71,7 @@ def _breaks(study: Study, rows: Sequence[Shown]) -> tuple[int, ...]:
 
 
 def _entry(row: Shown, prediction: str, metric: str) -> Entry:
-    sources = row.sources(prediction, metric)
-    if sources:
-        mean, std = mean_std(sources.values)
-        text = f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if std is not None else "")
-        return Entry(text, value=mean, spread=std, seeds=len(sources), sources=sources)
-    return Entry(text, "absent") if (text := absence(row)) else Entry("")
+    return mean_entry(row.sources(prediction, metric), "{:.2f}", spread=True, absent=absence(row))
 
 
 def absence(row: Shown) -> str:
