@@ -16,11 +16,11 @@ from mmbench.report import render
 from mmbench.report.cost import cost_tables
 from mmbench.report.current import current
 from mmbench.report.frame import absent_as_zero, tasks_of, to_frame
+from mmbench.report.imbalance import imbalance_tables
 from mmbench.report.index import load_frame
-from mmbench.report.overall import Pool, overall_tables, pools
+from mmbench.report.overall import Pooled, overall_tables, pools
 from mmbench.report.published import Number, load_published, published_tables
 from mmbench.report.published_cost import published_costs
-from mmbench.report.reached import reached_tables
 from mmbench.report.rows import Group, concerns, groups, members
 from mmbench.report.scores import score_table
 from mmbench.report.study import Study, load_study, study_names
@@ -174,7 +174,7 @@ def load_results(results: Path, source: str) -> Loaded:
 
 
 def kinds_of(
-    study: Study, formed: Sequence[Group], pooled: Sequence[Pool], loaded: Loaded
+    study: Study, formed: Sequence[Group], pooled: Sequence[Pooled], loaded: Loaded
 ) -> Iterator[tuple[str, Iterator[Table]]]:
     """Yield the tables of a study by kind, which is also what is added to the name of the file.
 
@@ -187,7 +187,7 @@ def kinds_of(
     else:
         made = {
             "": lambda: (score_table(study, group, loaded.reference) for group in formed),
-            "imbalance": lambda: reached_tables(study, loaded.frame, formed, loaded.reference),
+            "imbalance": lambda: imbalance_tables(study, loaded.frame, formed, loaded.reference),
             "statistics": lambda: overall_tables(pooled),
             "wins": lambda: win_tables(pooled),
         }
@@ -219,7 +219,7 @@ def tables_of(name: str, kind: str, loaded: Loaded) -> list[Table]:
 
 
 def _draw(
-    study: Study, formed: Sequence[Group], pooled: Sequence[Pool], loaded: Loaded, folder: Path
+    study: Study, formed: Sequence[Group], pooled: Sequence[Pooled], loaded: Loaded, folder: Path
 ) -> list[Path]:
     # Here, because matplotlib takes a second to import.
     from mmbench.report.figures import write_cost, write_figures, write_strength

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mmbench.report.cost import Point, overlapping, points
 from mmbench.report.drawing import COLOURS, line_style, new_figure, save, styled
-from mmbench.report.overall import Pool
+from mmbench.report.overall import Pooled
 from mmbench.report.rows import Group
 from mmbench.report.statistics import FEW_DATASETS, cliques, critical_difference
 from mmbench.report.study import Study
@@ -23,7 +23,7 @@ LETTERS = 17  # of a title fit in an inch
 SWEPT = re.compile(r"(?P<option>\w+) = (?P<value>-?\d+(\.\d+)?)")
 
 
-def write_figures(pools: Sequence[Pool], folder: Path) -> list[Path]:
+def write_figures(pools: Sequence[Pooled], folder: Path) -> list[Path]:
     """Write the figures that a study's pools can fill, bundles apart; return the files."""
     files = []
     with styled():
@@ -92,7 +92,7 @@ def cost(title: str, reference: str, found: Mapping[str, Sequence[Point]]) -> Fi
     return figure
 
 
-def _titled(figure: Figure, pool: Pool, warning: str = "") -> None:
+def _titled(figure: Figure, pool: Pooled, warning: str = "") -> None:
     """Write above a figure what it shows, in lines that are no longer than it is wide."""
     rule = "" if pool.bundle[0] == "validated" else " (EPOCH SELECTED ON TEST)"
     lines = [pool.title, f"protocol {pool.bundle[0]}{rule}; {pool.place}", warning]
@@ -101,7 +101,7 @@ def _titled(figure: Figure, pool: Pool, warning: str = "") -> None:
     figure.suptitle(text, fontsize=8, x=0.01, ha="left")
 
 
-def forest(pool: Pool) -> Figure | None:
+def forest(pool: Pooled) -> Figure | None:
     """Draw each row's difference to the reference with its 95 % bootstrap interval."""
     compared = pool.comparisons
     if not compared:
@@ -136,7 +136,7 @@ def _rows(axes: Axes, names: Sequence[str], below: float = 0.0) -> None:
     axes.set_ylim(len(names) - 0.4 + below, -0.6)
 
 
-def heat(pool: Pool) -> Figure:
+def heat(pool: Pooled) -> Figure:
     """Draw methods by datasets; colour: points above the dataset's median, text: the score."""
     rows = list(pool.scores)
     means = 100 * np.array([[np.mean(list(e.values())) for e in pool.scores[r]] for r in rows])
@@ -165,7 +165,7 @@ def heat(pool: Pool) -> Figure:
     return figure
 
 
-def rank_diagram(pool: Pool) -> Figure:
+def rank_diagram(pool: Pooled) -> Figure:
     """Draw mean ranks with bars over groups within the critical difference (Demsar 2006)."""
     names, ranks = list(pool.scores), pool.ranks()
     width = critical_difference(len(names), len(pool.datasets))
@@ -190,7 +190,7 @@ def rank_diagram(pool: Pool) -> Figure:
     return figure
 
 
-def sweep(pool: Pool) -> Figure | None:
+def sweep(pool: Pooled) -> Figure | None:
     """Draw rows named ``OPTION = NUMBER`` as a curve per dataset, baselines as level lines.
 
     Returns:
@@ -221,7 +221,7 @@ def sweep(pool: Pool) -> Figure | None:
     return figure
 
 
-def knob(pool: Pool) -> Figure | None:
+def knob(pool: Pooled) -> Figure | None:
     """Draw each row's gain over the first baseline against the dataset's option that is turned.
 
     Returns:

@@ -18,7 +18,7 @@ Scores = dict[str, list[dict[int, float]]]  # row -> per dataset, value by seed
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pooled:
     """The datasets of a study under one protocol and bundle.
 
     Attributes:
@@ -93,7 +93,7 @@ class Pool:
         return statistics.mean_ranks(np.array(means).T)
 
 
-def pools(study: Study, groups: Iterable[Group]) -> list[Pool]:
+def pools(study: Study, groups: Iterable[Group]) -> list[Pooled]:
     """Gather the groups of a study by protocol, fidelity and preset."""
     by_bundle: dict[tuple[str, str, str], list[Group]] = {}
     stated = any(row.fidelity or row.preset for row in study.rows if not isinstance(row, str))
@@ -104,7 +104,7 @@ def pools(study: Study, groups: Iterable[Group]) -> list[Pool]:
     return [_pool(study, bundle, found) for bundle, found in by_bundle.items()]
 
 
-def _pool(study: Study, bundle: tuple[str, str, str], groups: Sequence[Group]) -> Pool:
+def _pool(study: Study, bundle: tuple[str, str, str], groups: Sequence[Group]) -> Pooled:
     knob = _knob(study, groups)
     if knob is not None:
         name, turned = knob
@@ -120,7 +120,7 @@ def _pool(study: Study, bundle: tuple[str, str, str], groups: Sequence[Group]) -
             if score:
                 found.setdefault(name, []).append(score)
     whole = {row: each for row, each in found.items() if len(each) == len(groups)}
-    return Pool(
+    return Pooled(
         study.name, study.title, bundle, tuple(group.place for group in groups), whole,
         tuple(name for name in methods if name not in whole),
         tuple(row for row in whole if methods[row] in study.baselines), knob,
@@ -134,12 +134,12 @@ def _knob(study: Study, groups: Sequence[Group]) -> tuple[str, tuple[float, ...]
     return (keys[0], numbers) if keys and len(numbers) == len(groups) else None
 
 
-def overall_tables(found: Iterable[Pool]) -> list[Table]:
+def overall_tables(found: Iterable[Pooled]) -> list[Table]:
     """Return one table per pool in which something can be compared."""
     return [_table(pool) for pool in found if len(pool.scores) > 1 and pool.reference]
 
 
-def _table(pool: Pool) -> Table:
+def _table(pool: Pooled) -> Table:
     compared = {c.name: c for c in pool.comparisons}
     ranks = dict(zip(pool.scores, pool.ranks(), strict=True))
     rows = []
@@ -166,19 +166,19 @@ def _table(pool: Pool) -> Table:
     )
 
 
-def pool_heading(pool: Pool, what: str) -> str:
+def pool_heading(pool: Pooled, what: str) -> str:
     """Return the study, what is told of it, and over what."""
     place = f"{pool.title}: {what} {pool.place}"
     return f"{place}, {pool.beyond}" if pool.beyond else place
 
 
-def pool_name(pool: Pool, kind: str) -> str:
+def pool_name(pool: Pooled, kind: str) -> str:
     """Return the name of a pool's table: the kind, and what sets the pool apart."""
     plain = ("validated", "corrected", "common", "stated")
     return "-".join([pool.study, kind, *(word for word in pool.bundle if word not in plain)])
 
 
-def pool_caption(pool: Pool) -> str:
+def pool_caption(pool: Pooled) -> str:
     """Return the protocol of a pool and how it selects, and the bundle, in words."""
     protocol = pool.bundle[0]
     return ", ".join(filter(None, [f"Protocol {protocol}: {RULES[protocol]}", pool.beyond]))
@@ -206,7 +206,7 @@ def _p(value: float) -> Entry:
     return Entry(f"{value:.3f}" if value >= 0.0005 else "<0.001", value=value)
 
 
-def _notes(pool: Pool, compared: Sequence[statistics.Comparison]) -> tuple[str, ...]:
+def _notes(pool: Pooled, compared: Sequence[statistics.Comparison]) -> tuple[str, ...]:
     notes = []
     if pool.partial:
         notes.append(f"Left out, without a score on every dataset: {', '.join(pool.partial)}.")

@@ -10,7 +10,7 @@ from matplotlib.text import Text
 
 from mmbench.report.drawing import styled
 from mmbench.report.figures import forest, heat, knob, rank_diagram, sweep, write_figures
-from mmbench.report.overall import Pool
+from mmbench.report.overall import Pooled
 
 BUNDLE = ("validated", "corrected", "common")
 
@@ -26,7 +26,7 @@ def pool():
         "one": [seeds(0.6, 0.7), seeds(0.8, 0.8)],
         "two": [seeds(0.4, 0.6), seeds(0.7, 0.6)],
     }
-    return Pool("s", "T", BUNDLE, ("a", "b"), scores, (), ("base",))
+    return Pooled("s", "T", BUNDLE, ("a", "b"), scores, (), ("base",))
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def swept():
     scores = {"base": [seeds(0.5, 0.6)]} | {
         f"alpha = {x}": [seeds(0.5 + x / 10, 0.6 + x / 10)] for x in (0.0, 0.5, 1.0)
     }
-    return Pool("s", "T", BUNDLE, ("a",), scores, (), ("base",))
+    return Pooled("s", "T", BUNDLE, ("a",), scores, (), ("base",))
 
 
 def test_forest_marks_stand_at_the_differences(pool):
@@ -126,7 +126,7 @@ def test_figures_are_the_same_bytes_each_time(pool, tmp_path):
 
 
 def test_a_figure_of_the_published_protocol_says_so(pool, tmp_path):
-    leaky = Pool("s", "T", ("published", *BUNDLE[1:]), pool.datasets, pool.scores, (), ("base",))
+    leaky = Pooled("s", "T", ("published", *BUNDLE[1:]), pool.datasets, pool.scores, (), ("base",))
     with styled():
         assert "EPOCH SELECTED ON TEST" in forest(leaky).get_suptitle()
     assert all("-published" in f.name for f in write_figures([leaky], tmp_path))

@@ -4,7 +4,7 @@ import pytest
 
 from mmbench.record import Imbalance
 from mmbench.report.frame import to_frame
-from mmbench.report.reached import reached_tables
+from mmbench.report.imbalance import imbalance_tables
 from mmbench.report.rows import groups
 from mmbench.report.study import Study
 
@@ -15,7 +15,7 @@ TASK = {"modalities": ["audio", "image"], "metrics": ["accuracy"], "primary": "a
 def tables(records):
     frame = to_frame(records)
     found = groups(STUDY, frame, {"toy": TASK})
-    return list(reached_tables(STUDY, frame, found, reference=False))
+    return list(imbalance_tables(STUDY, frame, found, reference=False))
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ NOTES = (
 )
 
 
-def reached_tables(
+def imbalance_tables(
     study: Study, frame: pd.DataFrame, groups: Iterable[Group], reference: bool
 ) -> Iterator[Table]:
     """Yield a table per dataset, protocol, bundle and setting that has such records."""
