@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from mmbench.report.cost import Point, overlapping, points
 from mmbench.report.drawing import COLOURS, line_style, new_figure, save, styled
 from mmbench.report.overall import Pooled
-from mmbench.report.rows import Group
+from mmbench.report.rows import Group, unmarked
 from mmbench.report.statistics import FEW_DATASETS, cliques, critical_difference
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
@@ -69,7 +69,7 @@ def write_cost(study: Study, groups: Sequence[Group], folder: Path) -> list[Path
 
 def cost(title: str, reference: str, found: Mapping[str, Sequence[Point]]) -> Figure:
     """Draw the score of every row against its time; a row looks the same in every panel."""
-    names = list(dict.fromkeys(p.name.removesuffix(" †") for rows in found.values() for p in rows))
+    names = list(dict.fromkeys(unmarked(p.name) for rows in found.values() for p in rows))
     figure = new_figure(1.6 + 2.7 * len(found), max(2.8, 0.9 + 0.19 * len(names)))
     figure.suptitle(title, fontsize=8)
     shown: dict[str, Any] = {}  # Any: containers, which the stubs do not take for artists
@@ -77,7 +77,7 @@ def cost(title: str, reference: str, found: Mapping[str, Sequence[Point]]) -> Fi
         axes = figure.add_subplot(1, len(found), number + 1)
         axes.axvline(1, color="0.5", lw=0.8, ls="--")
         for point in rows:
-            i = names.index(point.name.removesuffix(" †"))
+            i = names.index(unmarked(point.name))
             style = line_style(i) | {"linestyle": "none"}
             fill = "white" if i >= len(COLOURS) else style["color"]  # the colours come round again
             shown[names[i]] = axes.errorbar(

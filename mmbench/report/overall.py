@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.report import statistics
-from mmbench.report.rows import Group
+from mmbench.report.rows import Group, unmarked
 from mmbench.report.scores import RULES
 from mmbench.report.study import Study
 from mmbench.report.table import Entry, Table
@@ -114,7 +114,7 @@ def _pool(study: Study, bundle: tuple[str, str, str], groups: Sequence[Group]) -
     methods: dict[str, str] = {}
     for group in groups:
         for row in group.rows:
-            name = row.name.removesuffix(" †")
+            name = unmarked(row.name)
             score = row.values("fused", str(group.task["primary"]))
             methods[name] = row.method
             if score:

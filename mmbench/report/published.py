@@ -9,7 +9,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from mmbench.errors import UserError
-from mmbench.report.rows import Group
+from mmbench.report.rows import Group, unmarked
 from mmbench.report.scores import RULES, TITLES
 from mmbench.report.study import Study
 from mmbench.report.table import NONE, Entry, Sources, Table, mean_entry
@@ -114,7 +114,7 @@ def _table(study: Study, cited: Sequence[Number], group: Group | None) -> Table:
     asked = list(dict.fromkeys((n.prediction, n.metric) for n in cited))
     titles = [_title(prediction, metric) for prediction, metric in asked]
     wide = len(asked) <= WIDEST
-    named = {} if group is None else {r.name.removesuffix(" †"): r for r in group.rows}
+    named = {} if group is None else {unmarked(r.name): r for r in group.rows}
     shown = shown_names(study)
     rows = []
     for method in dict.fromkeys(n.method for n in cited):

@@ -17,6 +17,13 @@ from mmbench.report.frame import column
 from mmbench.report.study import Row, Study, load_study, study_names
 from mmbench.report.table import NONE, Sources
 
+MARK = " †"  # behind a name of which something is remarked
+
+
+def unmarked(name: str) -> str:
+    """Return the name of a row without its mark."""
+    return name.removesuffix(MARK)
+
 
 def members(rows: Sequence[Row], frame: pd.DataFrame) -> list[NDArray[np.bool_]]:
     """Say per row which records belong to it: its method with its options changed and no others."""
@@ -142,7 +149,7 @@ def shown_rows(
         labels = columns["label"][own]
         order = {f"{row.method}-{m}": i for i, m in enumerate(modalities)}
         found = sorted(set(labels), key=lambda x, o=order: (o.get(x, len(o)), x))  # type: ignore[misc]  # bound
-        mark = " †" if any(isinstance(each, str) for each in columns["remark"][own]) else ""
+        mark = MARK if any(isinstance(each, str) for each in columns["remark"][own]) else ""
         for label in found or [row.method]:
             name = row.name if row.name and len(found) < 2 else label
             shown.append(Shown(name + mark, columns, own[labels == label], row.method))
