@@ -360,14 +360,13 @@ def read_definition(file: Path) -> Definition:
         ) from err
 
 
-def discover(cache: Path) -> Sequence[str]:
-    """Register the user's tables that were prepared into ``cache``; return their names."""
+def discover(cache: Path) -> None:
+    """Register the user's tables that were prepared into ``cache``."""
     known = set(DATASETS.names())
     try:
         files = sorted(cache.glob("*/own.json"))
     except PermissionError:  # whoever needs the cache itself says so
-        return []
-    found = []
+        return
     for file in files:
         try:
             definition = read_definition(file)
@@ -375,9 +374,6 @@ def discover(cache: Path) -> Sequence[str]:
                 make(definition)
         except UserError as err:  # one damaged table must not stop what does not use it
             logger.warning("left out: %s", err)
-        else:
-            found.append(definition.name)
-    return found
 
 
 def _decode(

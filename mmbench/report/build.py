@@ -11,11 +11,10 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from mmbench.errors import UserError
-from mmbench.record import Record
 from mmbench.report import render
 from mmbench.report.cost import cost_tables
 from mmbench.report.current import current
-from mmbench.report.frame import absent_as_zero, tasks_of, to_frame
+from mmbench.report.frame import absent_as_zero, tasks_of
 from mmbench.report.imbalance import imbalance_tables
 from mmbench.report.index import load_frame
 from mmbench.report.overall import Pooled, overall_tables, pools
@@ -264,9 +263,3 @@ def _write(name: str, parts: Mapping[str, Sequence[str]], folder: Path) -> list[
     except OSError as err:
         raise UserError(f"cannot write the tables to {folder}: {err.strerror}") from err
     return [folder / f"{name}.{suffix}" for suffix in render.FORMS]
-
-
-def build_study(study: Study, records: Sequence[Record], reference: bool) -> list[Table]:
-    """Return one table per dataset, protocol, bundle and setting; nothing is mixed."""
-    frame = to_frame(records)
-    return [score_table(study, group, reference) for group in groups(study, frame, tasks_of(frame))]

@@ -121,9 +121,9 @@ class Shown:
         where = self.where[np.argsort(self.columns["seed"][self.where], kind="stable")]
         return where, _taken(self.columns, "seed", where), _taken(self.columns, "record", where)
 
-    def values(self, prediction: str, metric: str, at: str = "selected") -> dict[int, float]:
+    def values(self, prediction: str, metric: str) -> dict[int, float]:
         """Return one value by seed; none if there is no such score."""
-        return self.sources(prediction, metric, at).by_seed
+        return self.sources(prediction, metric).by_seed
 
 
 def shown_rows(

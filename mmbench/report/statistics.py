@@ -19,6 +19,7 @@ Stacked = Sequence[NDArray[np.float64]]  # per dataset, [rivals, seeds]
 EXACT_UP_TO = 16  # pairs: 2^16 sign patterns take milliseconds; above it they are drawn
 AT_ONCE = 256  # draws that are made floats; of 32, so that drawing them apart draws the same
 DRAWS = 10_000  # of resamples, and of sign patterns
+TIE = 1e-9  # differences that are smaller come of rounding
 FEW_DATASETS = 5  # below it the Friedman and Nemenyi approximations are poor (Demsar, JMLR 2006)
 
 
@@ -145,10 +146,10 @@ def effect_size(differences: Differences) -> float | None:
     return stratified_mean(differences) / spread if spread > 0 else None
 
 
-def wins_ties_losses(differences: Differences, tie: float = 1e-9) -> tuple[int, int, int]:
+def wins_ties_losses(differences: Differences) -> tuple[int, int, int]:
     """Count the pairs of runs in which the method is above, level with and below the reference."""
     pooled = np.concatenate(list(differences))
-    wins, losses = int((pooled > tie).sum()), int((pooled < -tie).sum())
+    wins, losses = int((pooled > TIE).sum()), int((pooled < -TIE).sum())
     return wins, len(pooled) - wins - losses, losses
 
 
@@ -164,8 +165,8 @@ def mean_ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return means
 
 
-def critical_difference(methods: int, datasets: int, alpha: float = 0.05) -> float:
-    """Return Nemenyi's critical difference of mean ranks (Demsar, JMLR 2006, section 3.2.2).
+def critical_difference(methods: int, datasets: int) -> float:
+    """Return Nemenyi's critical difference of mean ranks at 5 % (Demsar, JMLR 2006, section 3.2.2).
 
     Raises:
         ValueError: with fewer than two methods or no dataset.
@@ -174,7 +175,7 @@ def critical_difference(methods: int, datasets: int, alpha: float = 0.05) -> flo
         raise ValueError(f"ranks need two methods and a dataset; found {methods} and {datasets}")
     from scipy.stats import studentized_range  # here: tables do without, and it takes a second
 
-    q = studentized_range.ppf(1 - alpha, methods, np.inf) / math.sqrt(2)
+    q = studentized_range.ppf(0.95, methods, np.inf) / math.sqrt(2)
     return float(q * math.sqrt(methods * (methods + 1) / (6 * datasets)))
 
 
