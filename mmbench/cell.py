@@ -9,6 +9,8 @@ from pydantic import Field
 from mmbench.settings import Settings, TrainerSettings
 
 Protocol = Literal["validated", "published"]
+Fidelity = Literal["corrected", "released"]
+Preset = Literal["common", "authors"]
 
 
 def canonical(value: Any) -> str:  # Any: whatever JSON can hold
@@ -47,8 +49,8 @@ class Cell(Settings):
     split_hash: str
     encoders: dict[str, str]
     protocol: Protocol = "validated"
-    fidelity: Literal["corrected", "released"] = "corrected"
-    preset: Literal["common", "authors"] = "common"
+    fidelity: Fidelity = "corrected"
+    preset: Preset = "common"
     trainer: TrainerSettings
     seed: int
     changed: dict[str, Any] = Field(default_factory=dict)

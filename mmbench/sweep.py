@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from mmbench.cell import Cell, Protocol, canonical
+from mmbench.cell import Cell, Fidelity, Preset, Protocol, canonical
 from mmbench.data import cache as data_cache
 from mmbench.dataset import Dataset, Task
 from mmbench.errors import UserError, nearest
@@ -35,8 +35,8 @@ class Request:
     datasets: Sequence[str]
     seeds: Sequence[int]
     protocol: Protocol = "validated"
-    fidelity: Literal["corrected", "released"] = "corrected"
-    preset: Literal["common", "authors"] = "common"
+    fidelity: Fidelity = "corrected"
+    preset: Preset = "common"
     settings: Mapping[str, Any] = field(default_factory=dict)
     shared: Mapping[str, Any] = field(default_factory=dict)
 
