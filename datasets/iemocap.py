@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.data.splitting import carve
+from mmbench.data.words import WORDS
 from mmbench.dataset import DatasetInfo, Modality, Task
 from mmbench.errors import UserError
 from mmbench.native.dataset import (
@@ -73,7 +74,7 @@ class IemocapConfig(NativeConfig):
         "full", "half of the conversation's picture that is kept", source="datasets.md 1.4"
     )
     tokenizer: str = setting(
-        "words", "words: hashed words, needs nothing; else a tokenizer below --weights",
+        WORDS, "words: hashed words, needs nothing; else a tokenizer below --weights",
         source="MLA: bert-base-uncased", min_length=1,
     )  # fmt: skip
     length: int = setting(64, "words or word pieces kept", source="datasets.md 1.4", ge=1, le=512)

@@ -23,6 +23,13 @@ def digest(value: Any, length: int = 12) -> str:  # Any: whatever JSON can hold
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
 
 
+def encoder_parts(encoder: str) -> tuple[str, str]:
+    """Return the name of an encoder and the rest of ``name:variant@model``, each part optional."""
+    plain, at, model = encoder.partition("@")
+    name, _, variant = plain.partition(":")
+    return name, variant + at + model
+
+
 class Cell(Settings):
     """Everything that changes a result, and nothing else (no path, device or logging).
 

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.data.words import WORDS
 from mmbench.errors import UserError
 from mmbench.settings import Settings
 
@@ -55,7 +56,7 @@ class Modality:
     shape: tuple[int, ...]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    vocabulary: str = "words"
+    vocabulary: str = WORDS
 
     def __post_init__(self) -> None:
         if not may_name(self.name):

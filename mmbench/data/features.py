@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mmbench.cell import digest
+from mmbench.cell import digest, encoder_parts
 from mmbench.data import integrity
 from mmbench.data.loader import Loader
 from mmbench.data.locking import alone
@@ -53,7 +53,7 @@ def frozen_of(modality: Modality, encoder: str) -> Frozen | None:
         modality: of the dataset.
         encoder: as chosen, e.g. ``clip:adapter``.
     """
-    name, _, variant = encoder.partition(":")
+    name, variant = encoder_parts(encoder)
     find = getattr(ENCODERS.load(name), "frozen", None)
     found: Frozen | None = find(modality, variant) if find else None
     return found

@@ -18,6 +18,7 @@ from mmbench.data.decoding import Decoded, decode_all, gather
 from mmbench.data.leftout import refuse_or_tell
 from mmbench.data.media import UnreadableError
 from mmbench.data.splitting import carve
+from mmbench.data.words import WORDS
 from mmbench.dataset import (
     SPLITS,
     Dataset,
@@ -57,7 +58,7 @@ class OwnConfig(DatasetConfig):
     frames: int = setting(4, "video: pictures per clip", source="mmbench", ge=1, le=64)
     words: int = setting(64, "text: words or word pieces kept", source="mmbench", ge=1, le=4096)
     tokenizer: str = setting(
-        "words", "text: words: hashed words, needs nothing; else a tokenizer below --weights",
+        WORDS, "text: words: hashed words, needs nothing; else a tokenizer below --weights",
         source="mmbench", min_length=1,
     )  # fmt: skip
     standardise: bool = setting(
@@ -122,7 +123,7 @@ class OwnTable(Dataset):
             "video": ("frames", (3, c.frames, c.image_size, c.image_size)),
             "text": ("text", (c.words,)),
         }
-        vocabulary = c.tokenizer if kind == "text" else "words"
+        vocabulary = c.tokenizer if kind == "text" else WORDS
         return Modality(name, *kinds[kind], vocabulary=vocabulary)
 
     def build(self, root: Path | None, scratch: Path) -> Mapping[str, SplitArrays]:
