@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Any, Literal
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from mmbench.settings import Settings, TrainerSettings
 Protocol = Literal["validated", "published"]
 Fidelity = Literal["corrected", "released"]
 Preset = Literal["common", "authors"]
+FOLDER = re.compile(r"(?P<dataset>[^.]+)\.(?P<label>.+)\.s(?P<seed>\d+)\.[0-9a-f]{12}")
 
 
 def canonical(value: Any) -> str:  # Any: whatever JSON can hold
@@ -72,5 +74,5 @@ class Cell(Settings):
 
     @property
     def folder(self) -> str:
-        """Name of the run directory: readable, and unique by the id."""
+        """Name of the run directory: readable, and unique by the id; ``FOLDER`` reads it."""
         return f"{self.dataset}.{self.label}.s{self.seed}.{self.id}"

@@ -23,7 +23,7 @@ from mmbench.cell import digest, encoder_parts
 from mmbench.data import integrity
 from mmbench.data.loader import Loader
 from mmbench.data.locking import alone
-from mmbench.data.manifest import flushed, sha256
+from mmbench.data.manifest import facts, flushed
 from mmbench.data.progress import Progress
 from mmbench.dataset import Modality, Prepared
 from mmbench.errors import UserError
@@ -154,9 +154,6 @@ def _compute(
                 begin += len(z)
                 progress.advance(len(z))
             out.flush()
-    files = {
-        f.name: {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in sorted(folder.iterdir())
-    }
-    manifest = {"modality": modality.name, "made_by": frozen.identity, "files": files}
+    manifest = {"modality": modality.name, "made_by": frozen.identity, "files": facts(folder)}
     with flushed(folder / "manifest.json") as handle:
         handle.write(json.dumps(manifest, indent=1).encode())
