@@ -246,6 +246,23 @@ def first_of(root: Path, candidates: Sequence[str]) -> Path | None:
     return next((root / c for c in candidates if (root / c).exists()), None)
 
 
+def required_list(root: Path, candidates: Sequence[str], advice: str) -> Path:
+    """Return the first of ``candidates`` that is there below ``root``.
+
+    Args:
+        root: the folder the user gave.
+        candidates: where the list may be; the first is what a message calls it.
+        advice: what to do if there is none.
+
+    Raises:
+        UserError: if there is none.
+    """
+    file = first_of(root, candidates)
+    if file is None:
+        raise UserError(f"there is no list {candidates[0]} in {root}; {advice}")
+    return file
+
+
 def read_lines(file: Path) -> list[tuple[int, str]]:
     """Return (number, text) of every line that is not blank; a BOM and CRLF are accepted.
 
