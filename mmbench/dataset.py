@@ -205,6 +205,10 @@ class Dataset(ABC):
             UserError: if ``root`` is missing, unreadable or does not have the layout.
         """
 
+    def best_accuracy(self) -> float | None:
+        """Return the accuracy on test that no classifier of all modalities exceeds, if known."""
+        return None
+
     def augmentations(self) -> Mapping[str, str]:
         """Return the batched augmentation of each modality in training (``data.augment``)."""
         return {}
