@@ -33,7 +33,9 @@ def write_figures(pools: Sequence[Pooled], folder: Path) -> list[Path]:
             tag = "" if pool.bundle[0] == "validated" else f"-{pool.bundle[0]}"
             drawn = {"sweep": sweep(pool), "knob": knob(pool), "forest": forest(pool)}
             if drawn["sweep"] is None and len(pool.datasets) > 1 and len(pool.scores) > 2:
-                drawn |= {"heat": heat(pool), "ranks": rank_diagram(pool)}
+                drawn["heat"] = heat(pool)
+                if pool.independent > 1:  # ranks over settings of one dataset would say nothing
+                    drawn["ranks"] = rank_diagram(pool)
             for kind, figure in drawn.items():
                 if figure is not None:
                     files += save(figure, folder, f"{pool.study}-{kind}{tag}")
@@ -182,7 +184,7 @@ def rank_diagram(pool: Pooled) -> Figure:
         axes.plot(ends, [height, height], color="black", lw=3, solid_capstyle="butt")
     _rows(axes, [f"{names[i]} ({ranks[i]:.2f})" for i in order], 0.6 * len(groups) + 0.2)
     axes.set_xlim(0.8, len(names) + 0.2)
-    few = "" if len(pool.datasets) >= FEW_DATASETS else (
+    few = "" if len(pool.datasets) > FEW_DATASETS else (
         f"WARNING: {len(pool.datasets)} datasets are too few for this to mean much"
     )  # fmt: skip
     axes.set_xlabel(f"mean rank, 1 is best\nbars: within the critical difference {width:.2f}")

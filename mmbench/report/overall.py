@@ -14,6 +14,13 @@ from mmbench.report.study import Study
 from mmbench.report.table import Entry, Table
 from mmbench.wording import counted
 
+PAIRS = ("within datasets", "", "within datasets")
+CHOSEN = (
+    "{reference} is the best of {number} baselines on these same scores, by luck in part, so that "
+    "every other row looks a little worse beside it: of rows below it nothing is concluded."
+)
+SEEDS = ("with all settings", " of seeds with all settings", "of the seeds' means over settings")
+
 Scores = dict[str, list[dict[int, float]]]  # row -> per dataset, value by seed
 
 
@@ -73,10 +80,24 @@ class Pooled:
         """The baseline with the best mean, or None if none was run everywhere."""
         return max(self.baselines, key=self.mean, default=None)
 
+    @property
+    def chosen(self) -> bool:
+        """Whether the reference is the best of several, chosen on the scores it is compared by."""
+        return len(self.baselines) > 1
+
+    def pairs(self, row: str) -> list[dict[int, float]]:
+        """Return row minus reference by dataset and seed."""
+        both = zip(self.scores[row], self.scores[str(self.reference)], strict=True)
+        return [{s: a[s] - b[s] for s in sorted(a.keys() & b.keys())} for a, b in both]
+
     def differences(self, row: str) -> list[NDArray[np.float64]] | None:
-        """Return row minus reference by dataset, paired by seed; None without a common seed."""
-        pairs = zip(self.scores[row], self.scores[str(self.reference)], strict=True)
-        found = [np.array([a[s] - b[s] for s in sorted(set(a) & set(b))]) for a, b in pairs]
+        """Return what of row minus reference is independent; None without a common seed.
+
+        That is every pair, by dataset; of the settings of a knob, every seed with all of them.
+        """
+        pairs = self.pairs(row)
+        pairs = pairs if self.knob is None else [statistics.over_settings(pairs)]
+        found = [np.array([*each.values()]) for each in pairs]
         return found if all(len(each) for each in found) else None
 
     @cached_property
@@ -86,6 +107,11 @@ class Pooled:
             return []
         found = {row: self.differences(row) for row in self.scores if row != self.reference}
         return statistics.compare({k: v for k, v in found.items() if v is not None})
+
+    @property
+    def independent(self) -> int:
+        """How many datasets there are; the settings of a knob are one."""
+        return len(self.datasets) if self.knob is None else 1
 
     def ranks(self) -> NDArray[np.float64]:
         """Return the mean rank of each row of ``scores``."""
@@ -145,7 +171,10 @@ def _table(pool: Pooled) -> Table:
     rows = []
     for row in pool.scores:
         cells = [_percent(pool.mean(row)), Entry(f"{ranks[row]:.2f}", value=float(ranks[row]))]
-        rows.append((row, (*cells, *_compared(compared.get(row), row == pool.reference))))
+        wins = [_wins(pool, row) if row in compared else Entry("")]
+        itself = row == pool.reference
+        rows.append((row, (*cells, *_compared(compared.get(row), itself), *wins)))
+    units = PAIRS if pool.knob is None else SEEDS
     columns = ("Method", "mean", "mean rank", "Δ", "95 % interval", "p", "p (Holm)", "effect d_z",
                "wins/ties/losses")  # fmt: skip
     return Table(
@@ -156,9 +185,9 @@ def _table(pool: Pooled) -> Table:
         caption=(
             "Primary metric in percent, mean over datasets of the mean over seeds. "
             f"{pool_caption(pool)}. Δ: paired difference to {pool.reference}, the "
-            "baseline with the best mean; interval: percentile bootstrap of seeds within "
-            "datasets; p: paired sign-flip permutation test, two-sided, then Holm's correction "
-            "over the rows; d_z: Δ over the standard deviation of the differences within datasets."
+            f"baseline with the best mean; interval: percentile bootstrap of seeds {units[0]}; "
+            f"p: paired sign-flip permutation test{units[1]}, two-sided, then Holm's correction "
+            f"over the rows; d_z: Δ over the standard deviation of the differences {units[2]}."
         ),
         notes=_notes(pool, list(compared.values())),
         bundle=pool.beyond,
@@ -190,7 +219,7 @@ def _percent(value: float, sign: str = "") -> Entry:
 
 def _compared(found: statistics.Comparison | None, itself: bool) -> list[Entry]:
     if found is None:
-        return [Entry("reference" if itself else "no common seed", "absent"), *[Entry("")] * 5]
+        return [Entry("reference" if itself else "no common seed", "absent"), *[Entry("")] * 4]
     effect = "" if found.effect is None else f"{found.effect:.2f}"
     return [
         _percent(found.mean, "+"),
@@ -198,8 +227,12 @@ def _compared(found: statistics.Comparison | None, itself: bool) -> list[Entry]:
         _p(found.p),
         _p(found.adjusted),
         Entry(effect, value=found.effect),
-        Entry("/".join(map(str, found.record))),
     ]
+
+
+def _wins(pool: Pooled, row: str) -> Entry:
+    each = [np.array([*pairs.values()]) for pairs in pool.pairs(row)]
+    return Entry("/".join(map(str, statistics.wins_ties_losses(each))))
 
 
 def _p(value: float) -> Entry:
@@ -210,25 +243,37 @@ def _notes(pool: Pooled, compared: Sequence[statistics.Comparison]) -> tuple[str
     notes = []
     if pool.partial:
         notes.append(f"Left out, without a score on every dataset: {', '.join(pool.partial)}.")
-    if len(pool.datasets) < statistics.FEW_DATASETS:
+    if pool.independent <= statistics.FEW_DATASETS:
         notes.append(
-            f"Mean ranks over {counted(len(pool.datasets), 'dataset')} mean little: at least "
+            f"Mean ranks over {counted(pool.independent, 'dataset')} mean little: more than "
             f"{statistics.FEW_DATASETS} are needed for the critical difference to be trusted."
         )
     if pool.knob is not None:
         notes.append(
-            f"All are one dataset with another {pool.knob[0]}: what holds over them need not hold "
-            "for other datasets, and ranks over them tell less than over as many datasets."
+            f"All are one dataset with another {pool.knob[0]}, and a seed has the same labels, "
+            "order and initial weights in all of them, so it counts as one pair. What holds over "
+            "them need not hold for other datasets."
         )
-    return (*notes, conclusion(compared, str(pool.reference)))
+    if pool.chosen:
+        notes.append(CHOSEN.format(reference=pool.reference, number=len(pool.baselines)))
+    return (*notes, conclusion(compared, str(pool.reference), pool.chosen))
 
 
-def conclusion(compared: Sequence[statistics.Comparison], reference: str) -> str:
-    """Say in one sentence what the comparisons show at the 5 % level."""
+def conclusion(
+    compared: Sequence[statistics.Comparison], reference: str, chosen: bool = False
+) -> str:
+    """Say in one sentence what the comparisons show at the 5 % level.
+
+    Args:
+        compared: the rows.
+        reference: what they are compared with.
+        chosen: whether it was chosen as the best on the same scores, which moves all rows down:
+            then none is said to be below it.
+    """
     if not compared:
         return "No method shares a seed with the reference, so nothing can be concluded."
     above = [c.name for c in compared if c.adjusted < 0.05 and c.mean > 0]
-    below = [c.name for c in compared if c.adjusted < 0.05 and c.mean < 0]
+    below = [c.name for c in compared if c.adjusted < 0.05 and c.mean < 0 and not chosen]
     if above or below:
         words = [f"{', '.join(n)} {w} {reference}" for n, w in ((above, "above"), (below, "below"))
                  if n]  # fmt: skip
@@ -240,4 +285,5 @@ def conclusion(compared: Sequence[statistics.Comparison], reference: str) -> str
     floor = f"; with so few pairs and {len(compared)} comparisons none could reach it" * (
         least >= 0.05
     )
-    return f"What may be concluded: no difference to {reference} at 5 % after correction{floor}."
+    none = f"no row is above {reference}" if chosen else f"no difference to {reference}"
+    return f"What may be concluded: {none} at 5 % after correction{floor}."

@@ -2,11 +2,13 @@
 
 A comparison is a list of strata, one per dataset, each an array of paired differences: method
 minus reference, one value per seed that both have. The estimate is the mean over strata of the
-mean over seeds, so that a dataset with more seeds does not count for more.
+mean over seeds, so that a dataset with more seeds does not count for more. What is flipped and
+resampled must be independent: settings of one dataset are made one stratum first
+(``over_settings``).
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,12 +22,26 @@ EXACT_UP_TO = 16  # pairs: 2^16 sign patterns take milliseconds; above it they a
 AT_ONCE = 256  # draws that are made floats; of 32, so that drawing them apart draws the same
 DRAWS = 10_000  # of resamples, and of sign patterns
 TIE = 1e-9  # differences that are smaller come of rounding
-FEW_DATASETS = 5  # below it the Friedman and Nemenyi approximations are poor (Demsar, JMLR 2006)
+FEW_DATASETS = 10  # more are needed: N > 10, says Demsar (JMLR 2006, section 3.2.2) of Friedman's
 
 
 def stratified_mean(differences: Differences) -> float:
     """Return the mean over datasets of the mean over seeds."""
     return float(np.mean([each.mean() for each in differences]))
+
+
+def over_settings(differences: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """Return each seed's mean over settings of one dataset, of the seeds that all settings have.
+
+    Settings of a generator share data, order and initial weights for a seed, so that their
+    differences move together. Flipping or resampling these means does so with a seed's settings
+    jointly; taken one by one they would pass for many times as many pairs.
+
+    Args:
+        differences: per setting, by seed.
+    """
+    shared = set.intersection(*map(set, differences))
+    return {seed: float(np.mean([each[seed] for each in differences])) for seed in sorted(shared)}
 
 
 def bootstrap_interval(
@@ -206,8 +222,7 @@ class Comparison:
         p: of the sign-flip test.
         adjusted: after Holm's correction over all comparisons of the table.
         effect: d_z, or None.
-        record: wins, ties and losses.
-        pairs: number of differences.
+        pairs: number of independent differences.
     """
 
     name: str
@@ -217,7 +232,6 @@ class Comparison:
     p: float
     adjusted: float
     effect: float | None
-    record: tuple[int, int, int]
     pairs: int
 
 
@@ -250,7 +264,7 @@ def compare(rivals: dict[str, Differences], seed: int = 0) -> list[Comparison]:
         Comparison(
             name=name, mean=stratified_mean(each), low=intervals[name][0], high=intervals[name][1],
             p=raw[name], adjusted=adjusted[name], effect=effect_size(each),
-            record=wins_ties_losses(each), pairs=sum(map(len, each)),
+            pairs=sum(map(len, each)),
         )
         for name, each in rivals.items()
     ]  # fmt: skip

@@ -91,7 +91,8 @@ def test_unique_information_makes_fusion_worth_more(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"imbalance": 0.8}, {"modalities": 3, "strength": 1.5}, {"noise": {"m1": 2.0}}],
+    "options",
+    [{}, {"imbalance": 0.8}, {"modalities": 3, "strength": 1.5}, {"noise": {"m1": 2.0}}],
     ids=str,
 )
 def test_no_classifier_of_all_modalities_is_above_the_best_accuracy_and_a_good_one_is_near_it(

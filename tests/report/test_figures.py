@@ -112,6 +112,13 @@ def faults(figure):
     return cut + both
 
 
+def test_settings_of_one_dataset_are_not_ranked(pool, tmp_path):
+    turned = dataclasses.replace(pool, knob=("imbalance", (0.2, 0.8)))
+    drawn = {f.stem for p in (pool, turned) for f in write_figures([p], tmp_path / p.place)}
+    assert {"s-heat", "s-ranks", "s-knob"} <= drawn
+    assert not (tmp_path / turned.place / "s-ranks.svg").exists()
+
+
 def test_a_study_without_a_sweep_has_no_sweep_figure(pool):
     assert sweep(pool) is None
 
