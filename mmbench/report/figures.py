@@ -85,7 +85,7 @@ def cost(title: str, reference: str, found: Mapping[str, Sequence[Point]]) -> Fi
             shown[names[i]] = axes.errorbar(
                 point.ratio, point.score, point.spread, **style, mfc=fill, ms=5, elinewidth=0.6
             )
-        axes.set_xlabel(f"time of an epoch, relative to {reference}")
+        axes.set_xlabel(f"time of a whole run, relative to {reference}")
         axes.set_title(where, fontsize=8)
         if number == 0:
             axes.set_ylabel("primary metric (%), mean ± sd")
