@@ -245,6 +245,10 @@ def knob(pool: Pooled) -> Figure | None:
         aside = (number - (len(pool.scores) - 2) / 2) * 0.012 * (x[-1] - x[0])  # bars side by side
         axes.errorbar([v + aside for v in x], mean, spread, **style, ms=3, lw=1.2, label=row,
                       elinewidth=0.6)  # fmt: skip
+    if pool.ceilings:
+        means = [100 * float(np.mean(list(each.values()))) for each in pool.scores[base]]
+        room = [100 * best - mean for best, mean in zip(pool.ceilings, means, strict=True)]
+        axes.plot(x, room, color="0.5", lw=1, ls=":", label="best possible")
     axes.axhline(0, color="0.5", lw=0.8, ls="--")
     axes.set_xlabel(f"{name} of the dataset")
     axes.set_ylabel(f"points above {base}, mean ± sd")

@@ -1,13 +1,14 @@
 """What a study says over all its datasets: differences, tests and ranks."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.report import statistics
+from mmbench.report.ceiling import ceiling
 from mmbench.report.rows import Group, unmarked
 from mmbench.report.scores import RULES
 from mmbench.report.study import Study
@@ -37,6 +38,8 @@ class Pooled:
         scores: the primary metric of every row that has a score on every dataset.
         partial: rows that have not.
         baselines: rows among which the reference is chosen.
+        other: rows trained for other epochs than the reference, which are left out.
+        ceilings: what no classifier exceeds on each dataset; empty where it is not known.
     """
 
     study: str
@@ -47,6 +50,8 @@ class Pooled:
     partial: tuple[str, ...]
     baselines: tuple[str, ...]
     knob: tuple[str, tuple[float, ...]] | None = None
+    other: tuple[str, ...] = ()
+    ceilings: tuple[float, ...] = ()
 
     @property
     def short(self) -> tuple[str, ...]:
@@ -138,6 +143,7 @@ def _pool(study: Study, bundle: tuple[str, str, str], groups: Sequence[Group]) -
         knob = name, tuple(sorted(turned))
     found: Scores = {}
     methods: dict[str, str] = {}
+    epochs: dict[str, list[tuple[float, ...]]] = {}
     for group in groups:
         for row in group.rows:
             name = unmarked(row.name)
@@ -145,12 +151,29 @@ def _pool(study: Study, bundle: tuple[str, str, str], groups: Sequence[Group]) -
             methods[name] = row.method
             if score:
                 found.setdefault(name, []).append(score)
+                epochs.setdefault(name, []).append(row.distinct("epochs"))
     whole = {row: each for row, each in found.items() if len(each) == len(groups)}
-    return Pooled(
+    best = [ceiling(group) for group in groups]
+    pool = Pooled(
         study.name, study.title, bundle, tuple(group.place for group in groups), whole,
         tuple(name for name in methods if name not in whole),
         tuple(row for row in whole if methods[row] in study.baselines), knob,
+        ceilings=() if None in best else tuple(map(float, filter(None, best))),
     )  # fmt: skip
+    return _of_one_budget(pool, epochs)
+
+
+def _of_one_budget(pool: Pooled, epochs: Mapping[str, Sequence[tuple[float, ...]]]) -> Pooled:
+    """Return the pool without the rows that were trained for other epochs than the reference."""
+    if pool.reference is None:
+        return pool
+    other = tuple(row for row in pool.scores if epochs[row] != epochs[pool.reference])
+    return replace(
+        pool,
+        scores={row: score for row, score in pool.scores.items() if row not in other},
+        baselines=tuple(row for row in pool.baselines if row not in other),
+        other=other,
+    )
 
 
 def _knob(study: Study, groups: Sequence[Group]) -> tuple[str, tuple[float, ...]] | None:
@@ -243,6 +266,10 @@ def _notes(pool: Pooled, compared: Sequence[statistics.Comparison]) -> tuple[str
     notes = []
     if pool.partial:
         notes.append(f"Left out, without a score on every dataset: {', '.join(pool.partial)}.")
+    if pool.other:
+        notes.append(
+            f"Left out, trained for other epochs than {pool.reference}: {', '.join(pool.other)}."
+        )
     if pool.independent <= statistics.FEW_DATASETS:
         notes.append(
             f"Mean ranks over {counted(pool.independent, 'dataset')} mean little: more than "
@@ -253,6 +280,12 @@ def _notes(pool: Pooled, compared: Sequence[statistics.Comparison]) -> tuple[str
             f"All are one dataset with another {pool.knob[0]}, and a seed has the same labels, "
             "order and initial weights in all of them, so it counts as one pair. What holds over "
             "them need not hold for other datasets."
+        )
+    if pool.knob is not None and pool.ceilings:
+        best = ", ".join(f"{100 * value:.1f}" for value in pool.ceilings)
+        notes.append(
+            f"No classifier of all modalities exceeds {best} (Bayes accuracy at these settings): "
+            "the nearer a row is to it, the less is left to gain."
         )
     if pool.chosen:
         notes.append(CHOSEN.format(reference=pool.reference, number=len(pool.baselines)))

@@ -121,6 +121,10 @@ class Shown:
         where = self.where[np.argsort(self.columns["seed"][self.where], kind="stable")]
         return where, _taken(self.columns, "seed", where), _taken(self.columns, "record", where)
 
+    def distinct(self, key: str) -> tuple[Any, ...]:  # Any: text or numbers
+        """Return the values that one column of the row's records has, sorted."""
+        return tuple(sorted(set(self.column(key))))
+
     def values(self, prediction: str, metric: str) -> dict[int, float]:
         """Return one value by seed; none if there is no such score."""
         return self.sources(prediction, metric).by_seed

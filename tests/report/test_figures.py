@@ -77,6 +77,14 @@ def test_knob_draws_the_gain_over_the_option(pool):
     assert knob(pool) is None
 
 
+def test_knob_draws_how_much_there_is_to_gain(pool):
+    turned = dataclasses.replace(pool, knob=("imbalance", (0.2, 0.8)), ceilings=(0.9, 0.75))
+    with styled():
+        axes = knob(turned).axes[0]
+    (room,) = (line for line in axes.lines if line.get_label() == "best possible")
+    assert room.get_ydata() == pytest.approx([90.0 - 55.0, 75.0 - 70.0])
+
+
 @pytest.mark.parametrize("drawn", [forest, heat, rank_diagram, sweep, knob])
 @pytest.mark.parametrize("many", [False, True], ids=["few rows", "many rows"])
 def test_no_text_leaves_the_figure_or_lies_on_other_text(pool, swept, drawn, many):

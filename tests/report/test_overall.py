@@ -1,6 +1,7 @@
 """What a study says over its datasets, worked by hand."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -99,3 +100,29 @@ def test_settings_of_a_knob_are_as_many_pairs_as_there_are_seeds(build):
     assert dict(table.rows)["iprm"][-1].text == "4/0/0"
     assert any("Mean ranks over 1 dataset mean little" in note for note in table.notes)
     assert any("counts as one pair" in note for note in table.notes)
+
+
+def test_rows_of_other_epochs_are_left_out_and_named(template, make):
+    longer = template.cell.trainer.model_copy(update={"epochs": 200})
+    rows = ("concat", {"method": "iprm", "preset": "authors"}, "sum")
+    study = Study(name="s", title="T", rows=rows, baselines=("concat",))
+    records = [
+        make(template, "concat", 0, 0.5), make(template, "sum", 0, 0.6),
+        make(template, "iprm", 0, 0.9, preset="authors", trainer=longer),
+    ]  # fmt: skip
+    (pool,) = pools(study, groups(study, to_frame(records), {"toy": records[0].task}))
+    assert list(pool.scores) == ["concat", "sum"]
+    (table,) = overall_tables([pool])
+    assert "Left out, trained for other epochs than concat: iprm." in table.notes
+
+
+def test_the_study_of_a_knob_says_what_no_classifier_exceeds():
+    from mmbench.report.build import load_results
+    from mmbench.report.study import load_study
+
+    loaded = load_results(Path(__file__).parents[2] / "results", "records")
+    study = load_study("imbalance")
+    (pool,) = pools(study, groups(study, loaded.frame, loaded.tasks))
+    assert [round(each, 3) for each in pool.ceilings] == [0.974, 0.977, 0.985, 0.992, 0.997]
+    (table,) = overall_tables([pool])
+    assert any("exceeds 97.4, 97.7, 98.5, 99.2, 99.7 (Bayes" in note for note in table.notes)

@@ -133,3 +133,51 @@ def test_reference_records_are_valid_and_finished():
     assert set(failures) <= {"NonFiniteLoss"}
     assert all(r.cell_id == r.cell.id for r in records)
     assert all(r.environment.clean for r in records)
+
+
+def test_rows_of_other_epochs_have_no_difference_and_are_not_best(template, make, score_tables):
+    longer = template.cell.trainer.model_copy(update={"epochs": 200, "lr": 0.5})
+    rows = ("concat", {"method": "iprm", "preset": "authors"}, "sum")
+    study = Study(name="s", title="T", rows=rows, baselines=("concat",))
+    records = [
+        make(template, m, seed, value + seed / 100, **more)
+        for m, value, more in (
+            ("concat", 0.5, {}), ("sum", 0.6, {}),
+            ("iprm", 0.9, {"preset": "authors", "trainer": longer}),
+        )
+        for seed in (0, 1)
+    ]  # fmt: skip
+    (table,) = score_tables(study, records)
+    rows = {name: dict(zip(table.columns[1:], e, strict=True)) for name, e in table.rows}
+    assert [rows["iprm"][c].text for c in ("Epochs", "Rate", "Δ Accuracy")] == [
+        "200", "0.5", "other epochs"
+    ]  # fmt: skip
+    assert rows["concat"]["Epochs"].text == "30"
+    assert (rows["iprm"]["Accuracy"].style, rows["sum"]["Accuracy"].style) == ("plain", "best")
+    assert any("Epochs differ between rows" in note for note in table.notes)
+    assert table.notes[-1].startswith("sum against concat")
+
+
+def spread_over(template, make, score_tables, *gaps):
+    """Return the conclusion on iprm, that many test samples above the best of two baselines."""
+    samples = template.data.sizes["test"]
+    values = {"concat": lambda gap: 0.5, "sum": lambda gap: 0.3,
+              "iprm": lambda gap: 0.5 + gap / samples}  # fmt: skip
+    records = [make(template, m, s, of(gap)) for m, of in values.items()
+               for s, gap in enumerate(gaps)]  # fmt: skip
+    (table,) = score_tables(STUDY, records)
+    return table.notes[-1]
+
+
+def test_differences_that_hardly_vary_conclude_nothing(template, make, score_tables):
+    for gaps in ((2, 2, 2), (1, 2, 2)):
+        said = spread_over(template, make, score_tables, *gaps)
+        assert "less than one of the test samples" in said
+        assert "does not contain 0" not in said
+    assert "does not contain 0 (one" in spread_over(template, make, score_tables, 20, 22, 24)
+    assert "contains 0: no" in spread_over(template, make, score_tables, 0, 0, 0)
+
+
+def test_nothing_is_below_the_best_of_several_baselines(template, make, score_tables):
+    said = spread_over(template, make, score_tables, -20, -22, -24)
+    assert "by luck in part: nothing is concluded" in said
