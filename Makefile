@@ -71,7 +71,7 @@ lint: $(VENV)/.tested ## check style
 
 types: $(VENV)/.tested ## check types
 	$(BIN)/mypy mmbench
-	$(BIN)/mypy methods datasets benchmarks
+	$(BIN)/mypy methods datasets benchmarks tools
 
 check: test ## what a reviewer runs
 

@@ -75,7 +75,7 @@ def write_clips(root: Path, actors: int) -> int:
 
 def extract(samples: Sequence[Sample], folder: Path) -> None:
     """Write every clip's pictures at one a second, in their own size, as JPEG."""
-    from mmbench.own.media import pyav
+    from mmbench.data.media import pyav
 
     av = pyav()
     for sample in samples:

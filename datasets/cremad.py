@@ -33,9 +33,9 @@ from mmbench.native.dataset import (
     NativeConfig,
     NativeDataset,
     Sample,
-    first_of,
     read_lines,
     require,
+    required_list,
 )
 from mmbench.native.pictures import frames
 from mmbench.native.sound import PRESETS_SAY, PadMode, PresetName, preset
@@ -47,6 +47,7 @@ from mmbench.settings import setting
 NAME = re.compile(r"^(10\d\d)_([A-Z]{3})_(NEU|HAP|SAD|FEA|DIS|ANG)_(XX|LO|MD|HI)$")
 EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")  # the order of the published label lists
 LISTS = ("", "annotations/", "data/CREMAD/")  # where train.csv and test.csv are looked for
+Row = tuple[str, str, str]  # a clip, where it is listed, if it is, and its split
 TENTH = 0.1  # of train for validation; of the actors for validation, and for test
 
 
@@ -126,7 +127,6 @@ class Cremad(NativeDataset):
         if not (root / "Image-01-FPS").is_dir():
             require(root, self.name, "VideoFlash")
         by_list = self.config.split == "ogm"
-        split, places = self._by_list(root) if by_list else (self._by_actor(root), {})
         return [
             Sample(
                 stem,
@@ -137,36 +137,31 @@ class Cremad(NativeDataset):
                     "audio": Source(str(root / "AudioWAV" / f"{stem}.wav")),
                     "video": Source(str(_video(root, stem))),
                 },
-                places.get(stem, ""),
+                place,
             )
-            for stem, where in split.items()
+            for stem, place, where in (self._by_list(root) if by_list else self._by_actor(root))
         ]
 
-    def _by_list(self, root: Path) -> tuple[dict[str, str], dict[str, str]]:
-        """Return every clip's split, and where it is listed."""
-        split: dict[str, str] = {}
-        places: dict[str, str] = {}
+    def _by_list(self, root: Path) -> list[Row]:
+        """Return the lines of the lists, with a part of train for validation."""
+        listed: dict[str, list[tuple[str, str]]] = {}
         for name in ("train", "test"):
-            file = first_of(root, [f"{folder}{name}.csv" for folder in LISTS])
-            if file is None:
-                raise UserError(
-                    f"split=ogm needs the list {name}.csv, which is not in {root}; get it from "
-                    "data/CREMAD of github.com/GeWu-Lab/OGM-GE_CVPR2022, or type --set split=actor"
-                )
-            for stem, place in _read(file):
-                if stem in split:
-                    raise UserError(
-                        f"{stem} is listed twice ({places[stem]} and {place}); keep one of them"
-                    )
-                split[stem], places[stem] = name, place
-        train = [stem for stem, name in split.items() if name == "train"]
+            file = required_list(
+                root,
+                [f"{folder}{name}.csv" for folder in LISTS],
+                "split=ogm reads it: get it from data/CREMAD of "
+                "github.com/GeWu-Lab/OGM-GE_CVPR2022, or type --set split=actor",
+            )
+            listed[name] = _read(file)
+        train = [stem for stem, _ in listed["train"]]
         label = np.array([EMOTIONS.index(stem.split("_")[2]) for stem in train])
         actors = [stem.split("_")[0] for stem in train] if self.config.val == "actor" else None
         taken = carve(label, actors, TENTH, seed=0, classes=EMOTIONS)
-        val = {stem: "val" for stem, out in zip(train, taken, strict=True) if out}
-        return split | val, places
+        where = ["val" if out else "train" for out in taken] + ["test"] * len(listed["test"])
+        lines = [*listed["train"], *listed["test"]]
+        return [(*line, split) for line, split in zip(lines, where, strict=True)]
 
-    def _by_actor(self, root: Path) -> dict[str, str]:
+    def _by_actor(self, root: Path) -> list[Row]:
         """Draw 73, 9 and 9 of 91 actors with seed 0."""
         stems = sorted(p.stem for p in (root / "AudioWAV").glob("*.wav") if NAME.match(p.stem))
         actors = sorted({stem.split("_")[0] for stem in stems})
@@ -178,7 +173,7 @@ class Cremad(NativeDataset):
         share = max(1, round(TENTH * len(order)))
         val, test = order[:share], order[share : 2 * share]
         home = dict.fromkeys(val, "val") | dict.fromkeys(test, "test")
-        return {stem: home.get(stem.split("_")[0], "train") for stem in stems}
+        return [(stem, "", home.get(stem.split("_")[0], "train")) for stem in stems]
 
 
 def _video(root: Path, stem: str) -> Path:

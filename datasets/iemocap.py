@@ -26,15 +26,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.data.splitting import carve
+from mmbench.data.words import WORDS
 from mmbench.dataset import DatasetInfo, Modality, Task
 from mmbench.errors import UserError
 from mmbench.native.dataset import (
     NativeConfig,
     NativeDataset,
     Sample,
-    first_of,
     read_lines,
     require,
+    required_list,
 )
 from mmbench.native.pictures import frames
 from mmbench.native.sound import fbank
@@ -52,6 +53,7 @@ UTTERANCE = re.compile(r"^Ses(\d\d)[FM]_.+_([FM])\d{3}$")
 SIGN = " [split|sign] "
 RATE, STEPS = 16000, 1024  # of the mel energies, datasets.md section 1.0
 ROWS = 64  # standardised at once
+Row = tuple[str, str, str]  # an utterance, where it is listed, if it is, and its split
 TENTH = 0.1  # of train for validation
 BY_SESSION = {"01": "train", "02": "train", "03": "train", "04": "val", "05": "test"}
 
@@ -73,7 +75,7 @@ class IemocapConfig(NativeConfig):
         "full", "half of the conversation's picture that is kept", source="datasets.md 1.4"
     )
     tokenizer: str = setting(
-        "words", "words: hashed words, needs nothing; else a tokenizer below --weights",
+        WORDS, "words: hashed words, needs nothing; else a tokenizer below --weights",
         source="MLA: bert-base-uncased", min_length=1,
     )  # fmt: skip
     length: int = setting(64, "words or word pieces kept", source="datasets.md 1.4", ge=1, le=512)
@@ -161,56 +163,47 @@ class Iemocap(NativeDataset):
         if not sessions:
             require(root, self.name, "Session1")
         found = {u.name: u for session in sessions for u in _utterances(session)}
-        where, places = self._splits(root, found)
+        order = {name: number for number, name in enumerate(found)}
+        rows = sorted(self._splits(root, found), key=lambda row: order[row[0]])
         return [
-            Sample(name, CLASSES.index(LABELS[u.emotion]), u.speaker, where[name],
-                   _sources(root, u), places.get(name, ""))
-            for name, u in found.items()
-            if name in where
+            Sample(name, CLASSES.index(LABELS[found[name].emotion]), found[name].speaker, where,
+                   _sources(root, found[name]), place)
+            for name, place, where in rows
         ]  # fmt: skip
 
-    def _splits(
-        self, root: Path, found: Mapping[str, Utterance]
-    ) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the split of every utterance in use, and where it is listed, if it is."""
+    def _splits(self, root: Path, found: Mapping[str, Utterance]) -> list[Row]:
+        """Return every utterance in use."""
         if self.config.split == "session":
-            return {name: BY_SESSION[name[3:5]] for name in found}, {}
+            return [(name, "", BY_SESSION[name[3:5]]) for name in found]
         if self.config.split == "mla":
             return self._by_list(root, found)
         order = np.random.default_rng(0).permutation(sorted(found)).tolist()
         train, val = round(0.6 * len(order)), round(0.2 * len(order))
-        return {
-            name: "train" if i < train else "val" if i < train + val else "test"
+        return [
+            (name, "", "train" if i < train else "val" if i < train + val else "test")
             for i, name in enumerate(order)
-        }, {}
+        ]
 
-    def _by_list(
-        self, root: Path, found: Mapping[str, Utterance]
-    ) -> tuple[dict[str, str], dict[str, str]]:
-        where: dict[str, str] = {}
-        places: dict[str, str] = {}
+    def _by_list(self, root: Path, found: Mapping[str, Utterance]) -> list[Row]:
+        listed: dict[str, list[tuple[str, str]]] = {}
         for split in ("train", "test"):
-            file = first_of(root, [f"my_{split}_iemo.txt"])
-            if file is None:
-                raise UserError(
-                    f"split=mla needs the list my_{split}_iemo.txt, which is not in {root}; get it "
-                    "from the MLA repository, or type --set split=session"
-                )
-            for name, place in _list(file, found):
-                if name in where:
-                    raise UserError(
-                        f"{name} is listed twice ({places[name]} and {place}); restore the "
-                        "published lists"
-                    )
-                where[name], places[name] = split, place
+            file = required_list(
+                root,
+                [f"my_{split}_iemo.txt"],
+                "split=mla reads it: get it from the MLA repository, or type --set split=session",
+            )
+            listed[split] = list(_list(file, found))
+        lines = [*listed["train"], *listed["test"]]
+        train = [name for name, _ in listed["train"]]
         if self.config.val == "rest":
-            return dict.fromkeys(found, "val") | where, places
-        train = [name for name, split in where.items() if split == "train"]
-        label = np.array([CLASSES.index(LABELS[found[name].emotion]) for name in train])
-        taken = carve(label, [found[name].speaker for name in train], TENTH, seed=0,
-                      classes=CLASSES)  # fmt: skip
-        val = {name: "val" for name, out in zip(train, taken, strict=True) if out}
-        return where | val, places
+            taken, rest = np.zeros(len(train), bool), found.keys() - {name for name, _ in lines}
+        else:
+            label = np.array([CLASSES.index(LABELS[found[name].emotion]) for name in train])
+            speakers = [found[name].speaker for name in train]
+            taken, rest = carve(label, speakers, TENTH, seed=0, classes=CLASSES), set()
+        where = ["val" if out else "train" for out in taken] + ["test"] * len(listed["test"])
+        named = [(*line, split) for line, split in zip(lines, where, strict=True)]
+        return named + [(name, "", "val") for name in rest]
 
     def finish(
         self, inputs: Mapping[str, Mapping[str, NDArray[np.generic]]]

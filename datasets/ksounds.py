@@ -24,7 +24,7 @@ from pydantic import field_validator
 from mmbench.data.splitting import carve
 from mmbench.dataset import DatasetInfo, Modality, Task
 from mmbench.errors import UserError
-from mmbench.native.dataset import NativeConfig, NativeDataset, Sample, first_of, read_lines
+from mmbench.native.dataset import NativeConfig, NativeDataset, Sample, read_lines, required_list
 from mmbench.native.pictures import frames
 from mmbench.native.sound import PRESETS_SAY, PadMode, PresetName, preset
 from mmbench.native.source import Source
@@ -131,12 +131,12 @@ class KSounds(NativeDataset):
         clips = _clips(root)
         listed = {}
         for name in ("train", "test"):
-            file = first_of(root, [f"{folder}my_{name}.txt" for folder in LISTS])
-            if file is None:
-                raise UserError(
-                    f"there is no list my_{name}.txt in {root}; get it from data/KineticSound of "
-                    "github.com/GeWu-Lab/OGM-GE_CVPR2022 and place it there"
-                )
+            file = required_list(
+                root,
+                [f"{folder}my_{name}.txt" for folder in LISTS],
+                "get it from data/KineticSound of github.com/GeWu-Lab/OGM-GE_CVPR2022 and place "
+                "it there",
+            )
             listed[name] = [_line(file, number, line) for number, line in read_lines(file)]
         train = listed["train"]
         labels, videos = np.array([c for _, c, _ in train]), [n[:11] for n, _, _ in train]

@@ -38,8 +38,8 @@ def cremad(
     return stems
 
 
-def ksounds(root: Path, per_class: int = 3, seconds: int = 4) -> list[str]:
-    """Write clips of all 31 classes, one per class for test; ids begin with ``-`` and ``--`` too.
+def ksounds(root: Path) -> list[str]:
+    """Write three clips of each of 31 classes, one for test; ids begin with ``-`` and ``--`` too.
 
     Returns:
         The names in the lists: train, then test.
@@ -48,12 +48,12 @@ def ksounds(root: Path, per_class: int = 3, seconds: int = 4) -> list[str]:
     for part in names:
         (root / part).mkdir(parents=True, exist_ok=True)
     for label in range(31):
-        for number in range(per_class):
+        for number in range(3):
             part = "test" if number == 0 else "train"
             key = f"{'-' * (label % 3)}v{label:02d}x{number:02d}".ljust(11, "0")[:11]
             start = 2 + number
             full = f"{key}_{start:06d}_{start + 10:06d}"
-            film(root / part / f"{full}.mp4", label % 9, 25 * seconds, 48, 36, rate=Fraction(25))
+            film(root / part / f"{full}.mp4", label % 9, 100, 48, 36, rate=Fraction(25))
             listed = f"{key}_{start}" if part == "test" else full
             names[part].append(f"{listed},10,{label}")
     for part, lines in names.items():
@@ -61,8 +61,8 @@ def ksounds(root: Path, per_class: int = 3, seconds: int = 4) -> list[str]:
     return [line.split(",")[0] for part in names.values() for line in part]
 
 
-def iemocap(root: Path, per_dialog: int = 12) -> list[str]:
-    """Write one conversation of each of five sessions; text is invented.
+def iemocap(root: Path) -> list[str]:
+    """Write a conversation of twelve utterances in each of five sessions; text is invented.
 
     Returns:
         The utterances with one of the four emotions.
@@ -77,7 +77,7 @@ def iemocap(root: Path, per_dialog: int = 12) -> list[str]:
         for folder in folders:
             (base / folder).mkdir(parents=True, exist_ok=True)
         heads, said = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", ""], []
-        for k in range(per_dialog):
+        for k in range(12):
             emotion = emotions[k % 6]
             name = f"{dialog}_{'FM'[k % 2]}{k:03d}"
             begin, end = 0.5 * k + 0.25, 0.5 * k + 0.75
@@ -92,27 +92,26 @@ def iemocap(root: Path, per_dialog: int = 12) -> list[str]:
         (base / "dialog/EmoEvaluation" / f"{dialog}.txt").write_text("\n".join(heads))
         (base / "dialog/EmoEvaluation" / f"._{dialog}.txt").write_bytes(b"\x00\x05\x16\x07")
         (base / "dialog/transcriptions" / f"{dialog}.txt").write_text("\n".join(said))
-        film(base / "dialog/avi/DivX" / f"{dialog}.avi", session, 15 * per_dialog + 30, 60, 40,
-             rate=Fraction(30))  # fmt: skip
+        film(base / "dialog/avi/DivX" / f"{dialog}.avi", session, 210, 60, 40, rate=Fraction(30))
     return kept
 
 
-def nvgesture(root: Path, gestures: int = 25, subjects: int = 3, frames: int = 24) -> list[str]:
-    """Write one clip of each gesture by each subject; the last subject's are for test.
+def nvgesture(root: Path) -> list[str]:
+    """Write a clip of 24 pictures of each of 25 gestures by three subjects; the third is for test.
 
     Returns:
         The lines of both lists.
     """
     lines: dict[str, list[str]] = {"train": [], "test": []}
-    for gesture in range(1, gestures + 1):
-        for subject in range(1, subjects + 1):
+    for gesture in range(1, 26):
+        for subject in range(1, 4):
             place = f"Video_data/class_{gesture:02d}/subject{subject}_r0"
             (root / place).mkdir(parents=True, exist_ok=True)
             for stem in ("sk_color", "sk_depth"):
-                film(root / place / f"{stem}.avi", gesture % 9, frames, 40, 32, sound=False,
+                film(root / place / f"{stem}.avi", gesture % 9, 24, 40, 32, sound=False,
                      rate=Fraction(30))  # fmt: skip
-            span = f"4:{frames + 8}"  # past the end
-            part = "test" if subject == subjects else "train"
+            span = "4:32"  # past the end
+            part = "test" if subject == 3 else "train"
             lines[part].append(
                 f"path:./{place} depth:sk_depth:{span} color:sk_color:{span} "
                 f"duo_left:duo_left:{span} label:{gesture}"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mmbench.dataset import DatasetInfo, Modality, Task
 from mmbench.errors import UserError
-from mmbench.native.dataset import NativeConfig, NativeDataset, Sample, first_of, read_lines
+from mmbench.native.dataset import NativeConfig, NativeDataset, Sample, read_lines, required_list
 from mmbench.native.flow import motion, stored
 from mmbench.native.pictures import span
 from mmbench.native.source import Source
@@ -105,12 +105,12 @@ class NVGesture(NativeDataset):
         """List the clips; whole subjects of train are for validation."""
         found = []
         for split, names in LISTS.items():
-            file = first_of(root, names)
-            if file is None:
-                raise UserError(
-                    f"there is no list {names[0]} in {root}; --root is the folder that holds it "
-                    "and Video_data (mmbench show nvgesture prints the tree)"
-                )
+            file = required_list(
+                root,
+                names,
+                "--root is the folder that holds it and Video_data (mmbench show nvgesture prints "
+                "the tree)",
+            )
             found += [
                 self._with_flow(root, index, _sample(root, file, number, line, split))
                 for index, (number, line) in enumerate(read_lines(file))

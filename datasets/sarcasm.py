@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.data.words import WORDS
 from mmbench.dataset import DatasetInfo, Modality, Task
 from mmbench.errors import UserError
 from mmbench.native.dataset import (
@@ -49,7 +50,7 @@ class SarcasmConfig(NativeConfig):
     """Options of sarcasm."""
 
     tokenizer: str = setting(
-        "words", "words: hashed words, needs nothing; else a tokenizer below --weights",
+        WORDS, "words: hashed words, needs nothing; else a tokenizer below --weights",
         source="datasets.md section 1.5 names bert-base-uncased", min_length=1,
     )  # fmt: skip
     length: int = setting(64, "words or word pieces kept", source="datasets.md 1.5", ge=1, le=512)

@@ -21,9 +21,13 @@ either case. With a = s_m / sigma_m, a modality that carries the class is right 
 
 Label noise replaces a label of train and val by another class with the given probability; test
 stays clean. Symmetric noise does not move the Bayes rule, so the accuracies stand.
+
+Where every sample is shared, all modalities together are one of strength sqrt(sum_m a_m^2), so the
+best possible accuracy is A of that. It rises with ``imbalance``: what a method can gain shrinks.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -150,6 +154,13 @@ class Synthetic(Dataset):
             + (1 - carried) / config.classes
             for m, s in self.strengths().items()
         }
+
+    def best_accuracy(self) -> float | None:
+        """Return A of all modalities together; None where some samples are not shared."""
+        if self.config.redundancy < 1:
+            return None
+        ratios = [s / self.config.noise.get(m, 1.0) for m, s in self.strengths().items()]
+        return carried_accuracy(math.hypot(*ratios), self.config.classes)
 
     def build(self, root: Path | None, scratch: Path) -> Mapping[str, SplitArrays]:
         """Draw the three splits, each from a stream of its own."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Any, Literal
 
 from pydantic import Field
@@ -9,6 +10,9 @@ from pydantic import Field
 from mmbench.settings import Settings, TrainerSettings
 
 Protocol = Literal["validated", "published"]
+Fidelity = Literal["corrected", "released"]
+Preset = Literal["common", "authors"]
+FOLDER = re.compile(r"(?P<dataset>[^.]+)\.(?P<label>.+)\.s(?P<seed>\d+)\.[0-9a-f]{12}")
 
 
 def canonical(value: Any) -> str:  # Any: whatever JSON can hold
@@ -19,6 +23,13 @@ def canonical(value: Any) -> str:  # Any: whatever JSON can hold
 def digest(value: Any, length: int = 12) -> str:  # Any: whatever JSON can hold
     """Return the first ``length`` hex digits of the SHA-256 of the canonical JSON."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
+
+
+def encoder_parts(encoder: str) -> tuple[str, str]:
+    """Return the name of an encoder and the rest of ``name:variant@model``, each part optional."""
+    plain, at, model = encoder.partition("@")
+    name, _, variant = plain.partition(":")
+    return name, variant + at + model
 
 
 class Cell(Settings):
@@ -47,8 +58,8 @@ class Cell(Settings):
     split_hash: str
     encoders: dict[str, str]
     protocol: Protocol = "validated"
-    fidelity: Literal["corrected", "released"] = "corrected"
-    preset: Literal["common", "authors"] = "common"
+    fidelity: Fidelity = "corrected"
+    preset: Preset = "common"
     trainer: TrainerSettings
     seed: int
     changed: dict[str, Any] = Field(default_factory=dict)
@@ -63,5 +74,5 @@ class Cell(Settings):
 
     @property
     def folder(self) -> str:
-        """Name of the run directory: readable, and unique by the id."""
+        """Name of the run directory: readable, and unique by the id; ``FOLDER`` reads it."""
         return f"{self.dataset}.{self.label}.s{self.seed}.{self.id}"

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.data.words import WORDS
 from mmbench.errors import UserError
 from mmbench.settings import Settings
 
@@ -55,7 +56,7 @@ class Modality:
     shape: tuple[int, ...]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    vocabulary: str = "words"
+    vocabulary: str = WORDS
 
     def __post_init__(self) -> None:
         if not may_name(self.name):
@@ -203,6 +204,10 @@ class Dataset(ABC):
         Raises:
             UserError: if ``root`` is missing, unreadable or does not have the layout.
         """
+
+    def best_accuracy(self) -> float | None:
+        """Return the accuracy on test that no classifier of all modalities exceeds, if known."""
+        return None
 
     def augmentations(self) -> Mapping[str, str]:
         """Return the batched augmentation of each modality in training (``data.augment``)."""

@@ -68,10 +68,9 @@ def _numbers(record: Record) -> Iterator[tuple[str, float]]:
                 yield f"{at} {metric} of {prediction}", value
     if record.selection:
         yield "selected epoch", record.selection.epoch
-    if record.imbalance:
-        for part in ("subsets", "shapley", "probe"):
-            for name, value in getattr(record.imbalance, part).items():
-                yield f"{part} of {name or 'none'}", value
+    for part in ("subsets", "shapley", "probe"):
+        for name, value in getattr(record.imbalance, part).items():
+            yield f"{part} of {name or 'none'}", value
     for row in record.curve:
         for name, value in row.train.items():
             yield f"epoch {row.epoch + 1} {name}", value

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmbench.cell import FOLDER
 from mmbench.errors import UserError
 from mmbench.launch import lease as leases
 from mmbench.launch import pools, strikes
 from mmbench.launch.sweepfolder import open_sweep, sweeps
 from mmbench.store import RunDirectory, State
 
-NAME = re.compile(r"(?P<dataset>[^.]+)\.(?P<label>.+)\.s(?P<seed>\d+)\.[0-9a-f]{12}")
 FINISHED = ("done", "refused")
 
 
@@ -152,7 +152,7 @@ def _not_begun(name: str, state: State) -> Seen:
 
 
 def _from_name(name: str) -> tuple[str | None, str | None, int | None]:
-    match = NAME.fullmatch(name)
+    match = FOLDER.fullmatch(name)
     return (match["dataset"], match["label"], int(match["seed"])) if match else (None, None, None)
 
 

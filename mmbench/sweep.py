@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from mmbench.cell import Cell, Protocol, canonical
+from mmbench.cell import Cell, Fidelity, Preset, Protocol, canonical, encoder_parts
 from mmbench.data import cache as data_cache
 from mmbench.dataset import Dataset, Task
 from mmbench.errors import UserError, nearest
@@ -35,8 +35,8 @@ class Request:
     datasets: Sequence[str]
     seeds: Sequence[int]
     protocol: Protocol = "validated"
-    fidelity: Literal["corrected", "released"] = "corrected"
-    preset: Literal["common", "authors"] = "common"
+    fidelity: Fidelity = "corrected"
+    preset: Preset = "common"
     settings: Mapping[str, Any] = field(default_factory=dict)
     shared: Mapping[str, Any] = field(default_factory=dict)
 
@@ -144,7 +144,7 @@ def _sources(method: str, dataset: str, encoders: Mapping[str, str]) -> dict[str
         UserError: if two of them, of different kinds, have one name.
     """
     entries = [METHODS.entry(method), DATASETS.entry(dataset)]
-    plain = {name.partition(":")[0] for name in encoders.values()}
+    plain = {encoder_parts(encoder)[0] for encoder in encoders.values()}
     entries += [ENCODERS.entry(name) for name in sorted(plain)]
     found = {entry.name: source for entry in entries if (source := entry.source())}
     files = {(entry.name, entry.file) for entry in entries if entry.source()}

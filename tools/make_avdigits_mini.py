@@ -8,6 +8,7 @@ Usage: python tools/make_avdigits_mini.py [FILE]
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmbench.datasets import avdigits, avdigits_features, avdigits_sources
@@ -37,7 +38,9 @@ def arrays() -> dict[str, np.ndarray]:
 
 def main() -> None:
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else avdigits_sources.MINI
-    np.savez_compressed(target, **arrays())
+    # Any: to the stubs one might be the option allow_pickle
+    held: dict[str, Any] = arrays()
+    np.savez_compressed(target, **held)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ from mmbench.registry import DATASETS, METHODS, Registry
 from mmbench.settings import as_typed
 
 DOCS = Path(__file__).parents[1] / "docs"
+OPTION = ("option", "default", "allowed", "meaning", "source")  # titles of the columns
+DEVIATION = ("option", "corrected", "released", "why")
+SETTING = ("setting", "value")
 MADE = "<!-- made by tools/make_pages.py from the source; do not edit -->"
 
 
@@ -43,24 +46,27 @@ def page(told: Mapping[str, Any], source: str) -> str:
     if facts := [(key, value) for key, value in told["info"].items() if value]:
         parts += [f"**{key.capitalize()}**\n\n{_fact(value)}" for key, value in facts]
     if told["options"]:
-        rows = [
-            (f"`{o['option']}`", _code(o["default"]), o["allowed"], o["meaning"], o["source"])
-            for o in told["options"]
-        ]
-        titles = ("option", "default", "allowed", "meaning", "source")
-        parts += ["## Options", _table(titles, rows)]
+        options = [_option(each) for each in told["options"]]
+        parts += ["## Options", _table(OPTION, options)]
     if told["deviations"]:
-        rows = [
-            (f"`{d['option']}`" if d["option"] else "(told)", d["corrected"], d["released"],
-             d["why"])
-            for d in told["deviations"]
-        ]  # fmt: skip
-        titles = ("option", "corrected", "released", "why")
-        parts += ["## Differences from the released code", _table(titles, rows)]
+        changes = [_deviation(each) for each in told["deviations"]]
+        parts += ["## Differences from the released code", _table(DEVIATION, changes)]
     if told["authors"]:
-        rows = [(f"`{key}`", value) for key, value in told["authors"].items()]
-        parts += ["## The authors' recipe (`--preset authors`)", _table(("setting", "value"), rows)]
+        recipe = [(f"`{key}`", value) for key, value in told["authors"].items()]
+        parts += ["## The authors' recipe (`--preset authors`)", _table(SETTING, recipe)]
     return "\n\n".join(parts) + "\n"
+
+
+def _option(told: Mapping[str, object]) -> Sequence[object]:
+    return (
+        f"`{told['option']}`", _code(told["default"]), told["allowed"], told["meaning"],
+        told["source"],
+    )  # fmt: skip
+
+
+def _deviation(told: Mapping[str, object]) -> Sequence[object]:
+    option = f"`{told['option']}`" if told["option"] else "(told)"
+    return option, told["corrected"], told["released"], told["why"]
 
 
 def _fact(value: str) -> str:

@@ -14,7 +14,6 @@ from mmbench.wording import counted
 if TYPE_CHECKING:
     from mmbench.report.table import Table
 
-SOURCES = ("auto", "runs", "records")
 PRINTED = 60  # tables; a terminal full of them helps nobody, and prints for longer than it takes
 ABSENT = ("left-out", "zero")
 
@@ -34,8 +33,6 @@ def report(
     """Write the tables of the studies and print them; return 1 if a record cannot be read."""
     from mmbench.report import build, render
 
-    if source not in SOURCES:
-        raise UserError(f"--source is one of {', '.join(SOURCES)}; found {source!r}")
     if absent_class not in ABSENT:
         raise UserError(f"--absent-class is one of {', '.join(ABSENT)}; found {absent_class!r}")
     room = render.markers(readme) if readme else set()

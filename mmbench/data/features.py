@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mmbench.cell import digest
+from mmbench.cell import digest, encoder_parts
 from mmbench.data import integrity
 from mmbench.data.loader import Loader
-from mmbench.data.manifest import flushed, sha256
+from mmbench.data.manifest import facts, flushed
 from mmbench.data.progress import Progress
 from mmbench.dataset import Modality, Prepared
 from mmbench.errors import UserError
@@ -53,7 +53,7 @@ def frozen_of(modality: Modality, encoder: str) -> Frozen | None:
         modality: of the dataset.
         encoder: as chosen, e.g. ``clip:adapter``.
     """
-    name, _, variant = encoder.partition(":")
+    name, variant = encoder_parts(encoder)
     find = getattr(ENCODERS.load(name), "frozen", None)
     found: Frozen | None = find(modality, variant) if find else None
     return found
@@ -160,9 +160,6 @@ def _compute(
                 begin += len(z)
                 progress.advance(len(z))
             out.flush()
-    files = {
-        f.name: {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in sorted(folder.iterdir())
-    }
-    manifest = {"modality": modality.name, "made_by": frozen.identity, "files": files}
+    manifest = {"modality": modality.name, "made_by": frozen.identity, "files": facts(folder)}
     with flushed(folder / "manifest.json") as handle:
         handle.write(json.dumps(manifest, indent=1).encode())

@@ -1,13 +1,13 @@
 """Is a prepared file the one that was written? By its hash, remembered while nothing touches it."""
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mmbench.data.manifest import sha256
+from mmbench.store import write_atomic
 
 VERIFIED = "verified.json"
 
@@ -49,7 +49,5 @@ def _known(folder: Path) -> dict[str, list[int]]:
 
 
 def _remember(folder: Path, seen: Mapping[str, list[int]]) -> None:
-    part = folder / f".{VERIFIED}.{os.getpid()}"
     with suppress(OSError):  # a cache that only others may write is hashed each time
-        part.write_text(json.dumps(seen), encoding="utf-8")
-        part.replace(folder / VERIFIED)
+        write_atomic(folder / VERIFIED, json.dumps(seen).encode())

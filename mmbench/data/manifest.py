@@ -40,10 +40,7 @@ def write(
         text = json.dumps({"ids": arrays.ids, "groups": arrays.groups})
         with flushed(folder / f"{split}.json") as handle:
             handle.write(text.encode())
-    files = {
-        file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
-        for file in sorted(folder.iterdir())
-    }
+    files = facts(folder)
     manifest = {
         "schema": SCHEMA,
         "name": dataset.name,
@@ -59,6 +56,14 @@ def write(
     }
     with flushed(folder / "manifest.json") as handle:
         handle.write(json.dumps(manifest, indent=1).encode())
+
+
+def facts(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return size and hash of every file in a folder, as a manifest lists them."""
+    return {
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        for file in sorted(folder.iterdir())
+    }
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 BUCKETS = 1 << 14  # of 5,000 words about a quarter share a bucket
 PADDING = 0
+WORDS = "words"  # in the place of a tokenizer's name: hashed words
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 

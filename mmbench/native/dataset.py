@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.cell import digest
+from mmbench.data.decoding import Decoded, decode_all, gather
 from mmbench.data.leftout import refuse_or_tell
+from mmbench.data.media import UnreadableError, explained, refuse_empty
 from mmbench.dataset import SPLITS, Dataset, DatasetConfig, SplitArrays
 from mmbench.errors import UserError
 from mmbench.native.source import Source
-from mmbench.own.decoding import Decoded, decode_all, gather
-from mmbench.own.media import UnreadableError, explained, refuse_empty
 from mmbench.settings import setting
 
 ENTRIES = 8  # of a folder, named in a message
@@ -244,6 +244,23 @@ def require(root: Path, name: str, *entries: str) -> None:
 def first_of(root: Path, candidates: Sequence[str]) -> Path | None:
     """Return the first of ``candidates`` that is there below ``root``, or None."""
     return next((root / c for c in candidates if (root / c).exists()), None)
+
+
+def required_list(root: Path, candidates: Sequence[str], advice: str) -> Path:
+    """Return the first of ``candidates`` that is there below ``root``.
+
+    Args:
+        root: the folder the user gave.
+        candidates: where the list may be; the first is what a message calls it.
+        advice: what to do if there is none.
+
+    Raises:
+        UserError: if there is none.
+    """
+    file = first_of(root, candidates)
+    if file is None:
+        raise UserError(f"there is no list {candidates[0]} in {root}; {advice}")
+    return file
 
 
 def read_lines(file: Path) -> list[tuple[int, str]]:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.data.media import UnreadableError
 from mmbench.errors import UserError
 from mmbench.native.pictures import span
 from mmbench.native.source import Source
-from mmbench.own.media import UnreadableError
 
 REACH = 20.0  # pixels that count; the convention of I3D
 

@@ -8,21 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from mmbench.data.media import (
+    UnreadableError,
+    coloured,
+    opened,
+    pyav,
+    resized,
+    segments,
+    whole,
+)
 from mmbench.native.source import Source
-from mmbench.own.media import UnreadableError, coloured, opened, pyav, whole
-
-
-def segments(total: int, parts: int) -> list[int]:
-    """Return the middle of each of ``parts`` equal parts of 0..total-1; too few: repeat the last.
-
-    Raises:
-        UnreadableError: if there is none.
-    """
-    if not total:
-        raise UnreadableError("it holds no picture")
-    if total < parts:
-        return [min(k, total - 1) for k in range(parts)]
-    return [int((k + 0.5) * total / parts) for k in range(parts)]
 
 
 def image(source: Source, *, size: int, fit: str = "stretch") -> NDArray[np.generic]:
@@ -36,14 +31,9 @@ def image(source: Source, *, size: int, fit: str = "stretch") -> NDArray[np.gene
     """
     with Image.open(source.file) as picture:
         if fit == "stretch":
-            return _resized(picture, size).transpose(2, 0, 1)
+            return resized(picture, size).transpose(2, 0, 1)
         square = ImageOps.fit(coloured(picture), (size, size), Image.Resampling.BICUBIC)
         return np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)
-
-
-def _resized(picture: Image.Image, size: int) -> NDArray[np.uint8]:
-    small = coloured(picture).resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(small, dtype=np.uint8)
 
 
 def frames(
@@ -67,7 +57,7 @@ def frames(
     if len(kept) < fewest:
         raise UnreadableError(f"it has {len(kept)} pictures at one a second; {fewest} are needed")
     chosen = [kept[k] for k in segments(len(kept), count)]
-    small = [_resized(_half(picture, side), size) for picture in chosen]
+    small = [resized(_half(picture, side), size) for picture in chosen]
     return np.stack(small).transpose(3, 0, 1, 2)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mmbench.data.media import sound_of
 from mmbench.native.source import Source
-from mmbench.own.media import sound_of
 
 FLOOR = 1e-7  # added to the magnitude before the logarithm
 PresetName = Literal["stft3s", "stft20s", "stft10s_35k", "spec10s", "stft5s_16k", "fbank128"]

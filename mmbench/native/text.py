@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbench.data.words import PADDING, word_numbers
+from mmbench.data.words import PADDING, WORDS, word_numbers
 from mmbench.errors import UserError
 from mmbench.native.source import Source
-
-WORDS = "words"
 
 
 def tokens(source: Source, *, tokenizer: str, length: int) -> NDArray[np.generic]:

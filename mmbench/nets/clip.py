@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmbench.data.features import Frozen
+from mmbench.data.words import WORDS
 from mmbench.dataset import Modality
 from mmbench.errors import UserError
 from mmbench.nets.pixels import Pixels
@@ -126,7 +127,7 @@ def _model(modality: Modality, variant: str) -> str:
     named = variant.partition("@")[2]
     if modality.kind != "text":
         return named or MODEL
-    if modality.vocabulary == "words":
+    if modality.vocabulary == WORDS:
         raise UserError(
             f"encoder 'clip' needs word pieces; {modality.name!r} holds hashed words. Prepare the "
             f"dataset with --set tokenizer={named or MODEL} and run it with the same"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights
 from torchvision.models.resnet import BasicBlock
 
+from mmbench.cell import encoder_parts
 from mmbench.data.words import BUCKETS, PADDING
 from mmbench.dataset import Modality
 from mmbench.errors import UserError, nearest
@@ -161,8 +162,8 @@ def _checked(modality: Modality, chosen: str) -> str:
             f"modality {modality.name!r} is of the kind {modality.kind!r}, which has no encoder; "
             f"use {', '.join(BY_KIND)}"
         )
-    plain, at, model = chosen.partition("@")
-    name, _, variant = plain.partition(":")
+    name, rest = encoder_parts(chosen)
+    variant, at, model = rest.partition("@")
     cls = ENCODERS.load(name)
     if modality.kind not in cls.kinds:
         raise UserError(
@@ -191,7 +192,7 @@ def build_encoders(
     """Build one encoder per modality; widths that differ are projected to the largest."""
     built = {}
     for m in modalities:
-        name, _, variant = names[m.name].partition(":")
+        name, variant = encoder_parts(names[m.name])
         built[m.name] = ENCODERS.load(name)(m, *([variant] if variant else []))
     widths = {encoder.width for encoder in built.values()}
     if len(widths) == 1:

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 from torchvision.models.resnet import Bottleneck
 
-from mmbench.data.words import PADDING
+from mmbench.data.words import PADDING, WORDS
 from mmbench.dataset import Modality
 from mmbench.errors import UserError
 from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD, Pixels
@@ -29,7 +29,7 @@ class Bert(nn.Module):
 
     def __init__(self, modality: Modality) -> None:
         super().__init__()
-        if modality.vocabulary == "words":
+        if modality.vocabulary == WORDS:
             raise UserError(
                 f"encoder 'bert' needs word pieces; {modality.name!r} holds hashed words. Prepare "
                 "the dataset with --set tokenizer=bert-base-uncased and run it with the same"

@@ -64,8 +64,3 @@ class Arc:
     def opposite(self) -> Tensor:
         """Return the share of rows with no shortest way, a scalar."""
         return (self.flat & ~self.parallel).to(self.u.dtype).mean()
-
-
-def slerp(u: Tensor, v: Tensor, weight: Tensor) -> Tensor:
-    """Mix unit rows u, v [B, d] on the sphere; ``weight`` (scalar) is u's, v has the rest."""
-    return Arc(u, v).at(weight)

@@ -1,6 +1,5 @@
 """Pretrained weights: from a folder on this machine; from their site only if that was allowed."""
 
-import hashlib
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmbench.cell import digest
+from mmbench.data.manifest import sha256
 from mmbench.errors import UserError
 from mmbench.settings import downloads_allowed, weights_folder
 
@@ -78,8 +78,7 @@ def fingerprint(name: str) -> str:
 
 @cache
 def _hashed(file: Path, *stamp: int) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return sha256(file)
 
 
 def _stamp(file: Path) -> tuple[int, int, int]:

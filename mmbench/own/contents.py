@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmbench.data.manifest import sha256
 from mmbench.data.progress import Progress
+from mmbench.store import write_atomic
 
 Stamp = list[int]  # size, time of change and inode: while they stay, so does the hash
 
@@ -63,8 +64,6 @@ def _known(kept: Path) -> dict[str, tuple[Stamp, str]]:
 
 
 def _remember(kept: Path, found: Mapping[str, tuple[Stamp, str]]) -> None:
-    part = kept.with_name(f".{kept.name}.{os.getpid()}")
     with suppress(OSError):  # a folder that only others may write: they are hashed each time
         kept.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(found), encoding="utf-8")
-        part.replace(kept)
+        write_atomic(kept, json.dumps(found).encode())

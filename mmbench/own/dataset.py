@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,8 +14,11 @@ from numpy.typing import NDArray
 from pydantic import create_model
 
 from mmbench.cell import digest
+from mmbench.data.decoding import Decoded, decode_all, gather
 from mmbench.data.leftout import refuse_or_tell
+from mmbench.data.media import UnreadableError
 from mmbench.data.splitting import carve
+from mmbench.data.words import WORDS
 from mmbench.dataset import (
     SPLITS,
     Dataset,
@@ -29,11 +31,11 @@ from mmbench.dataset import (
 )
 from mmbench.errors import UserError
 from mmbench.own.contents import file_hashes
-from mmbench.own.decoding import Decoded, decode_all, gather
-from mmbench.own.media import UnreadableError, decode, frames_of
+from mmbench.own.decoders import decode, frames_of
 from mmbench.own.table import OwnKind, Row, Table, read_table
 from mmbench.registry import DATASETS
 from mmbench.settings import setting, validate
+from mmbench.store import write_atomic
 
 ROWS = 1024  # standardised at once
 logger = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ class OwnConfig(DatasetConfig):
     frames: int = setting(4, "video: pictures per clip", source="mmbench", ge=1, le=64)
     words: int = setting(64, "text: words or word pieces kept", source="mmbench", ge=1, le=4096)
     tokenizer: str = setting(
-        "words", "text: words: hashed words, needs nothing; else a tokenizer below --weights",
+        WORDS, "text: words: hashed words, needs nothing; else a tokenizer below --weights",
         source="mmbench", min_length=1,
     )  # fmt: skip
     standardise: bool = setting(
@@ -121,7 +123,7 @@ class OwnTable(Dataset):
             "video": ("frames", (3, c.frames, c.image_size, c.image_size)),
             "text": ("text", (c.words,)),
         }
-        vocabulary = c.tokenizer if kind == "text" else "words"
+        vocabulary = c.tokenizer if kind == "text" else WORDS
         return Modality(name, *kinds[kind], vocabulary=vocabulary)
 
     def build(self, root: Path | None, scratch: Path) -> Mapping[str, SplitArrays]:
@@ -333,9 +335,7 @@ def make(definition: Definition) -> type[OwnTable]:
 def save(definition: Definition, cache: Path) -> None:
     """Keep a definition beside its caches."""
     file = definition_file(definition.name, cache)
-    part = file.with_name(f".own.{os.getpid()}")
-    part.write_text(json.dumps(asdict(definition), indent=1), encoding="utf-8")
-    part.replace(file)
+    write_atomic(file, json.dumps(asdict(definition), indent=1).encode())
 
 
 def definition_file(name: str, cache: Path) -> Path:
@@ -361,14 +361,13 @@ def read_definition(file: Path) -> Definition:
         ) from err
 
 
-def discover(cache: Path) -> Sequence[str]:
-    """Register the user's tables that were prepared into ``cache``; return their names."""
+def discover(cache: Path) -> None:
+    """Register the user's tables that were prepared into ``cache``."""
     known = set(DATASETS.names())
     try:
         files = sorted(cache.glob("*/own.json"))
     except PermissionError:  # whoever needs the cache itself says so
-        return []
-    found = []
+        return
     for file in files:
         try:
             definition = read_definition(file)
@@ -376,9 +375,6 @@ def discover(cache: Path) -> Sequence[str]:
                 make(definition)
         except UserError as err:  # one damaged table must not stop what does not use it
             logger.warning("left out: %s", err)
-        else:
-            found.append(definition.name)
-    return found
 
 
 def _decode(

@@ -11,22 +11,23 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from mmbench.errors import UserError
-from mmbench.record import Record
 from mmbench.report import render
 from mmbench.report.cost import cost_tables
 from mmbench.report.current import current
-from mmbench.report.frame import absent_as_zero, tasks_of, to_frame
+from mmbench.report.frame import absent_as_zero, tasks_of
+from mmbench.report.imbalance import imbalance_tables
 from mmbench.report.index import load_frame
-from mmbench.report.overall import Pool, overall_tables, pools
+from mmbench.report.overall import Pooled, overall_tables, pools
 from mmbench.report.published import Number, load_published, published_tables
 from mmbench.report.published_cost import published_costs
-from mmbench.report.reached import reached_tables
 from mmbench.report.rows import Group, concerns, groups, members
 from mmbench.report.scores import score_table
 from mmbench.report.study import Study, load_study, study_names
 from mmbench.report.table import Table
 from mmbench.report.wins import win_tables
 from mmbench.store import write_atomic
+
+SOURCES = ("auto", "runs", "records")
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,15 @@ class Loaded:
 def load_results(results: Path, source: str) -> Loaded:
     """Read the records of a results folder.
 
+    Args:
+        results: the results folder.
+        source: ``runs``, ``records`` (reference records), or ``auto``: runs if there are any.
+
     Raises:
-        UserError: if there is none.
+        UserError: for another source, or if there is no record.
     """
+    if source not in SOURCES:
+        raise UserError(f"--source is one of {', '.join(SOURCES)}; found {source!r}")
     folder = results / ("records" if source == "records" else "runs")
     unreadable: list[str] = []
     frame = load_frame(folder, unreadable)
@@ -166,7 +173,7 @@ def load_results(results: Path, source: str) -> Loaded:
 
 
 def kinds_of(
-    study: Study, formed: Sequence[Group], pooled: Sequence[Pool], loaded: Loaded
+    study: Study, formed: Sequence[Group], pooled: Sequence[Pooled], loaded: Loaded
 ) -> Iterator[tuple[str, Iterator[Table]]]:
     """Yield the tables of a study by kind, which is also what is added to the name of the file.
 
@@ -179,7 +186,7 @@ def kinds_of(
     else:
         made = {
             "": lambda: (score_table(study, group, loaded.reference) for group in formed),
-            "imbalance": lambda: reached_tables(study, loaded.frame, formed, loaded.reference),
+            "imbalance": lambda: imbalance_tables(study, loaded.frame, formed, loaded.reference),
             "statistics": lambda: overall_tables(pooled),
             "wins": lambda: win_tables(pooled),
         }
@@ -211,7 +218,7 @@ def tables_of(name: str, kind: str, loaded: Loaded) -> list[Table]:
 
 
 def _draw(
-    study: Study, formed: Sequence[Group], pooled: Sequence[Pool], loaded: Loaded, folder: Path
+    study: Study, formed: Sequence[Group], pooled: Sequence[Pooled], loaded: Loaded, folder: Path
 ) -> list[Path]:
     # Here, because matplotlib takes a second to import.
     from mmbench.report.figures import write_cost, write_figures, write_strength
@@ -256,9 +263,3 @@ def _write(name: str, parts: Mapping[str, Sequence[str]], folder: Path) -> list[
     except OSError as err:
         raise UserError(f"cannot write the tables to {folder}: {err.strerror}") from err
     return [folder / f"{name}.{suffix}" for suffix in render.FORMS]
-
-
-def build_study(study: Study, records: Sequence[Record], reference: bool) -> list[Table]:
-    """Return one table per dataset, protocol, bundle and setting; nothing is mixed."""
-    frame = to_frame(records)
-    return [score_table(study, group, reference) for group in groups(study, frame, tasks_of(frame))]

@@ -11,14 +11,17 @@ from mmbench.report.rows import Columns, Group, Positions, Shown
 from mmbench.report.scores import TITLES, absence, caption, reasons
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
-from mmbench.report.table import Entry, Sources, Table
+from mmbench.report.table import Entry, Table, mean_entry
 from mmbench.wording import counted
 
 MIB = 2**20
 NOTES = (
     "s/epoch: seconds of the training steps of an epoch, the first left out, mean ± standard "
     "deviation over runs; within: the mean of the standard deviations over the epochs of a run.",
-    "Ratio: seconds of this row over those of {reference}, paired by seed, on the same device.",
+    "Ratio: these seconds over those of {reference}, paired by seed, on the same device.",
+    "Run: seconds of a whole run, with loading, validation after every epoch, what a method does "
+    "outside the steps of an epoch, and the measurements at the end; Run ratio: likewise. What is "
+    "alike for all rows draws it towards 1.",
     "Peak memory: of the allocator on a GPU, else of the whole process.",
 )
 OVERLAP = (
@@ -30,7 +33,7 @@ OVERLAP = (
 
 @dataclass(frozen=True)
 class Point:
-    """One row of a comparison of cost: its name, ratio to the reference, and score."""
+    """One row of a comparison of cost: its name, ratio of whole runs, and score."""
 
     name: str
     ratio: float
@@ -80,13 +83,15 @@ def _table(study: Study, group: Group, reference: bool, shared: NDArray[np.bool_
         (
             row.name,
             (
-                mean_entry(row.stored("seconds"), "{:.3f}", spread=True, absent=absence(row)),
-                mean_entry(row.stored("deviation"), "{:.3f}"),
+                mean_entry(row.stored("seconds"), "{:.3f}", 1, spread=True, absent=absence(row)),
+                mean_entry(row.stored("deviation"), "{:.3f}", 1),
                 ratio_entry(row, base),
-                mean_entry(row.stored("throughput"), "{:.0f}"),
-                mean_entry(row.stored("memory"), "{:.0f}", MIB),
-                mean_entry(row.stored("parameters"), "{:,.0f}"),
-                mean_entry(row.sources("fused", primary), "{:.2f}", 0.01, spread=True),
+                mean_entry(row.stored("whole"), "{:.2f}", 1, spread=True),
+                ratio_entry(row, base, "whole"),
+                mean_entry(row.stored("throughput"), "{:.0f}", 1),
+                mean_entry(row.stored("memory"), "{:.0f}", 1 / MIB),
+                mean_entry(row.stored("parameters"), "{:,.0f}", 1),
+                mean_entry(row.sources("fused", primary), "{:.2f}", spread=True),
             ),
         )
         for row in group.rows
@@ -97,8 +102,8 @@ def _table(study: Study, group: Group, reference: bool, shared: NDArray[np.bool_
     return Table(
         name=f"{study.name}-{group.slug}",
         heading=f"{study.title}: {group.title}",
-        columns=("Method", "s/epoch", "within", "Ratio", "samples/s", "Peak MiB", "Parameters",
-                 TITLES.get(primary, primary)),
+        columns=("Method", "s/epoch", "within", "Ratio", "Run, s", "Run ratio", "samples/s",
+                 "Peak MiB", "Parameters", TITLES.get(primary, primary)),
         rows=tuple(rows),
         caption=caption(group, reference, f"Cost on {place}, and test "
                         f"{TITLES.get(primary, primary)} in percent,"),
@@ -118,25 +123,17 @@ def base_row(study: Study, group: Group) -> Shown | None:
     return rows[0] if rows else None
 
 
-def mean_entry(
-    sources: Sources, form: str, unit: float = 1.0, *, spread: bool = False, absent: str = ""
-) -> Entry:
-    """Return a mean in ``unit``; how far single runs lie from it, or ``absent``, where asked."""
-    if not sources:
-        return Entry(absent, "absent")
-    mean, std = mean_std(sources.values)
-    text = form.format(mean / unit)
-    if spread and std is not None:
-        text += f" ± {form.format(std / unit)}"
-    return Entry(text, value=mean, spread=std, seeds=len(sources), sources=sources,
-                 scale=1 / unit)  # fmt: skip
+def ratio_entry(row: Shown, base: Shown | None, key: str = "seconds") -> Entry:
+    """Return the mean ratio of the row's seconds to the base's, paired by seed.
 
-
-def ratio_entry(row: Shown, base: Shown | None) -> Entry:
-    """Return the mean ratio of the row's seconds to the base's, paired by seed."""
+    Args:
+        row: the row.
+        base: what it is set against; None gives an empty entry.
+        key: ``seconds`` of an epoch's steps, or of the ``whole`` run.
+    """
     if base is None:
         return Entry("")
-    both = row.stored("seconds"), base.stored("seconds")
+    both = row.stored(key), base.stored(key)
     own, against = both[0].of(both[1].seeds), both[1].of(both[0].seeds)
     if not own:
         return Entry("")
@@ -180,14 +177,14 @@ def _warning(study: Study, group: Group, shared: NDArray[np.bool_]) -> tuple[str
 def _conclusion(
     rows: Iterable[tuple[str, tuple[Entry, ...]]], base: Shown | None
 ) -> tuple[str, ...]:
-    """Say in one sentence how far the rows' times lie from the base's."""
-    ratios = {name: e[2].value for name, e in rows if e[2].value is not None}
+    """Say in one sentence how far the times of the rows' runs lie from the base's."""
+    ratios = {name: e[4].value for name, e in rows if e[4].value is not None}
     others = {n: r for n, r in ratios.items() if base is not None and n != base.name}
     if base is None or not others:
         return ()
     least, most = (pick(others, key=lambda n: others[n]) for pick in (min, max))
     return (
-        f"What may be concluded: on this device and with these encoders an epoch takes from "
+        f"What may be concluded: on this device and with these encoders a whole run takes from "
         f"{others[least]:.2f} ({least}) to {others[most]:.2f} times ({most}) that of {base.name}.",
     )
 
@@ -199,7 +196,7 @@ def points(study: Study, groups: Iterable[Group]) -> Mapping[str, list[Point]]:
         base = base_row(study, group)
         for row in group.rows:
             scores = list(row.values("fused", str(group.task["primary"])).values())
-            ratio = ratio_entry(row, base).value
+            ratio = ratio_entry(row, base, "whole").value
             if scores and ratio is not None:
                 mean, std = mean_std(scores)
                 where = f"{group.title}\n{group.first('device')}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from mmbench.errors import UserError, nearest
 from mmbench.report.build import load_results, tables_of
 from mmbench.report.frame import row_of
+from mmbench.report.rows import unmarked
 from mmbench.report.study import study_names
 from mmbench.report.table import Entry, Source, Sources, Table
 from mmbench.report.titles import KINDS
@@ -136,7 +137,7 @@ def _row(
     found = []
     for name, entries in table.rows:
         for title, entry in zip(table.columns[1:], entries, strict=True):
-            asked = name.removesuffix(" †") == row.removesuffix(" †") and column in ("", title)
+            asked = unmarked(name) == unmarked(row) and column in ("", title)
             if asked and entry.sources:
                 value = _again(entry, files)
                 found.append(

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from mmbench.report.cost import Point, overlapping, points
 from mmbench.report.drawing import COLOURS, line_style, new_figure, save, styled
-from mmbench.report.overall import Pool
-from mmbench.report.rows import Group
+from mmbench.report.overall import Pooled
+from mmbench.report.rows import Group, unmarked
 from mmbench.report.statistics import FEW_DATASETS, cliques, critical_difference
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
@@ -23,7 +23,7 @@ LETTERS = 17  # of a title fit in an inch
 SWEPT = re.compile(r"(?P<option>\w+) = (?P<value>-?\d+(\.\d+)?)")
 
 
-def write_figures(pools: Sequence[Pool], folder: Path) -> list[Path]:
+def write_figures(pools: Sequence[Pooled], folder: Path) -> list[Path]:
     """Write the figures that a study's pools can fill, bundles apart; return the files."""
     files = []
     with styled():
@@ -33,7 +33,9 @@ def write_figures(pools: Sequence[Pool], folder: Path) -> list[Path]:
             tag = "" if pool.bundle[0] == "validated" else f"-{pool.bundle[0]}"
             drawn = {"sweep": sweep(pool), "knob": knob(pool), "forest": forest(pool)}
             if drawn["sweep"] is None and len(pool.datasets) > 1 and len(pool.scores) > 2:
-                drawn |= {"heat": heat(pool), "ranks": rank_diagram(pool)}
+                drawn["heat"] = heat(pool)
+                if pool.independent > 1:  # ranks over settings of one dataset would say nothing
+                    drawn["ranks"] = rank_diagram(pool)
             for kind, figure in drawn.items():
                 if figure is not None:
                     files += save(figure, folder, f"{pool.study}-{kind}{tag}")
@@ -69,7 +71,7 @@ def write_cost(study: Study, groups: Sequence[Group], folder: Path) -> list[Path
 
 def cost(title: str, reference: str, found: Mapping[str, Sequence[Point]]) -> Figure:
     """Draw the score of every row against its time; a row looks the same in every panel."""
-    names = list(dict.fromkeys(p.name.removesuffix(" †") for rows in found.values() for p in rows))
+    names = list(dict.fromkeys(unmarked(p.name) for rows in found.values() for p in rows))
     figure = new_figure(1.6 + 2.7 * len(found), max(2.8, 0.9 + 0.19 * len(names)))
     figure.suptitle(title, fontsize=8)
     shown: dict[str, Any] = {}  # Any: containers, which the stubs do not take for artists
@@ -77,13 +79,13 @@ def cost(title: str, reference: str, found: Mapping[str, Sequence[Point]]) -> Fi
         axes = figure.add_subplot(1, len(found), number + 1)
         axes.axvline(1, color="0.5", lw=0.8, ls="--")
         for point in rows:
-            i = names.index(point.name.removesuffix(" †"))
+            i = names.index(unmarked(point.name))
             style = line_style(i) | {"linestyle": "none"}
             fill = "white" if i >= len(COLOURS) else style["color"]  # the colours come round again
             shown[names[i]] = axes.errorbar(
                 point.ratio, point.score, point.spread, **style, mfc=fill, ms=5, elinewidth=0.6
             )
-        axes.set_xlabel(f"time of an epoch, relative to {reference}")
+        axes.set_xlabel(f"time of a whole run, relative to {reference}")
         axes.set_title(where, fontsize=8)
         if number == 0:
             axes.set_ylabel("primary metric (%), mean ± sd")
@@ -92,7 +94,7 @@ def cost(title: str, reference: str, found: Mapping[str, Sequence[Point]]) -> Fi
     return figure
 
 
-def _titled(figure: Figure, pool: Pool, warning: str = "") -> None:
+def _titled(figure: Figure, pool: Pooled, warning: str = "") -> None:
     """Write above a figure what it shows, in lines that are no longer than it is wide."""
     rule = "" if pool.bundle[0] == "validated" else " (EPOCH SELECTED ON TEST)"
     lines = [pool.title, f"protocol {pool.bundle[0]}{rule}; {pool.place}", warning]
@@ -101,7 +103,7 @@ def _titled(figure: Figure, pool: Pool, warning: str = "") -> None:
     figure.suptitle(text, fontsize=8, x=0.01, ha="left")
 
 
-def forest(pool: Pool) -> Figure | None:
+def forest(pool: Pooled) -> Figure | None:
     """Draw each row's difference to the reference with its 95 % bootstrap interval."""
     compared = pool.comparisons
     if not compared:
@@ -136,7 +138,7 @@ def _rows(axes: Axes, names: Sequence[str], below: float = 0.0) -> None:
     axes.set_ylim(len(names) - 0.4 + below, -0.6)
 
 
-def heat(pool: Pool) -> Figure:
+def heat(pool: Pooled) -> Figure:
     """Draw methods by datasets; colour: points above the dataset's median, text: the score."""
     rows = list(pool.scores)
     means = 100 * np.array([[np.mean(list(e.values())) for e in pool.scores[r]] for r in rows])
@@ -165,7 +167,7 @@ def heat(pool: Pool) -> Figure:
     return figure
 
 
-def rank_diagram(pool: Pool) -> Figure:
+def rank_diagram(pool: Pooled) -> Figure:
     """Draw mean ranks with bars over groups within the critical difference (Demsar 2006)."""
     names, ranks = list(pool.scores), pool.ranks()
     width = critical_difference(len(names), len(pool.datasets))
@@ -182,7 +184,7 @@ def rank_diagram(pool: Pool) -> Figure:
         axes.plot(ends, [height, height], color="black", lw=3, solid_capstyle="butt")
     _rows(axes, [f"{names[i]} ({ranks[i]:.2f})" for i in order], 0.6 * len(groups) + 0.2)
     axes.set_xlim(0.8, len(names) + 0.2)
-    few = "" if len(pool.datasets) >= FEW_DATASETS else (
+    few = "" if len(pool.datasets) > FEW_DATASETS else (
         f"WARNING: {len(pool.datasets)} datasets are too few for this to mean much"
     )  # fmt: skip
     axes.set_xlabel(f"mean rank, 1 is best\nbars: within the critical difference {width:.2f}")
@@ -190,7 +192,7 @@ def rank_diagram(pool: Pool) -> Figure:
     return figure
 
 
-def sweep(pool: Pool) -> Figure | None:
+def sweep(pool: Pooled) -> Figure | None:
     """Draw rows named ``OPTION = NUMBER`` as a curve per dataset, baselines as level lines.
 
     Returns:
@@ -221,7 +223,7 @@ def sweep(pool: Pool) -> Figure | None:
     return figure
 
 
-def knob(pool: Pool) -> Figure | None:
+def knob(pool: Pooled) -> Figure | None:
     """Draw each row's gain over the first baseline against the dataset's option that is turned.
 
     Returns:
@@ -243,6 +245,10 @@ def knob(pool: Pool) -> Figure | None:
         aside = (number - (len(pool.scores) - 2) / 2) * 0.012 * (x[-1] - x[0])  # bars side by side
         axes.errorbar([v + aside for v in x], mean, spread, **style, ms=3, lw=1.2, label=row,
                       elinewidth=0.6)  # fmt: skip
+    if pool.ceilings:
+        means = [100 * float(np.mean(list(each.values()))) for each in pool.scores[base]]
+        room = [100 * best - mean for best, mean in zip(pool.ceilings, means, strict=True)]
+        axes.plot(x, room, color="0.5", lw=1, ls=":", label="best possible")
     axes.axhline(0, color="0.5", lw=0.8, ls="--")
     axes.set_xlabel(f"{name} of the dataset")
     axes.set_ylabel(f"points above {base}, mean ± sd")

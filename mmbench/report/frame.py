@@ -19,9 +19,9 @@ COLUMNS = (
     "record", "dataset", "method", "label", "options", "seed", "protocol", "fidelity",
     "preset", "unaffected", "place", "around", "beside", "data", "single", "recipe", "status",
     "reason", "remark", "device", "commit", "clean", "date", "started", "finished", "apart", "task",
-    "file", "absent", "absent_class",
+    "file", "absent", "absent_class", "tested", "epochs", "lr",
 )  # fmt: skip
-COST = ("seconds", "deviation", "throughput", "memory", "parameters", "threads")
+COST = ("seconds", "deviation", "whole", "throughput", "memory", "parameters", "threads")
 
 
 # What of a cell may differ between two records of it that only the code sets apart.
@@ -75,6 +75,7 @@ def _cost(record: Record) -> dict[str, Any]:  # Any: numbers, a word, or nothing
     return {
         "seconds": record.timing.epoch_mean,
         "deviation": record.timing.epoch_std,
+        "whole": record.timing.total,
         "throughput": record.timing.samples_per_second,
         "memory": float(record.memory.peak_bytes),
         "parameters": float(record.parameters.total),
@@ -116,6 +117,9 @@ def row_of(record: Record) -> dict[str, Any]:  # Any: text, numbers, or nothing
         "task": json.dumps(record.task) if record.task else None,
         "absent": float(record.data.absent.get("test", 0)) if record.data else None,
         "absent_class": "left-out",
+        "tested": float(record.data.sizes["test"]) if record.data else None,
+        "epochs": float(cell.trainer.epochs),
+        "lr": cell.trainer.lr,
         **_cost(record),
         **_scores(record),
     }

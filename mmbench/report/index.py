@@ -9,6 +9,7 @@ pyarrow, or where nothing can be written, all files are read.
 import hashlib
 import logging
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -129,7 +130,8 @@ def _write(whole: pd.DataFrame, file: Path) -> None:
         log.info("pyarrow is not installed, so every record is read each time")
         return
     table = pyarrow.table({str(name): _column(whole[name]) for name in whole})
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    # Not the process id: two machines that share the folder may have the same one.
+    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         labelled = table.replace_schema_metadata({b"mmbench": _version()})

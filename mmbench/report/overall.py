@@ -1,24 +1,32 @@
 """What a study says over all its datasets: differences, tests and ranks."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.report import statistics
-from mmbench.report.rows import Group
+from mmbench.report.ceiling import ceiling
+from mmbench.report.rows import Group, unmarked
 from mmbench.report.scores import RULES
 from mmbench.report.study import Study
 from mmbench.report.table import Entry, Table
 from mmbench.wording import counted
 
+PAIRS = ("within datasets", "", "within datasets")
+CHOSEN = (
+    "{reference} is the best of {number} baselines on these same scores, by luck in part, so that "
+    "every other row looks a little worse beside it: of rows below it nothing is concluded."
+)
+SEEDS = ("with all settings", " of seeds with all settings", "of the seeds' means over settings")
+
 Scores = dict[str, list[dict[int, float]]]  # row -> per dataset, value by seed
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pooled:
     """The datasets of a study under one protocol and bundle.
 
     Attributes:
@@ -30,6 +38,8 @@ class Pool:
         scores: the primary metric of every row that has a score on every dataset.
         partial: rows that have not.
         baselines: rows among which the reference is chosen.
+        other: rows trained for other epochs than the reference, which are left out.
+        ceilings: what no classifier exceeds on each dataset; empty where it is not known.
     """
 
     study: str
@@ -40,6 +50,8 @@ class Pool:
     partial: tuple[str, ...]
     baselines: tuple[str, ...]
     knob: tuple[str, tuple[float, ...]] | None = None
+    other: tuple[str, ...] = ()
+    ceilings: tuple[float, ...] = ()
 
     @property
     def short(self) -> tuple[str, ...]:
@@ -73,10 +85,24 @@ class Pool:
         """The baseline with the best mean, or None if none was run everywhere."""
         return max(self.baselines, key=self.mean, default=None)
 
+    @property
+    def chosen(self) -> bool:
+        """Whether the reference is the best of several, chosen on the scores it is compared by."""
+        return len(self.baselines) > 1
+
+    def pairs(self, row: str) -> list[dict[int, float]]:
+        """Return row minus reference by dataset and seed."""
+        both = zip(self.scores[row], self.scores[str(self.reference)], strict=True)
+        return [{s: a[s] - b[s] for s in sorted(a.keys() & b.keys())} for a, b in both]
+
     def differences(self, row: str) -> list[NDArray[np.float64]] | None:
-        """Return row minus reference by dataset, paired by seed; None without a common seed."""
-        pairs = zip(self.scores[row], self.scores[str(self.reference)], strict=True)
-        found = [np.array([a[s] - b[s] for s in sorted(set(a) & set(b))]) for a, b in pairs]
+        """Return what of row minus reference is independent; None without a common seed.
+
+        That is every pair, by dataset; of the settings of a knob, every seed with all of them.
+        """
+        pairs = self.pairs(row)
+        pairs = pairs if self.knob is None else [statistics.over_settings(pairs)]
+        found = [np.array([*each.values()]) for each in pairs]
         return found if all(len(each) for each in found) else None
 
     @cached_property
@@ -87,13 +113,18 @@ class Pool:
         found = {row: self.differences(row) for row in self.scores if row != self.reference}
         return statistics.compare({k: v for k, v in found.items() if v is not None})
 
+    @property
+    def independent(self) -> int:
+        """How many datasets there are; the settings of a knob are one."""
+        return len(self.datasets) if self.knob is None else 1
+
     def ranks(self) -> NDArray[np.float64]:
         """Return the mean rank of each row of ``scores``."""
         means = [[np.mean(list(e.values())) for e in each] for each in self.scores.values()]
         return statistics.mean_ranks(np.array(means).T)
 
 
-def pools(study: Study, groups: Iterable[Group]) -> list[Pool]:
+def pools(study: Study, groups: Iterable[Group]) -> list[Pooled]:
     """Gather the groups of a study by protocol, fidelity and preset."""
     by_bundle: dict[tuple[str, str, str], list[Group]] = {}
     stated = any(row.fidelity or row.preset for row in study.rows if not isinstance(row, str))
@@ -104,7 +135,7 @@ def pools(study: Study, groups: Iterable[Group]) -> list[Pool]:
     return [_pool(study, bundle, found) for bundle, found in by_bundle.items()]
 
 
-def _pool(study: Study, bundle: tuple[str, str, str], groups: Sequence[Group]) -> Pool:
+def _pool(study: Study, bundle: tuple[str, str, str], groups: Sequence[Group]) -> Pooled:
     knob = _knob(study, groups)
     if knob is not None:
         name, turned = knob
@@ -112,19 +143,37 @@ def _pool(study: Study, bundle: tuple[str, str, str], groups: Sequence[Group]) -
         knob = name, tuple(sorted(turned))
     found: Scores = {}
     methods: dict[str, str] = {}
+    epochs: dict[str, list[tuple[float, ...]]] = {}
     for group in groups:
         for row in group.rows:
-            name = row.name.removesuffix(" †")
+            name = unmarked(row.name)
             score = row.values("fused", str(group.task["primary"]))
             methods[name] = row.method
             if score:
                 found.setdefault(name, []).append(score)
+                epochs.setdefault(name, []).append(row.distinct("epochs"))
     whole = {row: each for row, each in found.items() if len(each) == len(groups)}
-    return Pool(
+    best = [ceiling(group) for group in groups]
+    pool = Pooled(
         study.name, study.title, bundle, tuple(group.place for group in groups), whole,
         tuple(name for name in methods if name not in whole),
         tuple(row for row in whole if methods[row] in study.baselines), knob,
+        ceilings=() if None in best else tuple(map(float, filter(None, best))),
     )  # fmt: skip
+    return _of_one_budget(pool, epochs)
+
+
+def _of_one_budget(pool: Pooled, epochs: Mapping[str, Sequence[tuple[float, ...]]]) -> Pooled:
+    """Return the pool without the rows that were trained for other epochs than the reference."""
+    if pool.reference is None:
+        return pool
+    other = tuple(row for row in pool.scores if epochs[row] != epochs[pool.reference])
+    return replace(
+        pool,
+        scores={row: score for row, score in pool.scores.items() if row not in other},
+        baselines=tuple(row for row in pool.baselines if row not in other),
+        other=other,
+    )
 
 
 def _knob(study: Study, groups: Sequence[Group]) -> tuple[str, tuple[float, ...]] | None:
@@ -134,18 +183,21 @@ def _knob(study: Study, groups: Sequence[Group]) -> tuple[str, tuple[float, ...]
     return (keys[0], numbers) if keys and len(numbers) == len(groups) else None
 
 
-def overall_tables(found: Iterable[Pool]) -> list[Table]:
+def overall_tables(found: Iterable[Pooled]) -> list[Table]:
     """Return one table per pool in which something can be compared."""
     return [_table(pool) for pool in found if len(pool.scores) > 1 and pool.reference]
 
 
-def _table(pool: Pool) -> Table:
+def _table(pool: Pooled) -> Table:
     compared = {c.name: c for c in pool.comparisons}
     ranks = dict(zip(pool.scores, pool.ranks(), strict=True))
     rows = []
     for row in pool.scores:
         cells = [_percent(pool.mean(row)), Entry(f"{ranks[row]:.2f}", value=float(ranks[row]))]
-        rows.append((row, (*cells, *_compared(compared.get(row), row == pool.reference))))
+        wins = [_wins(pool, row) if row in compared else Entry("")]
+        itself = row == pool.reference
+        rows.append((row, (*cells, *_compared(compared.get(row), itself), *wins)))
+    units = PAIRS if pool.knob is None else SEEDS
     columns = ("Method", "mean", "mean rank", "Δ", "95 % interval", "p", "p (Holm)", "effect d_z",
                "wins/ties/losses")  # fmt: skip
     return Table(
@@ -156,9 +208,9 @@ def _table(pool: Pool) -> Table:
         caption=(
             "Primary metric in percent, mean over datasets of the mean over seeds. "
             f"{pool_caption(pool)}. Δ: paired difference to {pool.reference}, the "
-            "baseline with the best mean; interval: percentile bootstrap of seeds within "
-            "datasets; p: paired sign-flip permutation test, two-sided, then Holm's correction "
-            "over the rows; d_z: Δ over the standard deviation of the differences within datasets."
+            f"baseline with the best mean; interval: percentile bootstrap of seeds {units[0]}; "
+            f"p: paired sign-flip permutation test{units[1]}, two-sided, then Holm's correction "
+            f"over the rows; d_z: Δ over the standard deviation of the differences {units[2]}."
         ),
         notes=_notes(pool, list(compared.values())),
         bundle=pool.beyond,
@@ -166,19 +218,19 @@ def _table(pool: Pool) -> Table:
     )
 
 
-def pool_heading(pool: Pool, what: str) -> str:
+def pool_heading(pool: Pooled, what: str) -> str:
     """Return the study, what is told of it, and over what."""
     place = f"{pool.title}: {what} {pool.place}"
     return f"{place}, {pool.beyond}" if pool.beyond else place
 
 
-def pool_name(pool: Pool, kind: str) -> str:
+def pool_name(pool: Pooled, kind: str) -> str:
     """Return the name of a pool's table: the kind, and what sets the pool apart."""
     plain = ("validated", "corrected", "common", "stated")
     return "-".join([pool.study, kind, *(word for word in pool.bundle if word not in plain)])
 
 
-def pool_caption(pool: Pool) -> str:
+def pool_caption(pool: Pooled) -> str:
     """Return the protocol of a pool and how it selects, and the bundle, in words."""
     protocol = pool.bundle[0]
     return ", ".join(filter(None, [f"Protocol {protocol}: {RULES[protocol]}", pool.beyond]))
@@ -190,7 +242,7 @@ def _percent(value: float, sign: str = "") -> Entry:
 
 def _compared(found: statistics.Comparison | None, itself: bool) -> list[Entry]:
     if found is None:
-        return [Entry("reference" if itself else "no common seed", "absent"), *[Entry("")] * 5]
+        return [Entry("reference" if itself else "no common seed", "absent"), *[Entry("")] * 4]
     effect = "" if found.effect is None else f"{found.effect:.2f}"
     return [
         _percent(found.mean, "+"),
@@ -198,37 +250,63 @@ def _compared(found: statistics.Comparison | None, itself: bool) -> list[Entry]:
         _p(found.p),
         _p(found.adjusted),
         Entry(effect, value=found.effect),
-        Entry("/".join(map(str, found.record))),
     ]
+
+
+def _wins(pool: Pooled, row: str) -> Entry:
+    each = [np.array([*pairs.values()]) for pairs in pool.pairs(row)]
+    return Entry("/".join(map(str, statistics.wins_ties_losses(each))))
 
 
 def _p(value: float) -> Entry:
     return Entry(f"{value:.3f}" if value >= 0.0005 else "<0.001", value=value)
 
 
-def _notes(pool: Pool, compared: Sequence[statistics.Comparison]) -> tuple[str, ...]:
+def _notes(pool: Pooled, compared: Sequence[statistics.Comparison]) -> tuple[str, ...]:
     notes = []
     if pool.partial:
         notes.append(f"Left out, without a score on every dataset: {', '.join(pool.partial)}.")
-    if len(pool.datasets) < statistics.FEW_DATASETS:
+    if pool.other:
         notes.append(
-            f"Mean ranks over {counted(len(pool.datasets), 'dataset')} mean little: at least "
+            f"Left out, trained for other epochs than {pool.reference}: {', '.join(pool.other)}."
+        )
+    if pool.independent <= statistics.FEW_DATASETS:
+        notes.append(
+            f"Mean ranks over {counted(pool.independent, 'dataset')} mean little: more than "
             f"{statistics.FEW_DATASETS} are needed for the critical difference to be trusted."
         )
     if pool.knob is not None:
         notes.append(
-            f"All are one dataset with another {pool.knob[0]}: what holds over them need not hold "
-            "for other datasets, and ranks over them tell less than over as many datasets."
+            f"All are one dataset with another {pool.knob[0]}, and a seed has the same labels, "
+            "order and initial weights in all of them, so it counts as one pair. What holds over "
+            "them need not hold for other datasets."
         )
-    return (*notes, conclusion(compared, str(pool.reference)))
+    if pool.knob is not None and pool.ceilings:
+        best = ", ".join(f"{100 * value:.1f}" for value in pool.ceilings)
+        notes.append(
+            f"No classifier of all modalities exceeds {best} (Bayes accuracy at these settings): "
+            "the nearer a row is to it, the less is left to gain."
+        )
+    if pool.chosen:
+        notes.append(CHOSEN.format(reference=pool.reference, number=len(pool.baselines)))
+    return (*notes, conclusion(compared, str(pool.reference), pool.chosen))
 
 
-def conclusion(compared: Sequence[statistics.Comparison], reference: str) -> str:
-    """Say in one sentence what the comparisons show at the 5 % level."""
+def conclusion(
+    compared: Sequence[statistics.Comparison], reference: str, chosen: bool = False
+) -> str:
+    """Say in one sentence what the comparisons show at the 5 % level.
+
+    Args:
+        compared: the rows.
+        reference: what they are compared with.
+        chosen: whether it was chosen as the best on the same scores, which moves all rows down:
+            then none is said to be below it.
+    """
     if not compared:
         return "No method shares a seed with the reference, so nothing can be concluded."
     above = [c.name for c in compared if c.adjusted < 0.05 and c.mean > 0]
-    below = [c.name for c in compared if c.adjusted < 0.05 and c.mean < 0]
+    below = [c.name for c in compared if c.adjusted < 0.05 and c.mean < 0 and not chosen]
     if above or below:
         words = [f"{', '.join(n)} {w} {reference}" for n, w in ((above, "above"), (below, "below"))
                  if n]  # fmt: skip
@@ -240,4 +318,5 @@ def conclusion(compared: Sequence[statistics.Comparison], reference: str) -> str
     floor = f"; with so few pairs and {len(compared)} comparisons none could reach it" * (
         least >= 0.05
     )
-    return f"What may be concluded: no difference to {reference} at 5 % after correction{floor}."
+    none = f"no row is above {reference}" if chosen else f"no difference to {reference}"
+    return f"What may be concluded: {none} at 5 % after correction{floor}."

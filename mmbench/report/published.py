@@ -9,11 +9,10 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from mmbench.errors import UserError
-from mmbench.report.rows import Group
+from mmbench.report.rows import Group, unmarked
 from mmbench.report.scores import RULES, TITLES
 from mmbench.report.study import Study
-from mmbench.report.summary import mean_std
-from mmbench.report.table import NONE, Entry, Sources, Table
+from mmbench.report.table import NONE, Entry, Sources, Table, mean_entry
 
 HEADER = ["table", "dataset", "method", "metric", "value", "std", "note"]
 WIDEST = 2  # scores side by side; more would not fit a page, and get a row each
@@ -115,7 +114,7 @@ def _table(study: Study, cited: Sequence[Number], group: Group | None) -> Table:
     asked = list(dict.fromkeys((n.prediction, n.metric) for n in cited))
     titles = [_title(prediction, metric) for prediction, metric in asked]
     wide = len(asked) <= WIDEST
-    named = {} if group is None else {r.name.removesuffix(" †"): r for r in group.rows}
+    named = {} if group is None else {unmarked(r.name): r for r in group.rows}
     shown = shown_names(study)
     rows = []
     for method in dict.fromkeys(n.method for n in cited):
@@ -188,14 +187,11 @@ def shown_names(study: Study) -> dict[str, str]:
 def score_triple(printed: float | None, own: Sources) -> list[Entry]:
     """Return the published score, in percent, ours, and the difference."""
     cited = Entry("") if printed is None else Entry(f"{printed:.2f}", "cited", printed / 100)
-    if not own:
-        return [cited, Entry("missing", "absent"), Entry("")]
-    mean, std = mean_std(own.values)
-    text = f"{100 * mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
-    ours = Entry(text, value=mean, spread=std, seeds=len(own), sources=own)
-    if printed is None:
+    ours = mean_entry(own, "{:.2f}", spread=True, absent="missing")
+    if ours.value is None or printed is None:
         return [cited, ours, Entry("")]
-    return [cited, ours, Entry(f"{100 * mean - printed:+z.2f}", value=mean - printed / 100)]
+    gap = Entry(f"{100 * ours.value - printed:+z.2f}", value=ours.value - printed / 100)
+    return [cited, ours, gap]
 
 
 def _caption(cited: Sequence[Number], group: Group | None) -> str:

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from mmbench.report.cost import base_row, by_device, mean_entry, ratio_entry
+from mmbench.report.cost import base_row, by_device, ratio_entry
 from mmbench.report.published import SECONDS, WORDS, Number, score_triple, shown_names, told
-from mmbench.report.rows import Group, Shown
+from mmbench.report.rows import Group, Shown, unmarked
 from mmbench.report.scores import RULES, TITLES, absence
 from mmbench.report.study import Study
-from mmbench.report.table import NONE, Entry, Table
+from mmbench.report.table import NONE, Entry, Table, mean_entry
 
 NOTE = (
     "Ratio: seconds over those of {base} in the same column's source. Seconds of different "
@@ -40,7 +40,7 @@ def _table(study: Study, dataset: str, cited: Sequence[Number], group: Group | N
     times = {method: n.value for method, n in seconds.items() if n.value is not None}
     base = None if group is None else base_row(study, group)
     reference = study.baselines[0]
-    named = {} if group is None else {row.name.removesuffix(" †"): row for row in group.rows}
+    named = {} if group is None else {unmarked(row.name): row for row in group.rows}
     names = shown_names(study)
     rows = []
     for method in dict.fromkeys(n.method for n in cited):
@@ -97,7 +97,7 @@ def _times(printed: Number | None, row: Shown | None) -> list[Entry]:
     if printed is not None and printed.value is not None:
         spread = "" if printed.std is None else f" ± {printed.std:.2f}"
         cited = Entry(f"{printed.value:.2f}{spread}", "cited", printed.value, printed.std, scale=1)
-    return [cited, mean_entry(row.stored("seconds") if row else NONE, "{:.3f}", spread=True,
+    return [cited, mean_entry(row.stored("seconds") if row else NONE, "{:.3f}", 1, spread=True,
                               absent=absence(row) if row else "missing")]  # fmt: skip
 
 

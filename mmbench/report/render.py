@@ -76,15 +76,11 @@ def _latex_entry(entry: Entry) -> str:
     return LATEX.get(entry.style, "{}").format(_escape(entry.text)) if entry.text else ""
 
 
-def latex(tables: Iterable[Table]) -> str:
-    r"""Return one ``table*`` environment each; needs the packages booktabs and graphicx.
+def _latex_table(table: Table) -> str:
+    r"""Return one ``table*`` environment; needs the packages booktabs and graphicx.
 
     A table wider than the page is made smaller; the statements on it stand below it.
     """
-    return FORMS["tex"].text(tables)
-
-
-def _latex_table(table: Table) -> str:
     rows = [
         (r"\midrule" + "\n" if number in table.breaks else "")
         + " & ".join([_escape(name), *[_latex_entry(e) for e in entries]])
@@ -125,12 +121,8 @@ def _latex_heading(text: str) -> str:
     return rf"\shortstack[r]{{{_escape(first)}{comma.strip()}\\{_escape(second)}}}"
 
 
-def csv_text(tables: Iterable[Table]) -> str:
-    """Return long-form numbers: one line per table, row and column."""
-    return FORMS["csv"].text(tables)
-
-
 def _csv_lines(table: Table) -> str:
+    """Return long-form numbers: one line per row and column."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     for name, entries in table.rows:

@@ -17,6 +17,13 @@ from mmbench.report.frame import column
 from mmbench.report.study import Row, Study, load_study, study_names
 from mmbench.report.table import NONE, Sources
 
+MARK = " †"  # behind a name of which something is remarked
+
+
+def unmarked(name: str) -> str:
+    """Return the name of a row without its mark."""
+    return name.removesuffix(MARK)
+
 
 def members(rows: Sequence[Row], frame: pd.DataFrame) -> list[NDArray[np.bool_]]:
     """Say per row which records belong to it: its method with its options changed and no others."""
@@ -114,9 +121,13 @@ class Shown:
         where = self.where[np.argsort(self.columns["seed"][self.where], kind="stable")]
         return where, _taken(self.columns, "seed", where), _taken(self.columns, "record", where)
 
-    def values(self, prediction: str, metric: str, at: str = "selected") -> dict[int, float]:
+    def distinct(self, key: str) -> tuple[Any, ...]:  # Any: text or numbers
+        """Return the values that one column of the row's records has, sorted."""
+        return tuple(sorted(set(self.column(key))))
+
+    def values(self, prediction: str, metric: str) -> dict[int, float]:
         """Return one value by seed; none if there is no such score."""
-        return self.sources(prediction, metric, at).by_seed
+        return self.sources(prediction, metric).by_seed
 
 
 def shown_rows(
@@ -142,7 +153,7 @@ def shown_rows(
         labels = columns["label"][own]
         order = {f"{row.method}-{m}": i for i, m in enumerate(modalities)}
         found = sorted(set(labels), key=lambda x, o=order: (o.get(x, len(o)), x))  # type: ignore[misc]  # bound
-        mark = " †" if any(isinstance(each, str) for each in columns["remark"][own]) else ""
+        mark = MARK if any(isinstance(each, str) for each in columns["remark"][own]) else ""
         for label in found or [row.method]:
             name = row.name if row.name and len(found) < 2 else label
             shown.append(Shown(name + mark, columns, own[labels == label], row.method))

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from mmbench.report.ceiling import ceiling
 from mmbench.report.rows import Group, Shown
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std, paired_difference, ranks
-from mmbench.report.table import Entry, Sources, Style, Table
+from mmbench.report.table import Entry, Sources, Style, Table, mean_entry
 
 TITLES = {"accuracy": "Accuracy", "map": "MAP", "macro_f1": "Macro-F1"}
 WHAT = "Test metrics in percent, mean ± sample standard deviation"
@@ -16,6 +17,19 @@ RULES = {
 }
 
 
+BUDGET = {"epochs": "Epochs", "lr": "Rate"}  # told of every row where epochs differ
+OTHER = Entry("other epochs", "absent")
+LONGER = (
+    "Epochs differ between rows, and more of them may help by themselves: a row has a difference "
+    "to the best baseline, and can be best or second, only where it was trained for as many."
+)
+
+
+def same_epochs(row: Shown, other: Shown) -> bool:
+    """Say whether two rows were trained for as many epochs; one without a score tells nothing."""
+    return "done" not in row.column("status") or row.distinct("epochs") == other.distinct("epochs")
+
+
 def score_table(study: Study, group: Group, reference: bool) -> Table:
     """Return the comparison: every metric, the difference, and each modality alone."""
     rows, task = group.rows, group.task
@@ -23,31 +37,38 @@ def score_table(study: Study, group: Group, reference: bool) -> Table:
     main = metrics.index(str(task["primary"]))
     title = TITLES.get(metrics[main], metrics[main])
     entries = [[_entry(row, "fused", m) for m in metrics] for row in rows]
-    for i in range(len(metrics)):
-        placed = ranks([line[i].value for line in entries])
-        for line, rank in zip(entries, placed, strict=True):
-            line[i] = _styled(line[i], rank)
     best = _best_baseline(study, rows, [line[main].value for line in entries])
+    alike = [best is None or same_epochs(row, rows[best]) for row in rows]
+    _place(entries, alike)
+    told = {} if all(alike) else BUDGET
     filled = []
     for number, row in enumerate(rows):
         difference = Entry("")
         if best is not None:
             pair = (entries[number][main].sources, entries[best][main].sources)
-            difference = _difference(*pair, number == best)
+            difference = _difference(*pair, number == best) if alike[number] else OTHER
         own = [_entry(row, m, metrics[main]) for m in modalities]
-        filled.append((row.name, (*entries[number], difference, *own)))
+        spent = [Entry(", ".join(f"{v:g}" for v in row.distinct(key))) for key in told]
+        filled.append((row.name, (*spent, *entries[number], difference, *own)))
+    scores = [line[main].sources.by_seed for line in entries]
     return Table(
         name=f"{study.name}-{group.slug}",
         heading=f"{study.title}: {group.title}",
         columns=(
             "Method",
+            *told.values(),
             *(TITLES.get(m, m) for m in metrics),
             f"Δ {title}",
             *(f"{m} alone" for m in modalities),
         ),
         rows=tuple(filled),
         caption=caption(group, reference, WHAT) + _absent(group),
-        notes=_notes(rows, [line[main].sources.by_seed for line in entries], best, title),
+        notes=(
+            *_notes(rows, scores, title),
+            *([] if all(alike) else [LONGER]),
+            *_ceiling(group),
+            *_concluded(study, group, scores, best, alike, title),
+        ),
         breaks=_breaks(study, rows),
         bundle=group.bundle,
         dataset=group.dataset,
@@ -71,12 +92,7 @@ def _breaks(study: Study, rows: Sequence[Shown]) -> tuple[int, ...]:
 
 
 def _entry(row: Shown, prediction: str, metric: str) -> Entry:
-    sources = row.sources(prediction, metric)
-    if sources:
-        mean, std = mean_std(sources.values)
-        text = f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if std is not None else "")
-        return Entry(text, value=mean, spread=std, seeds=len(sources), sources=sources)
-    return Entry(text, "absent") if (text := absence(row)) else Entry("")
+    return mean_entry(row.sources(prediction, metric), "{:.2f}", spread=True, absent=absence(row))
 
 
 def absence(row: Shown) -> str:
@@ -94,10 +110,13 @@ def reasons(rows: Sequence[Shown]) -> list[str]:
     return notes
 
 
-def _styled(entry: Entry, rank: int | None) -> Entry:
-    placed: dict[int | None, Style] = {0: "best", 1: "second"}
-    style = placed.get(rank, entry.style)
-    return replace(entry, style=style)
+def _place(entries: Sequence[list[Entry]], alike: Sequence[bool]) -> None:
+    """Mark the best and the second of every column, among the rows that are alike."""
+    styles: dict[int | None, Style] = {0: "best", 1: "second"}
+    for i in range(len(entries[0]) if entries else 0):
+        placed = ranks([e[i].value if a else None for e, a in zip(entries, alike, strict=True)])
+        for line, rank in zip(entries, placed, strict=True):
+            line[i] = replace(line[i], style=styles.get(rank, line[i].style))
 
 
 def _difference(own: Sources, to: Sources, itself: bool) -> Entry:
@@ -138,9 +157,7 @@ def _absent(group: Group) -> str:
     return f" MAP {does} {which}{beside}."
 
 
-def _notes(
-    rows: Sequence[Shown], scores: Sequence[dict[int, float]], best: int | None, title: str
-) -> tuple[str, ...]:
+def _notes(rows: Sequence[Shown], scores: Sequence[dict[int, float]], title: str) -> list[str]:
     notes = [
         "Δ: paired difference to the best baseline in percentage points, ± the half-width of its "
         "95 % t-interval.",
@@ -155,13 +172,16 @@ def _notes(
         if 0 < len(own) < most
     ]
     notes += [f"Of {most} seeds, these rows have fewer: {', '.join(fewer)}."] if fewer else []
-    notes += _remarks(rows)
-    rivals = [i for i in range(len(rows)) if scores[i] and i != best]
-    if best is not None and rivals:
-        top = max(rivals, key=lambda i: mean_std(list(scores[i].values()))[0])
-        names = rows[top].name, rows[best].name
-        notes.append(_conclusion(*names, scores[top], scores[best], title))
-    return tuple(notes)
+    return notes + _remarks(rows)
+
+
+def _ceiling(group: Group) -> list[str]:
+    """Return the note on what no row can exceed, where that is known."""
+    best = ceiling(group)
+    return [] if best is None else [
+        f"No classifier of all modalities exceeds {100 * best:.2f} in the mean (the Bayes "
+        "accuracy of the formula that the data is drawn from)."
+    ]  # fmt: skip
 
 
 def _remarks(rows: Sequence[Shown]) -> list[str]:
@@ -176,18 +196,58 @@ def _remarks(rows: Sequence[Shown]) -> list[str]:
             f"† {next(iter(names))} {rest}." for rest, names in about.items()]  # fmt: skip
 
 
-def _conclusion(
-    top: str, best: str, one: dict[int, float], two: dict[int, float], title: str
-) -> str:
-    mean, half, shared = paired_difference(one, two)
+def _concluded(
+    study: Study,
+    group: Group,
+    scores: Sequence[dict[int, float]],
+    best: int | None,
+    alike: Sequence[bool],
+    title: str,
+) -> list[str]:
+    """Say in one sentence how the best of the other rows stands to the best baseline."""
+    rivals = [i for i, score in enumerate(scores) if score and i != best and alike[i]]
+    if best is None or not rivals:
+        return []
+    top = max(rivals, key=lambda i: mean_std(list(scores[i].values()))[0])
+    mean, half, shared = paired_difference(scores[top], scores[best])
+    words = f"{group.rows[top].name} against {group.rows[best].name}"
     if half is None:
-        return f"{top} against {best}: {shared} shared seed, so nothing can be concluded."
-    words = (
-        f"{top} against {best}, the best baseline: {title} {100 * mean:+z.2f} ± {100 * half:.2f}"
+        return [f"{words}: {shared} shared seed, so nothing can be concluded."]
+    words += f", the best baseline: {title} {100 * mean:+z.2f} ± {100 * half:.2f}"
+    rivalled = sum(
+        row.method in study.baselines and bool(score)
+        for row, score in zip(group.rows, scores, strict=True)
     )
+    spread = mean_std([scores[top][s] - scores[best][s] for s in scores[top].keys() & scores[best]])
+    verdict = _verdict(mean, half, spread[1] or 0.0, _samples(group), rivalled > 1)
+    return [f"{words} over {shared} seeds; {verdict}"]
+
+
+def _samples(group: Group) -> int:
+    """Return how many test samples there are; 0 where no record says."""
+    return int(min((n for n in group.column("tested") if n is not None and n == n), default=0))
+
+
+def _verdict(mean: float, half: float, spread: float, samples: int, chosen: bool) -> str:
+    """Return what an interval shows.
+
+    Args:
+        mean: of the differences.
+        half: half the width of their interval.
+        spread: their sample standard deviation.
+        samples: of the test split; a smaller spread than one of them is that of counting.
+        chosen: whether the baseline is the best of several, by luck in part.
+    """
     if abs(mean) <= half:
-        return f"{words} over {shared} seeds; the interval contains 0: no difference is shown."
-    return (
-        f"{words} over {shared} seeds; the interval does not contain 0 (one dataset, not corrected "
-        "for multiple comparisons)."
-    )
+        return "the interval contains 0: no difference is shown."
+    if samples and spread * samples < 1:
+        return (
+            "but the differences vary by less than one of the test samples, so that the interval "
+            "says nothing of other seeds: nothing is concluded."
+        )
+    if mean < 0 and chosen:
+        return (
+            "the interval does not contain 0, but that baseline is the best of several on these "
+            "same scores, by luck in part: nothing is concluded."
+        )
+    return "the interval does not contain 0 (one dataset, not corrected for multiple comparisons)."

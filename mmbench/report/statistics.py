@@ -2,11 +2,13 @@
 
 A comparison is a list of strata, one per dataset, each an array of paired differences: method
 minus reference, one value per seed that both have. The estimate is the mean over strata of the
-mean over seeds, so that a dataset with more seeds does not count for more.
+mean over seeds, so that a dataset with more seeds does not count for more. What is flipped and
+resampled must be independent: settings of one dataset are made one stratum first
+(``over_settings``).
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,12 +21,27 @@ Stacked = Sequence[NDArray[np.float64]]  # per dataset, [rivals, seeds]
 EXACT_UP_TO = 16  # pairs: 2^16 sign patterns take milliseconds; above it they are drawn
 AT_ONCE = 256  # draws that are made floats; of 32, so that drawing them apart draws the same
 DRAWS = 10_000  # of resamples, and of sign patterns
-FEW_DATASETS = 5  # below it the Friedman and Nemenyi approximations are poor (Demsar, JMLR 2006)
+TIE = 1e-9  # differences that are smaller come of rounding
+FEW_DATASETS = 10  # more are needed: N > 10, says Demsar (JMLR 2006, section 3.2.2) of Friedman's
 
 
 def stratified_mean(differences: Differences) -> float:
     """Return the mean over datasets of the mean over seeds."""
     return float(np.mean([each.mean() for each in differences]))
+
+
+def over_settings(differences: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """Return each seed's mean over settings of one dataset, of the seeds that all settings have.
+
+    Settings of a generator share data, order and initial weights for a seed, so that their
+    differences move together. Flipping or resampling these means does so with a seed's settings
+    jointly; taken one by one they would pass for many times as many pairs.
+
+    Args:
+        differences: per setting, by seed.
+    """
+    shared = set.intersection(*map(set, differences))
+    return {seed: float(np.mean([each[seed] for each in differences])) for seed in sorted(shared)}
 
 
 def bootstrap_interval(
@@ -145,10 +162,10 @@ def effect_size(differences: Differences) -> float | None:
     return stratified_mean(differences) / spread if spread > 0 else None
 
 
-def wins_ties_losses(differences: Differences, tie: float = 1e-9) -> tuple[int, int, int]:
+def wins_ties_losses(differences: Differences) -> tuple[int, int, int]:
     """Count the pairs of runs in which the method is above, level with and below the reference."""
     pooled = np.concatenate(list(differences))
-    wins, losses = int((pooled > tie).sum()), int((pooled < -tie).sum())
+    wins, losses = int((pooled > TIE).sum()), int((pooled < -TIE).sum())
     return wins, len(pooled) - wins - losses, losses
 
 
@@ -164,8 +181,8 @@ def mean_ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return means
 
 
-def critical_difference(methods: int, datasets: int, alpha: float = 0.05) -> float:
-    """Return Nemenyi's critical difference of mean ranks (Demsar, JMLR 2006, section 3.2.2).
+def critical_difference(methods: int, datasets: int) -> float:
+    """Return Nemenyi's critical difference of mean ranks at 5 % (Demsar, JMLR 2006, section 3.2.2).
 
     Raises:
         ValueError: with fewer than two methods or no dataset.
@@ -174,7 +191,7 @@ def critical_difference(methods: int, datasets: int, alpha: float = 0.05) -> flo
         raise ValueError(f"ranks need two methods and a dataset; found {methods} and {datasets}")
     from scipy.stats import studentized_range  # here: tables do without, and it takes a second
 
-    q = studentized_range.ppf(1 - alpha, methods, np.inf) / math.sqrt(2)
+    q = studentized_range.ppf(0.95, methods, np.inf) / math.sqrt(2)
     return float(q * math.sqrt(methods * (methods + 1) / (6 * datasets)))
 
 
@@ -205,8 +222,7 @@ class Comparison:
         p: of the sign-flip test.
         adjusted: after Holm's correction over all comparisons of the table.
         effect: d_z, or None.
-        record: wins, ties and losses.
-        pairs: number of differences.
+        pairs: number of independent differences.
     """
 
     name: str
@@ -216,7 +232,6 @@ class Comparison:
     p: float
     adjusted: float
     effect: float | None
-    record: tuple[int, int, int]
     pairs: int
 
 
@@ -249,7 +264,7 @@ def compare(rivals: dict[str, Differences], seed: int = 0) -> list[Comparison]:
         Comparison(
             name=name, mean=stratified_mean(each), low=intervals[name][0], high=intervals[name][1],
             p=raw[name], adjusted=adjusted[name], effect=effect_size(each),
-            record=wins_ties_losses(each), pairs=sum(map(len, each)),
+            pairs=sum(map(len, each)),
         )
         for name, each in rivals.items()
     ]  # fmt: skip

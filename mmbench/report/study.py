@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from mmbench.cell import Fidelity, Preset
 from mmbench.errors import UserError, nearest
 from mmbench.settings import Settings, validate
 
@@ -26,8 +27,8 @@ class Row(Settings):
     method: str
     name: str | None = None
     set: dict[str, Any] = Field(default_factory=dict)
-    fidelity: Literal["corrected", "released"] | None = None
-    preset: Literal["common", "authors"] | None = None
+    fidelity: Fidelity | None = None
+    preset: Preset | None = None
     published: str | None = None
 
     @property

@@ -4,6 +4,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from mmbench.report.summary import mean_std
+
 Style = Literal["plain", "best", "second", "absent", "cited"]
 
 
@@ -84,6 +86,27 @@ class Entry:
     against: Sources = NONE
     pairing: Literal["difference", "ratio"] = "difference"
     scale: float = 100.0
+
+
+def mean_entry(
+    sources: Sources, form: str, scale: float = 100.0, *, spread: bool = False, absent: str = ""
+) -> Entry:
+    """Return the mean of values.
+
+    Args:
+        sources: the values; without any, ``absent`` stands in their place.
+        form: how a number is written.
+        scale: what it is written times.
+        spread: whether the sample standard deviation stands behind it.
+        absent: why there is none.
+    """
+    if not sources:
+        return Entry(absent, "absent") if absent else Entry("")
+    mean, std = mean_std(sources.values)
+    text = form.format(scale * mean)
+    if spread and std is not None:
+        text += f" ± {form.format(scale * std)}"
+    return Entry(text, value=mean, spread=std, seeds=len(sources), sources=sources, scale=scale)
 
 
 @dataclass(frozen=True)

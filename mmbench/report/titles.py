@@ -16,7 +16,7 @@ FIGURES = {
     "sweep": "score against the option",
     "knob": "gain against the knob of the dataset",
     "strength": "each modality over training",
-    "cost": "score against the time of an epoch",
+    "cost": "score against the time of a whole run",
 }
 
 

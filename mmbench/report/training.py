@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from mmbench.record import EpochRow, Record
 from mmbench.report.drawing import line_style, new_figure
-from mmbench.report.rows import Group, Shown
+from mmbench.report.rows import Group, Shown, unmarked
 from mmbench.report.study import Study
 from mmbench.store import read_record
 
@@ -45,7 +45,7 @@ def strength(study: Study, group: Group, files: Mapping[str, Path]) -> Figure | 
 
 
 def _is_drawn(row: Shown, study: Study) -> bool:
-    return study.strength == "all" or row.name.removesuffix(" †") in study.strength
+    return study.strength == "all" or unmarked(row.name) in study.strength
 
 
 def _records(row: Shown, files: Mapping[str, Path]) -> list[Record]:

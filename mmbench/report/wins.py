@@ -4,19 +4,19 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mmbench.report.overall import Pool, pool_caption, pool_heading, pool_name
+from mmbench.report.overall import Pooled, pool_caption, pool_heading, pool_name
 from mmbench.report.statistics import wins_ties_losses
 from mmbench.report.table import Entry, Table
 
 MOST = 40  # rows; a larger matrix cannot be read
 
 
-def win_tables(found: Iterable[Pool]) -> list[Table]:
+def win_tables(found: Iterable[Pooled]) -> list[Table]:
     """Return the matrix of each pool with two rows or more."""
     return [_matrix(pool) for pool in found if 1 < len(pool.scores) <= MOST]
 
 
-def _matrix(pool: Pool) -> Table:
+def _matrix(pool: Pooled) -> Table:
     names = list(pool.scores)
     counts = {(a, b): _count(pool, a, b) for a in names for b in names if a != b}
     rows = [
@@ -39,7 +39,7 @@ def _matrix(pool: Pool) -> Table:
     )
 
 
-def _count(pool: Pool, one: str, two: str) -> tuple[int, int, int]:
+def _count(pool: Pooled, one: str, two: str) -> tuple[int, int, int]:
     pairs = zip(pool.scores[one], pool.scores[two], strict=True)
     return wins_ties_losses(
         [np.array([a[s] - b[s] for s in a.keys() & b.keys()]) for a, b in pairs]

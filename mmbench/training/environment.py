@@ -5,12 +5,12 @@ import json
 import platform
 import subprocess
 from datetime import date
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
 import mmbench
+from mmbench.data.manifest import library_version
 from mmbench.record import Environment
 from mmbench.settings import RunSettings
 from mmbench.training.device import describe, memory_format
@@ -56,16 +56,10 @@ def environment(
     """Describe this process, how ``run`` has it work on ``device``, and whether with `kernels`."""
     run = run or RunSettings()
     sha, clean = commit()
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "missing"
     return Environment(
         mmbench=mmbench.__version__,
         python=platform.python_version(),
-        libraries=versions,
+        libraries={name: library_version(name) for name in LIBRARIES},
         commit=sha,
         clean=clean,
         platform=platform.platform(),

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmbench.cell import Cell
+from mmbench.cell import Cell, encoder_parts
 from mmbench.data import cache as data_cache
 from mmbench.data.features import frozen_of, with_features
 from mmbench.nets.encoders import build_encoders
@@ -39,5 +39,5 @@ def make_ready(cells: Iterable[Cell], cache: Path, run: RunSettings) -> None:
 
 def reads_weights(encoder: str) -> bool:
     """Say whether an encoder may need pretrained weights, from its name as typed."""
-    name, _, variant = encoder.partition(":")
+    name, variant = encoder_parts(encoder)
     return bool(variant) or bool(getattr(ENCODERS.load(name), "pretrained", False))

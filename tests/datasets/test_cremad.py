@@ -150,7 +150,6 @@ def test_a_setting_makes_another_cache(prepared):
         ("1001_IEO_NEU_XX,HAP", "line 2: the label is HAP, the clip's name says NEU"),
         ("1001_IEO_NEU_XX,NUE", "unknown label 'NUE'; there are NEU, HAP"),
         ("clip,label", "line 2: 'clip' is not the name of a clip"),
-        ("1002_IEO_NEU_XX,NEU", "1002_IEO_NEU_XX is listed twice"),
     ],
 )
 def test_a_bad_line_is_named(names, line, message):
@@ -159,11 +158,18 @@ def test_a_bad_line_is_named(names, line, message):
         listed(names)
 
 
+def test_a_clip_in_two_lines_is_named_with_both(names, tmp_path):
+    (names / "test.csv").write_text("1001_IEO_HAP_XX,HAP\r\n1002_IEO_NEU_XX,NEU\r\n")
+    said = r"name '1002_IEO_NEU_XX' twice \(train.csv, line \d+ and test.csv, line 2\)"
+    with pytest.raises(UserError, match=said):
+        data_cache.prepare(make(), cache=tmp_path / "cache", root=names)
+
+
 def test_a_wrong_root_says_what_is_there(names):
     with pytest.raises(UserError, match=r"no AudioWAV in .*\(found 1001_IEO_ANG_XX.wav, "):
         listed(names / "AudioWAV")
     (names / "test.csv").unlink()
-    with pytest.raises(UserError, match=r"needs the list test.csv.*--set split=actor"):
+    with pytest.raises(UserError, match=r"no list test.csv in .*--set split=actor"):
         listed(names)
 
 

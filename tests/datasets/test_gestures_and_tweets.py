@@ -13,9 +13,9 @@ from mmbench.datasets import layouts
 
 from mmbench.data import cache as data_cache
 from mmbench.data.loader import Loader
+from mmbench.data.media import UnreadableError
 from mmbench.data.verify import verify
 from mmbench.errors import UserError
-from mmbench.own.media import UnreadableError
 from mmbench.registry import DATASETS
 from mmbench.testing.files import picture
 

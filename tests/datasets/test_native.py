@@ -142,15 +142,15 @@ def test_iemocap_reads_the_published_lists(talks, tmp_path):
     assert len(speakers["val"]) == 1 and not speakers["train"] & speakers["val"]
     assert sum(x.split != "test" for x in found) == 30  # out of the train list, and no other
     (link / "my_test_iemo.txt").write_text(line(kept[0]))
-    with pytest.raises(UserError, match=r"listed twice \(my_train_iemo.txt, line 1 and my_test"):
-        make("iemocap", split="mla").samples(link)
+    with pytest.raises(UserError, match=r"twice \(my_train_iemo.txt, line 1 and my_test"):
+        prepare(make("iemocap", split="mla"), link, tmp_path / "cache")
     (link / "my_test_iemo.txt").write_text("Ses09F_x_F000.mp4 [split|sign] a [split|sign] Sad\n")
     with pytest.raises(UserError, match="line 1: Ses09F_x_F000 is not an utterance"):
         make("iemocap", split="mla").samples(link)
 
 
 def test_iemocap_without_lists_or_sessions_says_what_to_do(talks, tmp_path):
-    with pytest.raises(UserError, match=r"needs the list my_train_iemo.txt.*split=session"):
+    with pytest.raises(UserError, match=r"no list my_train_iemo.txt in .*split=session"):
         make("iemocap", split="mla").samples(talks[0])
     with pytest.raises(UserError, match=r"no Session1 in .*\(found nothing\)"):
         make("iemocap").samples(tmp_path)

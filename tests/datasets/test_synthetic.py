@@ -90,6 +90,35 @@ def test_unique_information_makes_fusion_worth_more(tmp_path):
     assert gains[1] > gains[0] + 0.2
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"imbalance": 0.8}, {"modalities": 3, "strength": 1.5}, {"noise": {"m1": 2.0}}],
+    ids=str,
+)
+def test_no_classifier_of_all_modalities_is_above_the_best_accuracy_and_a_good_one_is_near_it(
+    options, tmp_path
+):
+    dataset, splits = build(tmp_path, **{**LARGE, **options})
+    noise = dataset.config.noise
+    joined = {  # in units of the noise, which the best classifier weighs by
+        s: np.concatenate([a.inputs[m] / noise.get(m, 1.0) for m in dataset.names], 1)
+        for s, a in splits.items()
+    }
+    model = LogisticRegression(C=10.0, max_iter=500).fit(joined["train"], splits["train"].label)
+    reached = model.score(joined["test"], splits["test"].label)
+    assert reached == pytest.approx(dataset.best_accuracy(), abs=0.01)
+
+
+def test_the_best_accuracy_rises_with_imbalance_and_is_not_known_of_unique_samples():
+    def best(**options):
+        return Synthetic(SyntheticConfig(**options)).best_accuracy()
+
+    values = [best(imbalance=k) for k in (0.0, 0.2, 0.4, 0.6, 0.8)]
+    assert values == sorted(values)
+    assert best(modalities=1, imbalance=0.0) == carried_accuracy(2.5, 6)
+    assert best(redundancy=0.5) is None
+
+
 def test_speed_scales_inputs_and_nothing_else(tmp_path):
     plain = build(tmp_path)[1]["train"]
     slow = build(tmp_path, speed={"m2": 0.1})[1]["train"]

@@ -26,14 +26,13 @@ def test_the_method_of_the_readme_runs(tmp_path):
 
 
 @pytest.mark.parametrize("study", ["naive", "rebalanced"])
-def test_the_tables_of_the_readme_are_those_the_records_give(study):
-    from mmbench.report.build import build_study
+def test_the_tables_of_the_readme_are_those_the_records_give(study, score_tables):
     from mmbench.report.render import markdown
     from mmbench.report.study import load_study
     from mmbench.store import iter_records
 
     records = list(iter_records(README.parent / "results" / "records"))
-    tables = build_study(load_study(study), records, reference=True)
+    tables = score_tables(load_study(study), records, reference=True)
     expected = markdown([table for table in tables if not table.bundle])
     assert expected in README.read_text(encoding="utf-8")
     shown = expected.split("\n\n", 1)[1].strip()  # that page names its maker once, on top

@@ -92,6 +92,24 @@ def test_unsuitable_choices_are_refused(chosen, message):
         encoder_names((FRAMES, VECTOR), chosen)
 
 
+class Named(nn.Module):
+    """An encoder of several networks that has no variants."""
+
+    kinds, named, width = ("vector",), True, 1
+
+    def __init__(self, modality, variant=""):
+        super().__init__()
+        self.variant = variant
+
+
+@pytest.mark.parametrize("typed", ["mine@model", "mine@group/model:2"])
+def test_a_model_may_be_chosen_of_an_encoder_without_variants(typed, monkeypatch):
+    monkeypatch.setattr(ENCODERS, "load", {"mine": Named}.__getitem__)
+    chosen = encoder_names((VECTOR,), {"gaze": typed})
+    assert chosen == {"gaze": typed}
+    assert build_encoders((VECTOR,), chosen)["gaze"].variant == typed.removeprefix("mine")
+
+
 @pytest.mark.parametrize("scheme", ["xavier", "kaiming"])
 def test_initialisation_schemes_zero_the_biases(scheme):
     net = encoder("mlp", VECTOR)

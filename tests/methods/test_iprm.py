@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mmbench.methods.iprm import divergence, strength
 from torch.nn.functional import cross_entropy, normalize
 
-from mmbench.nets.sphere import slerp, unit
+from mmbench.nets.sphere import Arc, unit
 
 DOUBLE = torch.float64
 
@@ -17,13 +17,13 @@ def t(*values):
 
 
 def test_slerp_of_orthogonal_vectors_has_the_hand_computed_coefficients():
-    mixed = slerp(t([1.0, 0.0]), t([0.0, 1.0]), t(0.25).squeeze())
+    mixed = Arc(t([1.0, 0.0]), t([0.0, 1.0])).at(t(0.25).squeeze())
     torch.testing.assert_close(mixed, t([0.3826834, 0.9238795]), atol=1e-6, rtol=0)
 
 
 def test_slerp_at_sixty_degrees_has_equal_coefficients():
     u, v = t([1.0, 0.0]), t([0.5, 3**0.5 / 2])
-    mixed = slerp(u, v, t(0.5).squeeze())
+    mixed = Arc(u, v).at(t(0.5).squeeze())
     torch.testing.assert_close(mixed, 0.5773503 * (u + v), atol=1e-6, rtol=0)
 
 
@@ -32,21 +32,21 @@ def test_slerp_stays_on_the_sphere(seed, weight, width):
     draw = torch.Generator().manual_seed(seed)
     u, v = (normalize(torch.randn(4, width, generator=draw, dtype=DOUBLE)) for _ in range(2))
     assume(not ((u * v).sum(1).abs() > 0.999).any())
-    mixed = slerp(u, v, torch.tensor(weight, dtype=DOUBLE))
+    mixed = Arc(u, v).at(torch.tensor(weight, dtype=DOUBLE))
     torch.testing.assert_close(mixed.norm(dim=1), torch.ones(4, dtype=DOUBLE), atol=1e-6, rtol=0)
 
 
 def test_slerp_returns_its_ends():
     u, v = t([1.0, 0.0]), t([0.6, 0.8])
-    torch.testing.assert_close(slerp(u, v, t(1.0).squeeze()), u, atol=1e-9, rtol=0)
-    torch.testing.assert_close(slerp(u, v, t(0.0).squeeze()), v, atol=1e-9, rtol=0)
+    torch.testing.assert_close(Arc(u, v).at(t(1.0).squeeze()), u, atol=1e-9, rtol=0)
+    torch.testing.assert_close(Arc(u, v).at(t(0.0).squeeze()), v, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("other", [[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
 def test_gradient_is_finite_for_equal_opposite_and_zero_features(other):
     z = t([1.0, 0.0]).requires_grad_()
     w = t(other).requires_grad_()
-    mixed = slerp(unit(z), unit(w), t(0.3).squeeze())
+    mixed = Arc(unit(z), unit(w)).at(t(0.3).squeeze())
     mixed.sum().backward()
     assert torch.isfinite(mixed).all()
     assert torch.isfinite(z.grad).all()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mmbench.methods.iprm import divergence, strength
 
 from mmbench.method import Batch
-from mmbench.nets.sphere import Arc, slerp, unit
+from mmbench.nets.sphere import Arc, unit
 
 DOUBLE = torch.float64
 FEATURES = {
@@ -30,7 +30,7 @@ FEATURES = {
 @pytest.mark.parametrize("case", FEATURES)
 def test_mixture_and_gradient_are_finite_and_bounded(case, weight, dtype):
     a, b = (torch.tensor([row], dtype=dtype, requires_grad=True) for row in FEATURES[case])
-    mixed = slerp(unit(a), unit(b), torch.tensor(weight))
+    mixed = Arc(unit(a), unit(b)).at(torch.tensor(weight))
     mixed.sum().backward()
     assert mixed.norm() <= 1 + 1e-5
     assert a.grad.abs().max() <= 10
@@ -39,7 +39,7 @@ def test_mixture_and_gradient_are_finite_and_bounded(case, weight, dtype):
 
 def test_equal_features_mix_to_themselves_where_the_released_code_gives_zero():
     u = unit(torch.tensor([[3.0, 4.0]], dtype=DOUBLE))
-    torch.testing.assert_close(slerp(u, u, torch.tensor(0.3)), u)
+    torch.testing.assert_close(Arc(u, u).at(torch.tensor(0.3)), u)
 
 
 def test_opposite_rows_are_counted_and_mix_on_the_line():
@@ -53,7 +53,7 @@ def test_opposite_rows_are_counted_and_mix_on_the_line():
 def test_interpolation_on_the_line_joins_the_sphere_without_a_jump():
     u = torch.tensor([[1.0, 0.0]], dtype=DOUBLE)
     both_sides = [
-        slerp(u, torch.tensor([[torch.cos(t), torch.sin(t)]], dtype=DOUBLE), torch.tensor(0.3))
+        Arc(u, torch.tensor([[torch.cos(t), torch.sin(t)]], dtype=DOUBLE)).at(torch.tensor(0.3))
         for t in torch.tensor([0.99e-4, 1.01e-4], dtype=DOUBLE)
     ]
     expected = 0.7e-4 * torch.tensor([0.99, 1.01])
@@ -64,7 +64,7 @@ def test_interpolation_on_the_line_joins_the_sphere_without_a_jump():
 def test_gradient_flows_through_the_angle():
     u = unit(torch.tensor([[1.0, 0.2]], dtype=DOUBLE)).requires_grad_()
     v = unit(torch.tensor([[0.3, 1.0]], dtype=DOUBLE))
-    assert torch.autograd.gradcheck(lambda x: slerp(unit(x), v, torch.tensor(0.3)), (u,))
+    assert torch.autograd.gradcheck(lambda x: Arc(unit(x), v).at(torch.tensor(0.3)), (u,))
 
 
 @given(st.integers(0, 2**31 - 1), st.sampled_from([1, 2, 7]), st.integers(1, 5))

@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 
+from mmbench.data.decoding import decode_all
 from mmbench.own import dataset as own
-from mmbench.own.decoding import decode_all
-from mmbench.own.media import decode
+from mmbench.own.decoders import decode
 from mmbench.own.table import Row
 
 CONFIG = own.OwnConfig(words=3)

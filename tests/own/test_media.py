@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmbench.own import media
+from mmbench.data.media import UnreadableError
+from mmbench.own import decoders
 from mmbench.own.dataset import OwnConfig
-from mmbench.own.media import UnreadableError, decode, frames_of
+from mmbench.own.decoders import decode, frames_of
 from mmbench.testing.files import clip, film, picture, pixels, tone
 
 SMALL = OwnConfig(seconds=0.5, image_size=24, frames=4, words=6)
@@ -152,7 +153,7 @@ def test_whatever_a_decoder_raises_is_a_file_that_cannot_be_read(tmp_path, monke
     def fail(value, config):
         raise struct.error("unpack requires a buffer of 4 bytes")
 
-    monkeypatch.setitem(media.DECODERS, "image", fail)
+    monkeypatch.setitem(decoders.DECODERS, "image", fail)
     with pytest.raises(UnreadableError, match="error: unpack requires"):
         decode("image", str(picture(tmp_path / "a.png", 0)), SMALL)
 

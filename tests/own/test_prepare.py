@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mmbench.own.dataset import Definition, definition_file, read_definition, save
 from mmbench.testing.files import animals, tone, write_table
 
 SMALL = ["--set", "image_size=24", "--set", "seconds=0.3"]
@@ -195,3 +197,21 @@ def test_options_of_tables_are_refused_elsewhere(tmp_path):
     assert done.returncode == 2 and "your own table" in done.stderr
     done = mmbench("prepare", tmp_path / "no.csv", "--cache", tmp_path)
     assert done.returncode == 2 and "there is no table" in done.stderr
+
+
+def test_two_machines_whose_processes_share_an_id_may_keep_a_definition_at_once(
+    tmp_path, monkeypatch
+):
+    mine = Definition("my", "my.csv", {"x": "array"}, {"x": (2,)}, ("a", "b"), "0", {})
+    (tmp_path / "my").mkdir()
+    replace = Path.replace
+
+    def late(part, file):
+        monkeypatch.setattr(Path, "replace", replace)
+        save(mine, tmp_path)  # the other one, between our bytes and their name
+        return replace(part, file)
+
+    monkeypatch.setattr(Path, "replace", late)
+    save(mine, tmp_path)
+    assert read_definition(definition_file("my", tmp_path)) == mine
+    assert [file.name for file in (tmp_path / "my").iterdir()] == ["own.json"]

@@ -15,9 +15,9 @@ STUDY = Study(name="s", title="T", rows=("concat", "iprm"), baselines=("concat",
 
 @pytest.fixture
 def timed(template, make):
-    def made(method, seed, seconds, minute, device="one"):
+    def made(method, seed, seconds, minute, device="one", whole=9.0):
         record = make(template, method, seed, 0.5)
-        timing = record.timing.model_copy(update={"epoch_mean": seconds})
+        timing = record.timing.model_copy(update={"epoch_mean": seconds, "total": whole})
         where = record.environment.model_copy(update={"device_name": device})
         return record.model_copy(update={
             "timing": timing, "environment": where,
@@ -44,6 +44,16 @@ def test_ratio_is_paired_by_seed(timed):
     assert [(s.seed, s.value) for s in row[2].against] == [(0, 1.0), (1, 3.0)]
     assert row[2].pairing == "ratio"
     assert not any("NOT COMPARABLE" in note for note in table.notes)
+
+
+def test_what_a_method_does_outside_its_steps_counts_in_the_whole_run(timed):
+    (table,) = tables(
+        [timed("concat", 0, 1.0, 0, whole=10.0), timed("iprm", 0, 1.0, 1, whole=16.0)]
+    )
+    row = dict(zip(table.columns[1:], dict(table.rows)["iprm"], strict=True))
+    assert row["Ratio"].value == 1.0
+    assert (row["Run, s"].text, row["Run ratio"].value) == ("16.00", 1.6)
+    assert "a whole run takes from 1.60 (iprm) to 1.60 times (iprm)" in table.notes[-1]
 
 
 def test_rows_of_different_devices_stand_in_tables_of_their_own(timed):

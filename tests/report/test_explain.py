@@ -123,6 +123,15 @@ def test_a_target_that_is_not_there_is_told(tables, target, said):
         explain(f"{tables}/{target}", "runs")
 
 
+def test_a_mistyped_source_is_refused_and_not_read_as_runs(tables):
+    for asked in (
+        lambda: explain(f"{tables}/naive.md:iprm:toy:Accuracy", "recrods"),
+        lambda: report(tables.parent, ["naive"], "recrods", figures=False),
+    ):
+        with pytest.raises(UserError, match=r"--source is one of auto, runs, records.*'recrods'"):
+            asked()
+
+
 def typed(line):
     """Return the options of a ``mmbench run`` line."""
     words = shlex.split(line)[2:]

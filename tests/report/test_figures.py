@@ -10,7 +10,7 @@ from matplotlib.text import Text
 
 from mmbench.report.drawing import styled
 from mmbench.report.figures import forest, heat, knob, rank_diagram, sweep, write_figures
-from mmbench.report.overall import Pool
+from mmbench.report.overall import Pooled
 
 BUNDLE = ("validated", "corrected", "common")
 
@@ -26,7 +26,7 @@ def pool():
         "one": [seeds(0.6, 0.7), seeds(0.8, 0.8)],
         "two": [seeds(0.4, 0.6), seeds(0.7, 0.6)],
     }
-    return Pool("s", "T", BUNDLE, ("a", "b"), scores, (), ("base",))
+    return Pooled("s", "T", BUNDLE, ("a", "b"), scores, (), ("base",))
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def swept():
     scores = {"base": [seeds(0.5, 0.6)]} | {
         f"alpha = {x}": [seeds(0.5 + x / 10, 0.6 + x / 10)] for x in (0.0, 0.5, 1.0)
     }
-    return Pool("s", "T", BUNDLE, ("a",), scores, (), ("base",))
+    return Pooled("s", "T", BUNDLE, ("a",), scores, (), ("base",))
 
 
 def test_forest_marks_stand_at_the_differences(pool):
@@ -77,6 +77,14 @@ def test_knob_draws_the_gain_over_the_option(pool):
     assert knob(pool) is None
 
 
+def test_knob_draws_how_much_there_is_to_gain(pool):
+    turned = dataclasses.replace(pool, knob=("imbalance", (0.2, 0.8)), ceilings=(0.9, 0.75))
+    with styled():
+        axes = knob(turned).axes[0]
+    (room,) = (line for line in axes.lines if line.get_label() == "best possible")
+    assert room.get_ydata() == pytest.approx([90.0 - 55.0, 75.0 - 70.0])
+
+
 @pytest.mark.parametrize("drawn", [forest, heat, rank_diagram, sweep, knob])
 @pytest.mark.parametrize("many", [False, True], ids=["few rows", "many rows"])
 def test_no_text_leaves_the_figure_or_lies_on_other_text(pool, swept, drawn, many):
@@ -112,6 +120,13 @@ def faults(figure):
     return cut + both
 
 
+def test_settings_of_one_dataset_are_not_ranked(pool, tmp_path):
+    turned = dataclasses.replace(pool, knob=("imbalance", (0.2, 0.8)))
+    drawn = {f.stem for p in (pool, turned) for f in write_figures([p], tmp_path / p.place)}
+    assert {"s-heat", "s-ranks", "s-knob"} <= drawn
+    assert not (tmp_path / turned.place / "s-ranks.svg").exists()
+
+
 def test_a_study_without_a_sweep_has_no_sweep_figure(pool):
     assert sweep(pool) is None
 
@@ -126,7 +141,7 @@ def test_figures_are_the_same_bytes_each_time(pool, tmp_path):
 
 
 def test_a_figure_of_the_published_protocol_says_so(pool, tmp_path):
-    leaky = Pool("s", "T", ("published", *BUNDLE[1:]), pool.datasets, pool.scores, (), ("base",))
+    leaky = Pooled("s", "T", ("published", *BUNDLE[1:]), pool.datasets, pool.scores, (), ("base",))
     with styled():
         assert "EPOCH SELECTED ON TEST" in forest(leaky).get_suptitle()
     assert all("-published" in f.name for f in write_figures([leaky], tmp_path))

@@ -10,7 +10,7 @@ from mmbench.report.cost import cost_tables
 from mmbench.report.frame import to_frame
 from mmbench.report.overall import overall_tables, pools
 from mmbench.report.published import Number, published_tables
-from mmbench.report.render import latex
+from mmbench.report.render import FORMS
 from mmbench.report.rows import groups
 from mmbench.report.scores import score_table
 from mmbench.report.study import Study
@@ -49,7 +49,7 @@ def test_every_kind_of_table_compiles_with_pdflatex(template, make, tmp_path, pd
     tables += cost_tables(STUDY, found, reference=False)
     number = Number("s", "toy", "concat", "fused", "accuracy", 55.0, "a_source")
     tables += published_tables(STUDY, found, [number])
-    (tmp_path / "page.tex").write_text(PAGE % latex(tables), encoding="utf-8")
+    (tmp_path / "page.tex").write_text(PAGE % FORMS["tex"].text(tables), encoding="utf-8")
     done = subprocess.run(
         [pdflatex, "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
         cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False, timeout=120,

@@ -1,5 +1,8 @@
 """What a study says over its datasets, worked by hand."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from mmbench.report.frame import to_frame
@@ -37,7 +40,6 @@ def test_differences_are_paired_by_seed_and_averaged_over_data_sets(build):
     assert pool.reference == "concat"
     iprm = next(c for c in pool.comparisons if c.name == "iprm")
     assert iprm.mean == pytest.approx((0.15 + 0.1) / 2)
-    assert iprm.record == (4, 0, 0)
     assert iprm.p == pytest.approx(2 / 16)
     assert iprm.adjusted == pytest.approx(4 / 16)
 
@@ -47,6 +49,7 @@ def test_mean_ranks_and_warning_stand_in_the_table(build):
     rank = {name: entries[1].value for name, entries in table.rows}
     assert rank == {"concat": 2.5, "sum": 2.5, "iprm": 1.0}
     assert any("Mean ranks over 2 datasets mean little" in note for note in table.notes)
+    assert dict(table.rows)["iprm"][-1].text == "4/0/0"
     assert "none could reach it" in table.notes[-1]
 
 
@@ -67,10 +70,59 @@ def test_protocols_are_pooled_apart(template, make):
 
 def test_conclusion_tells_above_from_below():
     def made(name, mean, adjusted):
-        return Comparison(name, mean, 0, 0, adjusted, adjusted, None, (1, 0, 0), 12)
+        return Comparison(name, mean, 0, 0, adjusted, adjusted, None, 12)
 
     text = conclusion([made("a", 0.1, 0.01), made("b", -0.1, 0.02), made("c", 0.2, 0.3)], "r")
     assert "a above r; b below r" in text
     assert "c" not in text.split("for the other")[0].replace("concluded", "").replace(
         "correction", ""
     )
+
+
+def test_nothing_is_below_a_reference_that_was_chosen_on_the_same_scores():
+    compared = [Comparison("a", -0.1, -0.2, -0.05, 0.001, 0.002, None, 12)]
+    assert "a below r" in conclusion(compared, "r")
+    assert "no row is above r" in conclusion(compared, "r", chosen=True)
+
+
+def test_of_several_baselines_the_table_says_that_the_best_was_chosen(build):
+    (table,) = overall_tables(build(TWO))
+    assert any("concat is the best of 2 baselines on these same scores" in n for n in table.notes)
+
+
+def test_settings_of_a_knob_are_as_many_pairs_as_there_are_seeds(build):
+    (pool,) = build(TWO)
+    turned = replace(pool, knob=("imbalance", (0.2, 0.8)))
+    iprm = next(c for c in turned.comparisons if c.name == "iprm")
+    assert (iprm.pairs, iprm.p) == (2, 2 / 4)
+    assert iprm.mean == pytest.approx((0.15 + 0.1) / 2)
+    (table,) = overall_tables([turned])
+    assert dict(table.rows)["iprm"][-1].text == "4/0/0"
+    assert any("Mean ranks over 1 dataset mean little" in note for note in table.notes)
+    assert any("counts as one pair" in note for note in table.notes)
+
+
+def test_rows_of_other_epochs_are_left_out_and_named(template, make):
+    longer = template.cell.trainer.model_copy(update={"epochs": 200})
+    rows = ("concat", {"method": "iprm", "preset": "authors"}, "sum")
+    study = Study(name="s", title="T", rows=rows, baselines=("concat",))
+    records = [
+        make(template, "concat", 0, 0.5), make(template, "sum", 0, 0.6),
+        make(template, "iprm", 0, 0.9, preset="authors", trainer=longer),
+    ]  # fmt: skip
+    (pool,) = pools(study, groups(study, to_frame(records), {"toy": records[0].task}))
+    assert list(pool.scores) == ["concat", "sum"]
+    (table,) = overall_tables([pool])
+    assert "Left out, trained for other epochs than concat: iprm." in table.notes
+
+
+def test_the_study_of_a_knob_says_what_no_classifier_exceeds():
+    from mmbench.report.build import load_results
+    from mmbench.report.study import load_study
+
+    loaded = load_results(Path(__file__).parents[2] / "results", "records")
+    study = load_study("imbalance")
+    (pool,) = pools(study, groups(study, loaded.frame, loaded.tasks))
+    assert [round(each, 3) for each in pool.ceilings] == [0.974, 0.977, 0.985, 0.992, 0.997]
+    (table,) = overall_tables([pool])
+    assert any("exceeds 97.4, 97.7, 98.5, 99.2, 99.7 (Bayes" in note for note in table.notes)

@@ -7,7 +7,7 @@ import pytest
 from mmbench.errors import UserError
 from mmbench.report.frame import to_frame
 from mmbench.report.published import HEADER, Number, load_published, published_tables
-from mmbench.report.render import latex, markdown
+from mmbench.report.render import FORMS, markdown
 from mmbench.report.rows import groups
 from mmbench.report.study import Study, load_study
 
@@ -54,7 +54,7 @@ def test_published_numbers_are_told_apart_by_column_style_and_caption(tables):
     assert "not measured here" in toy.caption
     assert "protocol validated" in toy.caption
     assert "*55.00*" in markdown(tables)
-    assert r"\textit{55.00}" in latex(tables)
+    assert r"\textit{55.00}" in FORMS["tex"].text(tables)
 
 
 def test_what_a_source_leaves_open_stands_under_its_numbers(tables):

@@ -1,5 +1,7 @@
 """Statistics against scipy, statsmodels, scikit-posthocs, and cases worked by hand."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,6 +61,40 @@ def test_drawn_sign_flips_come_close_to_the_t_test():
     values = rng(6).normal(0.25, 1.0, 60)
     drawn = s.sign_flip_test([values], rng(8), draws=40_000)
     assert drawn == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=0.01)
+
+
+def settings_by_seed(table):
+    """Return what ``over_settings`` takes, from [settings, seeds]."""
+    return [dict(enumerate(row)) for row in table]
+
+
+def of_seeds(table):
+    return [np.array([*s.over_settings(settings_by_seed(table)).values()])]
+
+
+def test_signs_of_a_seed_are_flipped_with_all_its_settings():
+    table = np.array([[0.1, -0.2, 0.3], [0.4, 0.1, 0.2], [0.0, -0.3, 0.5], [0.2, 0.2, 0.1]])
+    means = [abs((table * signs).mean()) for signs in product((1, -1), repeat=3)]
+    by_hand = np.mean([mean >= abs(table.mean()) - 1e-12 for mean in means])
+    assert s.sign_flip_test(of_seeds(table), rng()) == by_hand
+    assert s.sign_flip_test(list(table), rng()) != by_hand  # as if all 12 were independent
+
+
+@given(
+    st.lists(st.lists(st.integers(-20, 20), min_size=3, max_size=3), min_size=1, max_size=4),
+    st.integers(2, 5),
+)
+def test_settings_that_repeat_one_another_tell_nothing_new(table, times):
+    once, repeated = np.array(table) / 100, np.array(table * times) / 100
+    assert s.sign_flip_test(of_seeds(repeated), rng()) >= s.sign_flip_test(of_seeds(once), rng())
+    assert s.bootstrap_interval(of_seeds(repeated), rng(), resamples=200) == pytest.approx(
+        s.bootstrap_interval(of_seeds(once), rng(), resamples=200)
+    )
+
+
+def test_only_seeds_that_all_settings_have_are_taken():
+    assert s.over_settings([{0: 1.0, 1: 2.0}, {1: 4.0, 2: 9.0}]) == {1: 3.0}
+    assert s.over_settings([{0: 1.0}, {1: 4.0}]) == {}
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))

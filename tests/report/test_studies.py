@@ -7,8 +7,8 @@ import pytest
 
 from mmbench.cli.running import Options, make_cells
 from mmbench.errors import UserError
-from mmbench.report.build import build_study, report
-from mmbench.report.render import latex, markdown
+from mmbench.report.build import report
+from mmbench.report.render import FORMS, markdown
 from mmbench.report.study import Study, load_study, study_names
 
 STUDY = Study(name="s", title="T", baselines=("concat",), rows=(
@@ -20,25 +20,25 @@ def line(text, name):
     return next(row for row in text.splitlines() if row.startswith(f"| {name} |"))
 
 
-def test_options_fill_their_own_rows(template, make):
+def test_options_fill_their_own_rows(template, make, score_tables):
     records = [
         make(template, "concat", 0, 0.5),
         make(template, "iprm", 0, 0.7),
         make(template, "iprm", 0, 0.6, changed={"method.ema": "off"}),
         make(template, "iprm", 0, 0.9, changed={"method.ema": "off", "method.alpha": 0.1}),
     ]
-    text = markdown(build_study(STUDY, records, False))
+    text = markdown(score_tables(STUDY, records))
     assert "60.00" in line(text, "w/o EMA")
     assert "70.00" in line(text, "iprm")
     assert "90.00" not in text
 
 
-def test_what_no_study_shows_is_in_everything(template, make):
+def test_what_no_study_shows_is_in_everything(template, make, score_tables):
     records = [
         make(template, "iprm", 0, 0.9, changed={"method.alpha": 0.1}),
         make(template, "my-own", 0, 0.8),
     ]
-    text = markdown(build_study(load_study("everything"), records, False))
+    text = markdown(score_tables(load_study("everything"), records))
     assert "90.00" in line(text, "iprm (alpha=0.1)")
     assert "80.00" in line(text, "my-own")
 
@@ -69,7 +69,7 @@ def test_a_report_leaves_nothing_out(template, make, tmp_path):
     assert "| my-own |" in (tmp_path / "tables" / "everything.md").read_text()
 
 
-def test_methods_that_a_bundle_leaves_alone_stand_beside_it(template, make):
+def test_methods_that_a_bundle_leaves_alone_stand_beside_it(template, make, score_tables):
     plain = make(template, "concat", 0, 0.5, unaffected=("released",))
     records = [
         plain,
@@ -78,14 +78,14 @@ def test_methods_that_a_bundle_leaves_alone_stand_beside_it(template, make):
         make(template, "iprm", 0, 0.6, fidelity="released"),
     ]
     study = Study(name="s", title="T", rows=("concat", "sum", "iprm"), baselines=("concat",))
-    corrected, released = build_study(study, records, False)
+    corrected, released = score_tables(study, records)
     assert "released fidelity" in released.caption
     assert [name for name, entries in released.rows if entries[0].value] == ["concat", "iprm"]
     assert dict(released.rows)["sum"][0].text == "missing"
     assert dict(corrected.rows)["iprm"][0].value == pytest.approx(0.7)
 
 
-def test_bundles_can_be_rows(template, make):
+def test_bundles_can_be_rows(template, make, score_tables):
     rows = (
         {"method": "iprm", "fidelity": "corrected", "preset": "common"},
         {"method": "iprm", "name": "released", "fidelity": "released", "preset": "common"},
@@ -97,20 +97,20 @@ def test_bundles_can_be_rows(template, make):
         make(template, "iprm", 0, 0.6, fidelity="released"),
         make(template, "iprm", 0, 0.8, preset="authors", trainer=longer),
     ]
-    (table,) = build_study(Study(name="s", title="T", rows=rows, baselines=()), records, False)
+    (table,) = score_tables(Study(name="s", title="T", rows=rows, baselines=()), records)
     values = {name: entries[0].value for name, entries in table.rows}
     assert values == pytest.approx({"iprm": 0.7, "released": 0.6, "recipe": 0.8})
 
 
-def test_baselines_stand_in_a_block_and_extensions_are_marked(template, make):
+def test_baselines_stand_in_a_block_and_extensions_are_marked(template, make, score_tables):
     marked = make(template, "iprm", 0, 0.7).model_copy(update={"remark": "an extension"})
     study = Study(name="s", title="T", rows=("concat", "iprm"), baselines=("concat",))
-    tables = build_study(study, [make(template, "concat", 0, 0.5), marked], False)
+    tables = score_tables(study, [make(template, "concat", 0, 0.5), marked])
     text = markdown(tables)
     assert tables[0].breaks == (1,)
     assert line(text, "iprm †")
     assert "† an extension." in text
-    tex = latex(tables)
+    tex = FORMS["tex"].text(tables)
     assert tex.count(r"\midrule") == 2
     assert r"iprm $\dagger$" in tex
 
@@ -166,14 +166,14 @@ def test_a_study_of_what_was_found_cannot_be_run():
         make_cells(options(study="everything"))
 
 
-def test_a_knob_gives_one_table_for_each_of_its_values(template, make):
+def test_a_knob_gives_one_table_for_each_of_its_values(template, make, score_tables):
     study = load_study("imbalance")
     ((key, values),) = study.vary.items()
     records = [
         make(template, "concat", 0, 0.5, dataset="synthetic", changed={key: value} if value else {})
         for value in values[:3]
     ]
-    tables = build_study(study, [*records, make(template, "concat", 0, 0.5)], False)
+    tables = score_tables(study, [*records, make(template, "concat", 0, 0.5)])
     assert len(tables) == 3
     assert any(f"synthetic (imbalance={values[1]})" in table.heading for table in tables)
 
@@ -202,17 +202,17 @@ def test_the_settings_of_a_study_are_those_of_its_cells(monkeypatch):
     assert {c.encoders["fou"] for c in cells} == {"mlp"}  # what is typed wins
 
 
-def test_records_with_the_settings_of_a_study_are_its_own(template, make):
+def test_records_with_the_settings_of_a_study_are_its_own(template, make, score_tables):
     longer = CLIP | {"dataset.length": 77}
     records = [
         make(template, "concat", 0, 0.5, dataset="sarcasm"),
         make(template, "mla", 0, 0.6, dataset="sarcasm", changed=longer),
         make(template, "mla", 0, 0.7, dataset="sarcasm", changed={"encoder.image": "clip"}),
     ]
-    (own,) = build_study(load_study("pretrained"), records, False)
+    (own,) = score_tables(load_study("pretrained"), records)
     assert dict(own.rows)["CLIP+MLA"][0].value == pytest.approx(0.6)
     assert dict(own.rows)["CLIP"][0].text == "missing"
-    others = build_study(load_study("rebalanced"), records, False)
+    others = score_tables(load_study("rebalanced"), records)
     values = [e[0].value for t in others for _, e in t.rows if e[0].value is not None]
     assert sorted(values) == pytest.approx([0.5, 0.7])
 
@@ -230,18 +230,20 @@ def test_a_study_that_was_published_and_not_run_shows_ours_missing(template, mak
     assert "| CLIP | *83.11* | *missing* |" in (tmp_path / "tables" / "pretrained.md").read_text()
 
 
-def test_a_study_of_options_has_no_table_where_none_was_run(template, make):
+def test_a_study_of_options_has_no_table_where_none_was_run(template, make, score_tables):
     records = [
         make(template, "concat", 0, 0.5), make(template, "iprm", 0, 0.7),
         make(template, "iprm", 0, 0.6, changed={"method.ema": "off"}),
         make(template, "concat", 0, 0.5, fidelity="released"),
         make(template, "iprm", 0, 0.8, fidelity="released"),
     ]  # fmt: skip
-    (table,) = build_study(STUDY, records, False)
+    (table,) = score_tables(STUDY, records)
     assert table.bundle == ""
 
 
-def test_the_usual_tables_come_before_those_of_other_protocols_and_bundles(template, make):
+def test_the_usual_tables_come_before_those_of_other_protocols_and_bundles(
+    template, make, score_tables
+):
     records = [
         make(template, "iprm", 0, 0.5, dataset=dataset, protocol=protocol, fidelity=fidelity)
         for dataset in ("b", "a")
@@ -249,7 +251,7 @@ def test_the_usual_tables_come_before_those_of_other_protocols_and_bundles(templ
         for fidelity in ("released", "corrected")
     ]
     study = Study(name="s", title="T", rows=("iprm",), baselines=())
-    found = [(t.dataset, t.protocol, t.bundle) for t in build_study(study, records, False)]
+    found = [(t.dataset, t.protocol, t.bundle) for t in score_tables(study, records)]
     one = [("validated", ""), ("validated", "released fidelity"), ("published", ""),
            ("published", "released fidelity")]  # fmt: skip
     assert found == [(dataset, *rest) for dataset in "ab" for rest in one]

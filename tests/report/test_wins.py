@@ -1,6 +1,6 @@
 """The matrix of wins, ties and losses, counted by hand."""
 
-from mmbench.report.overall import Pool
+from mmbench.report.overall import Pooled
 from mmbench.report.wins import MOST, win_tables
 
 BUNDLE = ("validated", "corrected", "common")
@@ -11,7 +11,7 @@ def seeds(*values):
 
 
 def pool(scores):
-    return Pool("s", "T", BUNDLE, ("a", "b"), scores, (), ("base",))
+    return Pooled("s", "T", BUNDLE, ("a", "b"), scores, (), ("base",))
 
 
 THREE = {
