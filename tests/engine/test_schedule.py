@@ -84,12 +84,12 @@ def test_a_group_can_be_scaled_and_follows_the_schedule():
     model = nn.Linear(3, 2)
     optimizers = Optimizers(model, TrainerSettings(lr=0.1))
     optimizers.create("main", [ParameterGroup("w", [model.weight])])
-    optimizers.create("fixed", [ParameterGroup("b", [model.bias])], lr=0.3, weight_decay=0.0)
+    optimizers.create("second", [ParameterGroup("b", [model.bias])], weight_decay=0.0)
     optimizers.scale("w", 3.0)
     optimizers.set_lr(0.01)
     assert optimizers.by_name["main"].param_groups[0]["lr"] == pytest.approx(0.03)
-    assert optimizers.by_name["fixed"].param_groups[0]["lr"] == 0.3
-    assert optimizers.by_name["fixed"].param_groups[0]["weight_decay"] == 0.0
+    assert optimizers.by_name["second"].param_groups[0]["lr"] == pytest.approx(0.01)
+    assert optimizers.by_name["second"].param_groups[0]["weight_decay"] == 0.0
     with pytest.raises(KeyError, match="no parameter group 'x'"):
         optimizers.scale("x", 1.0)
 
