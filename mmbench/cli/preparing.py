@@ -85,6 +85,7 @@ def prepare_table(
     from mmbench.own.table import read_table
 
     name = name or re.sub(r"[^A-Za-z0-9]+", "-", table.stem).strip("-")
+    check_name(name, "--name")
     cache = cache or default_cache()
     if name in DATASETS.names():
         raise UserError(f"{name} is a dataset of mmbench; give yours another with --name NAME")
@@ -96,7 +97,6 @@ def prepare_table(
                 f"{name} is already made from {before}; give this one another name with --name "
                 "NAME, or replace it with --rebuild"
             )
-    check_name(name, "--name")
     used = [column.strip() for column in columns.split(",") if column.strip()]
     read = read_table(table, columns=used, kinds=pairs(kinds, "--kind"))
     found = ", ".join(f"{m} ({kind})" for m, kind in read.kinds.items())
