@@ -13,7 +13,7 @@ from mmbench.cli.output import pairs, print_rows
 from mmbench.dataset import Dataset
 from mmbench.errors import UserError
 from mmbench.own.table import TABLES
-from mmbench.plugins import load_plugin
+from mmbench.plugins import make_known
 from mmbench.registry import DATASETS
 from mmbench.scan import check_name
 from mmbench.settings import default_cache, parse_value, validate
@@ -26,11 +26,7 @@ def is_table(name: str) -> bool:
 
 
 def _dataset(name: str, settings: Sequence[str], plugins: Sequence[str], cache: Path) -> Dataset:
-    from mmbench.own.dataset import discover
-
-    for plugin in plugins:
-        load_plugin(plugin)
-    discover(cache)
+    make_known(plugins, cache)
     cls = DATASETS.load(name)
     dataset: Dataset = cls(validate(cls.Config, _values(name, settings), name))
     return dataset

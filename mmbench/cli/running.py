@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mmbench.cell import Cell
 from mmbench.cli.output import clock, pairs, print_rows
 from mmbench.errors import UserError, nearest
-from mmbench.plugins import load_plugin
+from mmbench.plugins import make_known
 from mmbench.settings import RunSettings, default_cache, parse_value, validate
 from mmbench.wording import counted
 
@@ -114,11 +114,8 @@ def make_cells(options: Options) -> list[Cell]:
     Raises:
         UserError: for anything that cannot be run.
     """
-    from mmbench.own.dataset import discover
-
-    for plugin in options.plugins:
-        load_plugin(plugin)
     cache = options.cache or default_cache()
+    make_known(options.plugins, cache)
     from_file, settings = read_config(options.config) if options.config else ({}, {})
     asked = {**DEFAULTS, **from_file, **{k: v for k, v in options.given.items() if v}}
     for key, choices in CHOICES.items():
@@ -147,7 +144,6 @@ def make_cells(options: Options) -> list[Cell]:
         settings=typed,
         shared=settings,
     )
-    discover(cache)
     if "all" in request.datasets:
         for name, what in unprepared(request, cache).items():
             print(f"left out: {name} {what}", file=sys.stderr)

@@ -29,8 +29,7 @@ from mmbench.launch import lease as leases
 from mmbench.launch import log
 from mmbench.launch.lease import Lease
 from mmbench.launch.local import HELD_BACK
-from mmbench.own.dataset import discover
-from mmbench.plugins import load_plugin
+from mmbench.plugins import make_known
 from mmbench.ranks.group import Ranks, join
 from mmbench.settings import RunSettings, slurm_job
 from mmbench.store import RunDirectory, Store
@@ -93,9 +92,7 @@ def _work() -> None:
     for number in HELD_BACK:
         signal.signal(number, lambda number, frame: stop.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
-    for plugin in given.plugin:
-        load_plugin(plugin)
-    discover(Path(given.cache))
+    make_known(given.plugin, Path(given.cache))
     run = RunSettings.model_validate_json(given.settings)
     ranks, device = join(run.device)
     run = run.model_copy(update={"device": device, "gpus_per_cell": ranks.size})
