@@ -353,7 +353,7 @@ def _stop_at_first_interrupt(pool: "Pool") -> None:
 
 def _per_gpu(todo: Sequence[Cell], options: Options, settings: RunSettings) -> int:
     """Return how many cells share a GPU; with ``auto``, measure and say so."""
-    from mmbench.launch.sharing import cells_at_once, free_memory
+    from mmbench.launch.per_gpu import cells_at_once, free_memory
 
     known = options.per_gpu.isdecimal() and int(options.per_gpu) >= 1
     if not known and options.per_gpu != "auto":

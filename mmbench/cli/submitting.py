@@ -17,8 +17,8 @@ from mmbench.errors import UserError, nearest
 from mmbench.launch import lease, slurm, snapshot, strikes
 from mmbench.launch.lease import Owner
 from mmbench.launch.profile import Profile, Resources
-from mmbench.launch.shared import Needed, absolute, check_shared, interpreter
 from mmbench.launch.sweepfolder import Facts, SweepFolder, create
+from mmbench.launch.visible import Needed, absolute, check_shared, interpreter
 from mmbench.registry import DATASETS
 from mmbench.settings import RunSettings, default_cache, weights_folder
 from mmbench.store import Store, write_atomic

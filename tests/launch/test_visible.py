@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmbench.errors import UserError
-from mmbench.launch.shared import Needed, check_shared, file_system, interpreter
+from mmbench.launch.visible import Needed, check_shared, file_system, interpreter
 
 MOUNTS = r"""
 21 1 8:1 / / rw - ext4 /dev/sda1 rw
