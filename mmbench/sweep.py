@@ -12,7 +12,7 @@ from mmbench.errors import UserError, nearest
 from mmbench.method import Method
 from mmbench.nets.encoders import encoder_names
 from mmbench.own.table import TABLES
-from mmbench.registry import DATASETS, ENCODERS, METHODS
+from mmbench.registry import DATASETS, ENCODERS, METHODS, Registry
 from mmbench.settings import Settings, TrainerSettings, validate
 
 
@@ -47,7 +47,7 @@ def expand(request: Request, cache: Path) -> list[Cell]:
     Raises:
         UserError: for anything unknown, out of range or not prepared.
     """
-    methods = _names(request.methods, METHODS.names(), "method", {"all": METHODS.names()})
+    methods = _names(request.methods, METHODS, {"all": METHODS.names()})
     datasets = _dataset_names(request, cache)
     shared = _inside(request.shared, methods, datasets)
     by_prefix = _split_settings({**shared, **request.settings}, methods, datasets)
@@ -169,30 +169,23 @@ def _differing(prefix: str, values: Mapping[str, Any], plain: Mapping[str, Any])
 
 
 def _names(
-    asked: Sequence[str], known: Sequence[str], kind: str, groups: Mapping[str, Sequence[str]]
+    asked: Sequence[str], registry: Registry, groups: Mapping[str, Sequence[str]]
 ) -> list[str]:
     found: list[str] = []
     for name in asked:
         if name in groups:
             found.extend(groups[name])
-        elif name in known:
-            found.append(name)
-        else:
-            raise UserError(
-                f"unknown {kind} {name!r}{nearest(name, [*known, *groups])} "
-                f"(mmbench list {kind}s shows all {len(known)}; --plugin FILE adds one"
-                f"{_own_table(name, kind)})"
-            )
+            continue
+        try:
+            found.append(registry.entry(name, also=groups).name)
+        except UserError as err:
+            if registry is DATASETS and Path(name).suffix.lower() in TABLES:
+                hint = f"a table is prepared first: mmbench prepare {name}"
+                raise UserError(f"{err}\n{hint}") from err
+            raise
     if not found:
-        raise UserError(f"no {kind} given; name some, or say 'all'")
+        raise UserError(f"no {registry.kind} given; name some, or say 'all'")
     return list(dict.fromkeys(found))
-
-
-def _own_table(name: str, kind: str) -> str:
-    """Return what to do with a table of the user's that stands in the place of a name."""
-    if kind == "dataset" and Path(name).suffix.lower() in TABLES:
-        return f"; a table is prepared first: mmbench prepare {name}"
-    return ""
 
 
 def _configured(name: str, request: Request) -> Dataset:
@@ -213,7 +206,7 @@ def _dataset_names(request: Request, cache: Path) -> list[str]:
             n for n in classes
             if n in groups["embedded"] or data_cache.is_prepared(_configured(n, request), cache)
         ]  # fmt: skip
-    return _names(asked, DATASETS.names(), "dataset", groups)
+    return _names(asked, DATASETS, groups)
 
 
 def unprepared(request: Request, cache: Path) -> dict[str, str]:
