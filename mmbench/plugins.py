@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +43,19 @@ def load_plugin(spec: str) -> None:
             f"the plug-in {file} registers nothing; decorate a class at its top level with one of "
             f"{decorators}"
         )
+
+
+def make_known(plugins: Iterable[str], cache: Path) -> None:
+    """Add all that a command may name: the user's classes, and the tables prepared into ``cache``.
+
+    Raises:
+        UserError: as ``load_plugin``.
+    """
+    from mmbench.own.dataset import discover
+
+    for plugin in plugins:
+        load_plugin(plugin)
+    discover(cache)
 
 
 class _PluginFinder:

@@ -27,6 +27,8 @@ class Environment(Part):
     """Where and with what a run was made.
 
     Attributes:
+        commit: of mmbench's code; None: not from a git checkout, as in an installed wheel.
+        clean: whether that code was unchanged since the commit.
         memory_format: layout of the encoders' weights and feature maps.
         compiled: whether the encoders were compiled.
         kernels: whether encoders used mmbench's own kernels.
@@ -36,8 +38,8 @@ class Environment(Part):
     mmbench: str
     python: str
     libraries: dict[str, str]
-    commit: str | None
-    clean: bool | None
+    commit: str | None = None
+    clean: bool | None = None
     platform: str
     device: str
     device_name: str

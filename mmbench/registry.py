@@ -12,7 +12,7 @@ import inspect
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,8 +82,12 @@ class Registry:
         """Return all entries, sorted by name."""
         return [self._entries[name] for name in self.names()]
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str, also: Iterable[str] = ()) -> Entry:
         """Return the entry of ``name``.
+
+        Args:
+            name: as typed.
+            also: what could have been meant as well.
 
         Raises:
             UserError: if there is none; suggests the nearest.
@@ -96,7 +100,7 @@ class Registry:
             raise UserError(
                 "\n".join(
                     [
-                        f"unknown {self.kind} {name!r}{nearest(name, names)} "
+                        f"unknown {self.kind} {name!r}{nearest(name, [*names, *also])} "
                         f"(mmbench list {self.kind}s shows all {len(names)}; "
                         "--plugin FILE adds one)",
                         *self._left_out,

@@ -8,11 +8,11 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmbench.cell import FOLDER
 from mmbench.errors import UserError
@@ -110,12 +110,22 @@ class Survey:
         return Counter(seen.state for seen in self.cells.values())
 
 
+class _Group(NamedTuple):
+    """A sweep or a pool before its cells are counted; ``cells`` are names of run directories."""
+
+    id: str
+    cancelled: bool
+    cells: Sequence[str]
+    jobs: tuple[str, ...] = ()
+    local: bool = False
+
+
 def survey(results: Path) -> Survey:
     """Look at a whole results folder."""
     runs = results / "runs"
     there = leases.server_time(runs) if runs.is_dir() else 0.0
     cells = {seen.name: seen for seen in _directories(runs, there)}
-    groups: list[tuple[str, bool, list[str], tuple[str, ...], bool]] = []
+    groups: list[_Group] = []
     found = Survey(cells)
     for path in sweeps(results):
         try:
@@ -124,16 +134,17 @@ def survey(results: Path) -> Survey:
         except UserError as err:
             found.damaged[path.name] = str(err)
             continue
-        groups.append((path.name, sweep.cancelled, names, job_ids(path), False))
-    groups += [(p.id, p.cancelled, list(p.cells), (), True) for p in pools.at_work(results)]
+        groups.append(_Group(path.name, sweep.cancelled, names, job_ids(path)))
+    groups += [_Group(p.id, p.cancelled, p.cells, local=True) for p in pools.at_work(results)]
     # A cell that one sweep was cancelled for may wait in another: those that go on come first.
-    for id_, cancelled, names, jobs, local in sorted(groups, key=lambda group: group[1]):
+    for group in sorted(groups, key=lambda group: group.cancelled):
         counts: Counter[str] = Counter()
-        for name in names:
+        for name in group.cells:
             if name not in cells:
-                cells[name] = _not_begun(name, "cancelled" if cancelled else "waiting")
+                cells[name] = _not_begun(name, "cancelled" if group.cancelled else "waiting")
             counts[cells[name].state] += 1
-        (found.pools if local else found.sweeps).append(SweepState(id_, cancelled, counts, jobs))
+        state = SweepState(group.id, group.cancelled, counts, group.jobs)
+        (found.pools if group.local else found.sweeps).append(state)
     found.sweeps.sort(key=lambda each: each.id)
     return found
 

@@ -1,19 +1,24 @@
 """From lists and settings to cells: everything is validated here, before anything runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmbench.cell import Cell, Fidelity, Preset, Protocol, canonical, encoder_parts
 from mmbench.data import cache as data_cache
 from mmbench.dataset import Dataset, Task
-from mmbench.errors import UserError, nearest
+from mmbench.dotted import check_for_every, inside_run, split_settings
+from mmbench.errors import UserError
 from mmbench.method import Method
 from mmbench.nets.encoders import encoder_names
 from mmbench.own.table import TABLES
-from mmbench.registry import DATASETS, ENCODERS, METHODS
+from mmbench.registry import DATASETS, ENCODERS, METHODS, Registry
 from mmbench.settings import Settings, TrainerSettings, validate
+
+if TYPE_CHECKING:
+    from mmbench.report.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +52,11 @@ def expand(request: Request, cache: Path) -> list[Cell]:
     Raises:
         UserError: for anything unknown, out of range or not prepared.
     """
-    methods = _names(request.methods, METHODS.names(), "method", {"all": METHODS.names()})
+    methods = _names(request.methods, METHODS, {"all": METHODS.names()})
     datasets = _dataset_names(request, cache)
-    shared = _inside(request.shared, methods, datasets)
-    by_prefix = _split_settings({**shared, **request.settings}, methods, datasets)
-    _check_for_every(by_prefix.get("method", {}), methods)
+    shared = inside_run(request.shared, methods, datasets)
+    by_prefix = split_settings({**shared, **request.settings}, methods, datasets)
+    check_for_every(by_prefix.get("method", {}), methods)
     cells: dict[str, Cell] = {}
     for dataset_name in datasets:
         cls = DATASETS.load(dataset_name)
@@ -64,6 +69,48 @@ def expand(request: Request, cache: Path) -> list[Cell]:
             ):
                 cells[cell.id] = cell
     return list(cells.values())
+
+
+def expand_study(request: Request, study: "Study", cache: Path) -> list[Cell]:
+    """Return the cells of a study's rows, without repeats.
+
+    Args:
+        request: its methods say which rows; its settings apply to all of them.
+        study: the rows.
+        cache: prepared data.
+    """
+    turns = [{key: value} for key, values in study.vary.items() for value in values] or [{}]
+    cells: dict[str, Cell] = {}
+    for turn, row in product(turns, study.listed):
+        if row.method in request.methods:
+            own = {f"method.{key}": value for key, value in row.set.items()}
+            part = replace(
+                request,
+                methods=[row.method],
+                settings=own,
+                shared={**study.settings, **turn, **request.shared, **request.settings},
+                fidelity=row.fidelity or request.fidelity,
+                preset=row.preset or request.preset,
+            )
+            cells.update({cell.id: cell for cell in expand(part, cache)})
+    return list(cells.values())
+
+
+def in_turns(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells so that methods alternate and each seed begins with another one.
+
+    A machine that grows slower or faster then does so for all of them alike.
+    """
+    rounds: dict[tuple[str, int], list[Cell]] = {}
+    for cell in cells:
+        rounds.setdefault((cell.dataset, cell.seed), []).append(cell)
+    shifts: dict[str, int] = {}
+    ordered = []
+    for (dataset, _), part in sorted(rounds.items(), key=lambda item: item[0]):
+        shift = shifts.get(dataset, 0) % len(part)
+        shifts[dataset] = shifts.get(dataset, 0) + 1
+        ordered += part[shift:] + part[:shift]
+    return ordered
 
 
 def _cells(
@@ -169,30 +216,23 @@ def _differing(prefix: str, values: Mapping[str, Any], plain: Mapping[str, Any])
 
 
 def _names(
-    asked: Sequence[str], known: Sequence[str], kind: str, groups: Mapping[str, Sequence[str]]
+    asked: Sequence[str], registry: Registry, groups: Mapping[str, Sequence[str]]
 ) -> list[str]:
     found: list[str] = []
     for name in asked:
         if name in groups:
             found.extend(groups[name])
-        elif name in known:
-            found.append(name)
-        else:
-            raise UserError(
-                f"unknown {kind} {name!r}{nearest(name, [*known, *groups])} "
-                f"(mmbench list {kind}s shows all {len(known)}; --plugin FILE adds one"
-                f"{_own_table(name, kind)})"
-            )
+            continue
+        try:
+            found.append(registry.entry(name, also=groups).name)
+        except UserError as err:
+            if registry is DATASETS and Path(name).suffix.lower() in TABLES:
+                hint = f"a table is prepared first: mmbench prepare {name}"
+                raise UserError(f"{err}\n{hint}") from err
+            raise
     if not found:
-        raise UserError(f"no {kind} given; name some, or say 'all'")
+        raise UserError(f"no {registry.kind} given; name some, or say 'all'")
     return list(dict.fromkeys(found))
-
-
-def _own_table(name: str, kind: str) -> str:
-    """Return what to do with a table of the user's that stands in the place of a name."""
-    if kind == "dataset" and Path(name).suffix.lower() in TABLES:
-        return f"; a table is prepared first: mmbench prepare {name}"
-    return ""
 
 
 def _configured(name: str, request: Request) -> Dataset:
@@ -213,7 +253,7 @@ def _dataset_names(request: Request, cache: Path) -> list[str]:
             n for n in classes
             if n in groups["embedded"] or data_cache.is_prepared(_configured(n, request), cache)
         ]  # fmt: skip
-    return _names(asked, DATASETS.names(), "dataset", groups)
+    return _names(asked, DATASETS, groups)
 
 
 def unprepared(request: Request, cache: Path) -> dict[str, str]:
@@ -229,59 +269,3 @@ def unprepared(request: Request, cache: Path) -> dict[str, str]:
                 else f"is not prepared; {data_cache.command(dataset, cache)}"
             )
     return left
-
-
-def _inside(
-    shared: Mapping[str, Any], methods: Sequence[str], datasets: Sequence[str]
-) -> dict[str, Any]:
-    """Return the settings without those of methods and datasets outside the run, checked."""
-    kept = dict(shared)
-    outside: dict[tuple[Any, str], dict[str, Any]] = {}  # Any: a method's or dataset's class
-    for key in shared:
-        prefix = key.partition(".")[0]
-        for registry, inside in ((METHODS, methods), (DATASETS, datasets)):
-            if prefix in registry.names() and prefix not in inside:
-                outside.setdefault((registry.load(prefix), prefix), {})[key] = kept.pop(key)
-    for (cls, prefix), values in outside.items():
-        validate(cls.Config, {k.partition(".")[2]: v for k, v in values.items()}, prefix)
-    return kept
-
-
-def _check_for_every(settings: Mapping[str, Any], methods: Sequence[str]) -> None:
-    """Refuse ``method.X`` where a method of the run has no X, and say what to type instead."""
-    options = {name: METHODS.load(name).Config.model_fields for name in methods}
-    for key in settings:
-        have = [name for name in methods if key in options[name]]
-        lack = [name for name in methods if name not in have]
-        if not lack:
-            continue
-        if have:
-            instead = "; set it by name: " + " and ".join(f"{name}.{key}" for name in have)
-        else:
-            instead = nearest(key, {option for fields in options.values() for option in fields})
-        raise UserError(
-            f"'method.{key}' addresses every method of the run, and {', '.join(lack)} "
-            f"{'has' if len(lack) == 1 else 'have'} no option {key!r}"
-            f"{instead or '; mmbench show NAME lists the options of a method'}"
-        )
-
-
-def _split_settings(
-    settings: Mapping[str, Any], methods: Sequence[str], datasets: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    prefixes = ["trainer", "method", "dataset", "encoder", *methods, *datasets]
-    found: dict[str, dict[str, Any]] = {}
-    for key, value in settings.items():
-        prefix, _, name = key.partition(".")
-        if name and prefix in {*METHODS.names(), *DATASETS.names()} - set(prefixes):
-            raise UserError(
-                f"the setting {key!r} is for {prefix}, which is not in this run; add it with "
-                "--methods or --datasets, or leave the setting out"
-            )
-        if not name or prefix not in prefixes:
-            raise UserError(
-                f"unknown setting {key!r}{nearest(prefix, prefixes)}; a key is PREFIX.NAME with "
-                f"PREFIX one of {', '.join(prefixes)}"
-            )
-        found.setdefault(prefix, {})[name] = value
-    return found

@@ -165,12 +165,12 @@ def run(
 
     Example: mmbench run --methods concat,sum --datasets embedded --seeds 3
     """
-    from mmbench.cli import running
+    from mmbench.cli import asking, running
     from mmbench.settings import set_weights
 
     set_weights(weights, allow_download)
     code = running.run(
-        running.Options(
+        asking.Options(
             given={
                 "methods": methods,
                 "datasets": datasets,

@@ -9,7 +9,7 @@ from typing import Any
 from mmbench.cli.output import print_rows
 from mmbench.errors import UserError, nearest
 from mmbench.own.dataset import discover
-from mmbench.plugins import load_plugin
+from mmbench.plugins import load_plugin, make_known
 from mmbench.registry import DATASETS, ENCODERS, METHODS, Registry
 from mmbench.settings import default_cache
 from mmbench.store import RunDirectory
@@ -66,9 +66,7 @@ def _runs(results: Path) -> list[dict[str, Any]]:
 
 def show(name: str, results: Path, plugins: Sequence[str], as_json: bool) -> None:
     """Print what is known of one name."""
-    for plugin in plugins:
-        load_plugin(plugin)
-    discover(default_cache())
+    make_known(plugins, default_cache())
     for registry in KINDS.values():
         if name in registry.names():
             _show_class(registry, name, as_json)

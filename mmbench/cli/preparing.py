@@ -13,7 +13,7 @@ from mmbench.cli.output import pairs, print_rows
 from mmbench.dataset import Dataset
 from mmbench.errors import UserError
 from mmbench.own.table import TABLES
-from mmbench.plugins import load_plugin
+from mmbench.plugins import make_known
 from mmbench.registry import DATASETS
 from mmbench.scan import check_name
 from mmbench.settings import default_cache, parse_value, validate
@@ -26,11 +26,7 @@ def is_table(name: str) -> bool:
 
 
 def _dataset(name: str, settings: Sequence[str], plugins: Sequence[str], cache: Path) -> Dataset:
-    from mmbench.own.dataset import discover
-
-    for plugin in plugins:
-        load_plugin(plugin)
-    discover(cache)
+    make_known(plugins, cache)
     cls = DATASETS.load(name)
     dataset: Dataset = cls(validate(cls.Config, _values(name, settings), name))
     return dataset
@@ -85,6 +81,7 @@ def prepare_table(
     from mmbench.own.table import read_table
 
     name = name or re.sub(r"[^A-Za-z0-9]+", "-", table.stem).strip("-")
+    check_name(name, "--name")
     cache = cache or default_cache()
     if name in DATASETS.names():
         raise UserError(f"{name} is a dataset of mmbench; give yours another with --name NAME")
@@ -96,7 +93,6 @@ def prepare_table(
                 f"{name} is already made from {before}; give this one another name with --name "
                 "NAME, or replace it with --rebuild"
             )
-    check_name(name, "--name")
     used = [column.strip() for column in columns.split(",") if column.strip()]
     read = read_table(table, columns=used, kinds=pairs(kinds, "--kind"))
     found = ", ".join(f"{m} ({kind})" for m, kind in read.kinds.items())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbench.errors import UserError, nearest
-from mmbench.plugins import load_plugin
+from mmbench.plugins import make_known
 from mmbench.reproduce import Comparison, command_line, compare
 from mmbench.settings import RunSettings, default_cache, validate
 from mmbench.store import read_record
@@ -123,15 +123,12 @@ def reproduce(
     """
     if features not in ("", "pca", "tsne"):
         raise UserError(f"--features is pca or tsne; found {features!r}")
-    from mmbench.own.dataset import discover
-
-    for plugin in plugins:
-        load_plugin(plugin)
-    discover(cache or default_cache())
+    cache = cache or default_cache()
+    make_known(plugins, cache)
     old = _find(name, results, source)
     print(f"{old.cell.folder}, {old.status} on {old.environment.hardware}\n")
     print(f"    {command_line(old.cell)}\n")
-    if not _still_made(old.cell, cache or default_cache()):
+    if not _still_made(old.cell, cache):
         print(
             "typed today, this makes another cell: options, a recipe, the data or the code of the "
             f"method changed since; its commit was {old.environment.commit or 'not recorded'}\n"
@@ -143,7 +140,7 @@ def reproduce(
 
     with tempfile.TemporaryDirectory(prefix="mmbench-reproduce-") as folder:
         new = run_cell(
-            old.cell, results=Path(folder), cache=cache or default_cache(), run=run,
+            old.cell, results=Path(folder), cache=cache, run=run,
             hooks=_drawing(features, old.cell.folder, results / "figures"),
         )  # fmt: skip
     if new.failure and not old.failure:

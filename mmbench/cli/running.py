@@ -1,240 +1,28 @@
-"""``run``: settings from file and options, cells, an estimate, the pool, a summary."""
+"""``run``: an estimate, the pool or the queue, and a summary."""
 
 import json
 import logging
 import signal
-import sys
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
-from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmbench.cell import Cell
-from mmbench.cli.output import clock, pairs, print_rows
-from mmbench.errors import UserError, nearest
-from mmbench.plugins import load_plugin
-from mmbench.settings import RunSettings, default_cache, parse_value, validate
+from mmbench.cli import submitting
+from mmbench.cli.asking import Options, asked_profile, make_cells, one_at_a_time
+from mmbench.cli.output import clock, print_rows
+from mmbench.errors import UserError
+from mmbench.settings import RunSettings, default_cache, validate
+from mmbench.store import Store
 from mmbench.wording import counted
 
 if TYPE_CHECKING:
+    from mmbench.launch.estimate import Estimate
     from mmbench.launch.local import Pool
-    from mmbench.launch.profile import Profile
-    from mmbench.report.study import Study
-    from mmbench.sweep import Request
-
-DEFAULTS = {
-    "methods": "",
-    "datasets": "embedded",
-    "seeds": "1",
-    "protocol": "validated",
-    "fidelity": "corrected",
-    "preset": "common",
-}
-CHOICES = {
-    "protocol": ("validated", "published"),
-    "fidelity": ("corrected", "released"),
-    "preset": ("common", "authors"),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What was typed; an empty text in ``given``, None in ``resources`` means: not typed."""
-
-    given: Mapping[str, str]
-    study: str
-    encoder: Sequence[str]
-    set: Sequence[str]
-    config: Path | None
-    device: str
-    jobs: int | None
-    per_gpu: str
-    threads: int | None
-    gpus_per_cell: int
-    checkpoint_seconds: float
-    results: Path
-    cache: Path | None
-    plugins: Sequence[str]
-    cluster: str
-    profile: str
-    resources: Mapping[str, Any]
-    dry_run: bool
-    json: bool
-    memory_format: str = "auto"
-    compile: bool = False
-
-
-def read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a TOML file into (run keys, dotted settings).
-
-    Raises:
-        UserError: if it cannot be read or holds an unknown top-level key.
-    """
-    try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
-        raise UserError(f"cannot read the config file {file}: {err}") from err
-    keys: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, dict):
-            settings.update({f"{key}.{name}": v for name, v in value.items()})
-        elif key in DEFAULTS:
-            keys[key] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            if key == "seeds" and isinstance(value, list) and len(value) == 1:
-                keys[key] += ","
-        else:
-            raise UserError(
-                f"unknown key {key!r} in {file}{nearest(key, DEFAULTS)} "
-                f"(known: {', '.join(DEFAULTS)}, and tables such as [trainer])"
-            )
-    return keys, settings
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Read ``3`` as seeds 0, 1, 2, and ``0,7`` (or ``7,``) as those seeds."""
-    try:
-        if "," in text:
-            seeds = [int(part) for part in text.split(",") if part.strip()]
-        else:
-            seeds = list(range(int(text)))
-    except ValueError as err:
-        raise UserError(f"--seeds wants a count (3) or a list (0,1,7); found {text!r}") from err
-    if not seeds or min(seeds) < 0:
-        raise UserError(f"--seeds wants at least one seed, none negative; found {text!r}")
-    return seeds
-
-
-def make_cells(options: Options) -> list[Cell]:
-    """Return the cells that the options ask for.
-
-    Raises:
-        UserError: for anything that cannot be run.
-    """
-    from mmbench.own.dataset import discover
-
-    for plugin in options.plugins:
-        load_plugin(plugin)
-    cache = options.cache or default_cache()
-    from_file, settings = read_config(options.config) if options.config else ({}, {})
-    asked = {**DEFAULTS, **from_file, **{k: v for k, v in options.given.items() if v}}
-    for key, choices in CHOICES.items():
-        if asked[key] not in choices:
-            raise UserError(f"--{key} is one of {', '.join(choices)}; found {asked[key]!r}")
-    study = None
-    if options.study:
-        from mmbench.report.study import load_study
-
-        study = load_study(options.study)
-        stated = {**from_file, **{k: v for k, v in options.given.items() if v}}
-        asked = {**DEFAULTS, **study.defaults(), **stated}
-    if not asked["methods"]:
-        raise UserError("say which methods to run, e.g. --methods all (mmbench list methods)")
-    typed = {k: parse_value(v) for k, v in pairs(options.set, "--set").items()}
-    typed |= {f"encoder.{k}": v for k, v in pairs(options.encoder, "--encoder").items()}
-    from mmbench.sweep import Request, expand, unprepared
-
-    request = Request(
-        methods=[m.strip() for m in asked["methods"].split(",") if m.strip()],
-        datasets=[d.strip() for d in asked["datasets"].split(",") if d.strip()],
-        seeds=parse_seeds(asked["seeds"]),
-        protocol=asked["protocol"],
-        fidelity=asked["fidelity"],
-        preset=asked["preset"],
-        settings=typed,
-        shared=settings,
-    )
-    discover(cache)
-    if "all" in request.datasets:
-        for name, what in unprepared(request, cache).items():
-            print(f"left out: {name} {what}", file=sys.stderr)
-    if study is None:
-        return expand(request, cache)
-    cells = expand_study(request, study, cache)
-    return in_turns(cells) if study.cost else cells
-
-
-def expand_study(request: "Request", study: "Study", cache: Path) -> list[Cell]:
-    """Return the cells of a study's rows, without repeats.
-
-    Args:
-        request: its methods say which rows; its settings apply to all of them.
-        study: the rows.
-        cache: prepared data.
-    """
-    from mmbench.sweep import expand
-
-    turns = [{key: value} for key, values in study.vary.items() for value in values] or [{}]
-    cells: dict[str, Cell] = {}
-    for turn, row in product(turns, study.listed):
-        if row.method in request.methods:
-            own = {f"method.{key}": value for key, value in row.set.items()}
-            part = replace(
-                request,
-                methods=[row.method],
-                settings=own,
-                shared={**study.settings, **turn, **request.shared, **request.settings},
-                fidelity=row.fidelity or request.fidelity,
-                preset=row.preset or request.preset,
-            )
-            cells.update({cell.id: cell for cell in expand(part, cache)})
-    return list(cells.values())
-
-
-def in_turns(cells: Sequence[Cell]) -> list[Cell]:
-    """Return the cells so that methods alternate and each seed begins with another one.
-
-    A machine that grows slower or faster then does so for all of them alike.
-    """
-    rounds: dict[tuple[str, int], list[Cell]] = {}
-    for cell in cells:
-        rounds.setdefault((cell.dataset, cell.seed), []).append(cell)
-    shifts: dict[str, int] = {}
-    ordered = []
-    for (dataset, _), part in sorted(rounds.items(), key=lambda item: item[0]):
-        shift = shifts.get(dataset, 0) % len(part)
-        shifts[dataset] = shifts.get(dataset, 0) + 1
-        ordered += part[shift:] + part[:shift]
-    return ordered
-
-
-def one_at_a_time(options: Options) -> bool:
-    """Say whether the study asked for is about time, which runs side by side would disturb."""
-    from mmbench.report.study import load_study
-
-    return bool(options.study) and load_study(options.study).cost
-
-
-def asked_profile(options: Options) -> "Profile | None":
-    """Return what to submit with, or None to run here.
-
-    Raises:
-        UserError: if an option for a cluster is given without one, or is wrong.
-    """
-    typed = {key: value for key, value in options.resources.items() if value is not None}
-    if not options.cluster and not options.profile:
-        if typed:
-            raise UserError(
-                f"--{next(iter(typed)).replace('_', '-')} is for a cluster; add --cluster slurm"
-            )
-        return None
-    if options.cluster not in ("", "slurm"):
-        raise UserError(f"--cluster is slurm, the one known; found {options.cluster!r}")
-    from mmbench.launch.profile import read_profile
-
-    if "slurm" in typed:
-        typed["slurm"] = {k: parse_value(v) for k, v in pairs(typed["slurm"], "--slurm").items()}
-    return read_profile(options.profile, typed)
 
 
 def run(options: Options) -> int:
     """Run the command; return the exit code: 0 all done, 1 a cell failed, 130 interrupted."""
-    from mmbench.cli import submitting
-    from mmbench.store import Store
-
     if options.json and not options.dry_run:
         raise UserError("--json prints the plan of a run: add --dry-run, or leave it out")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
@@ -264,9 +52,7 @@ def run(options: Options) -> int:
     if options.dry_run and profile is not None:
         return submitting.show_scripts(todo, options, profile)
     if options.dry_run:
-        from mmbench.cli.estimate import estimates
-
-        _print_plan(cells, states, estimates(todo, store, options, settings), options.json)
+        _print_plan(cells, states, _estimates(todo, options, settings), options.json)
         return 0
     finished = len(cells) - len(todo)
     if profile is not None:
@@ -302,7 +88,6 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
     from mmbench.launch.local import Pool, slots
     from mmbench.launch.pools import announced
     from mmbench.launch.source import Listed
-    from mmbench.store import Store
 
     per_gpu = _per_gpu(todo, options, settings)
     places = slots(options.device, options.jobs, per_gpu, options.threads, options.gpus_per_cell)
@@ -357,7 +142,7 @@ def _stop_at_first_interrupt(pool: "Pool") -> None:
 
 def _per_gpu(todo: Sequence[Cell], options: Options, settings: RunSettings) -> int:
     """Return how many cells share a GPU; with ``auto``, measure and say so."""
-    from mmbench.launch.sharing import cells_at_once, free_memory
+    from mmbench.launch.per_gpu import cells_at_once, free_memory
 
     known = options.per_gpu.isdecimal() and int(options.per_gpu) >= 1
     if not known and options.per_gpu != "auto":
@@ -369,11 +154,8 @@ def _per_gpu(todo: Sequence[Cell], options: Options, settings: RunSettings) -> i
         return int(options.per_gpu)
     if free_memory(options.device) is None:
         return 1
-    from mmbench.cli.estimate import estimates
-    from mmbench.store import Store
-
-    guesses = estimates(todo, Store(options.results), options, settings)
-    largest = max(memory for _, memory, _ in guesses.values())
+    guesses = _estimates(todo, options, settings)
+    largest = max(guess.memory for guess in guesses.values())
     free = free_memory(options.device) or 0  # once more: a calibration leaves some of it in use
     count = cells_at_once(free, largest, len(todo))
     print(
@@ -381,6 +163,19 @@ def _per_gpu(todo: Sequence[Cell], options: Options, settings: RunSettings) -> i
         f"{largest / 2**30:.1f} GiB of {free / 2**30:.1f} GiB that are free"
     )
     return count
+
+
+def _estimates(
+    todo: Sequence[Cell], options: Options, settings: RunSettings
+) -> "dict[str, Estimate]":
+    """Return what each cell takes, by id, with as many threads as a worker of this run has."""
+    from mmbench.launch.estimate import estimates
+    from mmbench.launch.local import slots
+
+    per_gpu = int(options.per_gpu) if options.per_gpu.isdecimal() else 1
+    places = slots(options.device, options.jobs, per_gpu, options.threads, options.gpus_per_cell)
+    run = settings.model_copy(update={"threads": places[0].threads})
+    return estimates(todo, Store(options.results), run, options.cache or default_cache())
 
 
 def _print_remarks(cells: Sequence[Cell]) -> None:
@@ -393,19 +188,19 @@ def _print_remarks(cells: Sequence[Cell]) -> None:
 def _print_plan(
     cells: Sequence[Cell],
     states: Mapping[str, str],
-    guesses: Mapping[str, tuple[float, int, str]],
+    guesses: "Mapping[str, Estimate]",
     as_json: bool,
 ) -> None:
     rows = []
     for cell in cells:
-        seconds, memory, basis = guesses.get(cell.id, (None, None, None))
+        guess = guesses.get(cell.id)
         rows.append(
             {
                 "cell": cell.folder,
                 "state": states[cell.id],
-                "seconds": None if seconds is None else round(seconds, 1),
-                "memory_mib": None if memory is None else round(memory / 2**20),
-                "estimated_from": basis,
+                "seconds": guess and round(guess.seconds, 1),
+                "memory_mib": guess and round(guess.memory / 2**20),
+                "estimated_from": guess and guess.basis,
             }
         )
     if as_json:
@@ -413,7 +208,7 @@ def _print_plan(
         return
     print_rows(rows, False, "no cells")
     _print_remarks(cells)
-    total = sum(seconds for seconds, _, _ in guesses.values())
+    total = sum(guess.seconds for guess in guesses.values())
     print(
         f"{counted(len(cells), 'cell')}, {len(guesses)} to run, about {clock(total)} of one "
         "worker's time; nothing was run"

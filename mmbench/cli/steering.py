@@ -8,6 +8,7 @@ from mmbench.errors import UserError
 from mmbench.find import find_cell, matching
 from mmbench.launch import squeue, strikes
 from mmbench.launch.pools import LocalPool, at_work
+from mmbench.launch.slurm_command import NoAnswer
 from mmbench.launch.sweepfolder import cancel_sweep, open_sweep, sweeps
 from mmbench.store import RunDirectory
 from mmbench.survey import Seen, Survey, job_ids, survey
@@ -88,7 +89,7 @@ def _cancel_group(
             squeue.cancel(jobs, waiting_only=not at_once)
             which = "all its jobs" if at_once else "its waiting jobs"
             print(f"SLURM cancels {which} ({', '.join(jobs)})")
-        except squeue.NoAnswer as err:
+        except NoAnswer as err:
             print(f"{err}; its jobs end by themselves once they see the mark", file=sys.stderr)
 
 

@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmbench.cell import Cell
-from mmbench.cli.estimate import from_records
-from mmbench.cli.running import Options, one_at_a_time
+from mmbench.cli.asking import Options, one_at_a_time
 from mmbench.errors import UserError, nearest
 from mmbench.launch import lease, slurm, snapshot, strikes
+from mmbench.launch.estimate import from_records
 from mmbench.launch.lease import Owner
 from mmbench.launch.profile import Profile, Resources
-from mmbench.launch.shared import Needed, absolute, check_shared, interpreter
 from mmbench.launch.sweepfolder import Facts, SweepFolder, create
+from mmbench.launch.visible import Needed, absolute, check_shared, interpreter
 from mmbench.registry import DATASETS
 from mmbench.settings import RunSettings, default_cache, weights_folder
 from mmbench.store import Store, write_atomic
@@ -260,7 +260,7 @@ def make_sweep(
         resources={**wanted.model_dump(), "account": profile.account, "slurm": profile.slurm},
     )
     results = absolute(options.results)
-    seconds = {key: guess[0] for key, guess in from_records(cells, Store(results)).items()}
+    seconds = {id_: guess.seconds for id_, guess in from_records(cells, Store(results)).items()}
     try:
         return create(results, cells, facts, seconds)
     except OSError as err:

@@ -68,7 +68,7 @@ def _watch(results: Path, every: float) -> int:
     told: Answer | None = None
     asked = float("-inf")
     last = ""
-    with _display() as show:
+    with _Display() as show:
         while True:
             begun = time.monotonic()
             seen = survey(results)
@@ -86,7 +86,7 @@ def _watch(results: Path, every: float) -> int:
                 return _code(seen)
 
 
-class _display:
+class _Display:
     """Shows pages on a terminal, each over the last; elsewhere prints lines."""
 
     def __init__(self) -> None:

@@ -1,39 +1,29 @@
 """Claims on the cells of a sweep that any number of workers share; see ``lease`` for the rules.
 
-Every worker walks over the cells in their order, the longest first. It looks at each once; what is
-finished it forgets, and what another holds it looks at again when that lease would run out. If that
-cell has lost its worker, and has a checkpoint, it goes on before untouched cells begin; so does one
-with a checkpoint that failed here, and one that someone forgave. After several cells in a row that
-were not to be had, it takes larger and larger steps, so that a worker that joins late need not look
-at all that is finished; what it stepped over it comes back to.
+In which order they are tried, ``order`` says; ``heart`` keeps what is held.
 """
 
-import heapq
 import logging
-import random
-import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from mmbench.launch import lease as leases
 from mmbench.launch import strikes
+from mmbench.launch.heart import Heart
 from mmbench.launch.lease import Lease, Owner
+from mmbench.launch.order import Order
 from mmbench.launch.source import Task
 from mmbench.launch.strikes import Past
 from mmbench.launch.sweepfolder import Entry, SweepFolder
 from mmbench.record import Failure
 from mmbench.store import CANCELLED, FULL, RunDirectory
 
-WATCH = 5.0  # seconds between two looks for the marker ``cancelled``
 FOR_ROOM = 3600.0  # seconds to wait for room on the disk
-STRIDE = 1024  # the largest step,
-PARTS = 32  # and the largest of a short list: its length by this, so as not to step over the rest
-NEAR = 4  # looks at the first cells not seen, before the search goes on elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -50,29 +40,22 @@ class Claims:
     def __init__(
         self, sweep: SweepFolder, owner: Owner, stop: Callable[[], None] = lambda: None
     ) -> None:
-        self.sweep, self.owner, self.stop = sweep, owner, stop
+        self.sweep, self.owner = sweep, owner
         self.entries = sweep.entries
-        self.seen = bytearray(len(self.entries))
-        self.head = 0  # all before it are seen
-        self.found = 0  # after the last miss before a free cell was found
-        self.first: deque[int] = deque()  # to try before all others: begun here, or forgiven
-        self.last: deque[int] = deque()  # to try again after all others: no checkpoint is lost
-        self.held: list[tuple[float, int]] = []  # heap of when to look again (monotonic), index
+        self.order = Order(len(self.entries))
+        self.heart = Heart(sweep, self.beat_seconds, stop)
+        self.running: dict[Lease, int] = {}
         self.settled = 0  # finished, or given up
         self.given_up: dict[str, str] = {}  # folder -> reason
         self.since = sweep.since()
         self.retried = sweep.retried()
-        self.running: dict[Lease, int] = {}
-        self.lock = threading.Lock()  # of ``running``
         self.worked = time.monotonic()  # when a cell was last taken or ended here
         self.longest = owner.seconds  # of all leases met
         self.no_room = False  # said, until a cell is taken again
         self.pause_until = 0.0  # no claims before
-        self._done = threading.Event()
-        self._beating = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
-        self._beating.start()
+        self.heart.__enter__()
         return self
 
     def __exit__(
@@ -81,8 +64,7 @@ class Claims:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._done.set()
-        self._beating.join()
+        self.heart.__exit__(kind, value, trace)
         for lease in self.running:  # none, unless an error ended the pool
             lease.finish("released")
 
@@ -103,7 +85,7 @@ class Claims:
         owner = replace(self.owner, log=str(log))
         try:
             self._forgive()
-            task = self._begun(owner) or self._fresh(owner) or self._again(owner)
+            task = self.order.take(partial(self._claim, owner))
         except OSError as err:
             self._wait(f"cannot claim a cell: {err}", err.errno in FULL)
             return None
@@ -121,123 +103,60 @@ class Claims:
     def ended(self, task: Task, message: dict[str, Any]) -> None:  # Any: JSON values
         """Let go of a cell as its end demands."""
         assert task.lease is not None  # every claim has one
-        with self.lock:
-            index = self.running.pop(task.lease)
+        index = self.running.pop(task.lease)
+        self.heart.let_go(task.lease)
         self.worked = time.monotonic()
         kind, again = message["kind"], message.get("again")
         try:
             if kind in {"done", "refused"}:
-                self.settled += 1
-                leases.clear(task.lease.folder, leases.names(task.lease.folder))
+                self._settle(task.lease.folder, leases.names(task.lease.folder))
             elif again == "lost":
-                self._look_later(index, self.owner.seconds)
+                self.order.later(index, self.owner.seconds)
             elif kind == "failed" and not again:
                 self._strike(task, index, message)
             else:
                 task.lease.finish("released")
                 if again == "busy":
-                    self._look_later(index, self.beat_seconds)
+                    self.order.later(index, self.beat_seconds)
                 else:
-                    self._try_again(task.lease.folder, index)
+                    self._retry(task.lease.folder, index)
         except OSError as err:
             self._wait(f"cannot write the end of {task.cell.folder}: {err}", err.errno in FULL)
-            self._look_later(index, self.owner.seconds)
+            self.order.later(index, self.owner.seconds)
         if again == "full":
             self._wait(str(message["reason"]), True)
 
     # ------------------------------------------------------------------ claiming
 
-    def _begun(self, owner: Owner) -> Task | None:
-        """Claim a cell that was begun: forgiven, failed here, or one whose lease ran out.
-
-        Of those that others held only those are looked at whose lease would be over by now.
-        """
-        for _ in range(len(self.first)):
-            if task := self._claim(self.first.popleft(), owner):
-                return task
-        now = time.monotonic()
-        while self.held and self.held[0][0] <= now:
-            _, index = heapq.heappop(self.held)
-            if task := self._claim(index, owner, untouched=False):
-                return task
-        return None
-
-    def _fresh(self, owner: Owner) -> Task | None:
-        """Claim a cell not seen yet, in growing steps over those that are not free.
-
-        A few looks go to the first of them; without luck, the search goes on where the last one
-        ended, and, when it comes to the end of the list, over all that was stepped over.
-        """
-        most = min(STRIDE, len(self.seen) // PARTS + 1)
-        while (at := self._next(self.head)) < len(self.seen):
-            self.head = after = at
-            looks, stride = 0, 1
-            while at < len(self.seen):
-                self.seen[at] = 1
-                if task := self._claim(at, owner):
-                    if looks >= NEAR:
-                        self.found = after
-                    return task
-                looks, after = looks + 1, at + 1
-                if looks == NEAR and self.found > after:
-                    after, stride = self.found, 1
-                    at = self._next(after)
-                else:
-                    at = self._next(at + random.randint(1, stride))
-                    stride = min(2 * stride, most)
-            self.found = 0
-        self.head = at
-        return None
-
-    def _next(self, at: int) -> int:
-        """Return the first cell from ``at`` on that was not seen; their number if there is none."""
-        found = self.seen.find(0, at)
-        return found if found >= 0 else len(self.seen)
-
-    def _again(self, owner: Owner) -> Task | None:
-        """Claim a cell without a checkpoint that failed, or one that should be held for a while."""
-        for _ in range(len(self.last)):
-            if task := self._claim(self.last.popleft(), owner):
-                return task
-        for _ in range(len(self.held)):
-            _, index = heapq.heappop(self.held)
-            if task := self._claim(index, owner):
-                return task
-        return None
-
-    def _claim(self, index: int, owner: Owner, untouched: bool = True) -> Task | None:
-        """Claim one cell, or note why it is not to be had.
+    def _claim(self, owner: Owner, index: int, untouched: bool) -> Task | None:
+        """Claim one cell; if it is not to be had, tell the order when to try it again.
 
         Args:
-            index: which.
             owner: who claims.
-            untouched: whether it may be one without a checkpoint; else it is kept for later.
+            index: which.
+            untouched: whether it may be one without a checkpoint.
 
         Raises:
             OSError: if the lease or the run directory cannot be written.
         """
         entry = self.entries[index]
-        lease = None
+        lease = self._lease(index, entry, owner, untouched)
+        if lease is None:
+            return None
         try:
-            lease = self._lease(index, entry, owner, untouched)
-            if lease is None:
-                return None
             cell = self.sweep.cell(entry)
         except OSError:
-            self.last.appendleft(index)
-            if lease:
-                lease.finish("released")
+            lease.finish("released")
             raise
-        with self.lock:
-            self.running[lease] = index
+        self.running[lease] = index
+        self.heart.keep(lease)
         return Task(cell, lease)
 
     def _lease(self, index: int, entry: Entry, owner: Owner, untouched: bool) -> Lease | None:
         folder = self.sweep.runs / entry.folder
         listed = leases.names(folder)
         if "record.json" in listed:
-            self.settled += 1
-            leases.clear(folder, listed)
+            self._settle(folder, listed)
             return None
         if CANCELLED in listed:
             self._give_up(entry, "cancelled")
@@ -245,16 +164,9 @@ class Claims:
         if not listed:
             folder.mkdir(parents=True, exist_ok=True)
         past = leases.history(folder, listed)
-        newest = past[-1] if past else None
-        if newest and not newest.end:
-            there = leases.server_time(self.sweep.runs)
-            left = newest.left(there)
-            if left > 0:
-                if newest.age(there) < -left:  # the server's clock was set back, or a copy kept it
-                    newest.beat()  # it counts from now on; who is alive does the same soon
-                self.longest = max(self.longest, left)
-                self._look_later(index, left)
-                return None
+        if past and (left := self._left(past[-1])) > 0:
+            self.order.later(index, left)
+            return None
         troubled = past or any(name.startswith("failed-") for name in listed)
         story = strikes.past(RunDirectory(folder), listed, past, self.since) if troubled else None
         if story and story.given_up:
@@ -263,20 +175,36 @@ class Claims:
         verdict = story.verdict() if story else None
         step = leases.step_of(listed)
         if step < 0 and not untouched and not verdict:
-            self.last.append(index)
+            self.order.retry(index, begun=False)
             return None
-        number = newest.number + 1 if newest else 1
-        taken = leases.take(folder, number, replace(owner, step=step))
+        number = past[-1].number + 1 if past else 1
+        taken = self._link(index, folder, number, replace(owner, step=step))
+        if taken and story and verdict:
+            self._bury(taken, entry, story, verdict)
+            return None
+        return taken
+
+    def _left(self, newest: Lease) -> float:
+        """Return for how many seconds its owner still holds a cell; not above 0: nobody does."""
+        if newest.end:
+            return 0.0
+        there = leases.server_time(self.sweep.runs)
+        left = newest.left(there)
+        if left > 0:
+            if newest.age(there) < -left:  # the server's clock was set back, or a copy kept it
+                newest.beat()  # it counts from now on; who is alive does the same soon
+            self.longest = max(self.longest, left)
+        return left
+
+    def _link(self, index: int, folder: Path, number: int, owner: Owner) -> Lease | None:
+        """Take the next lease of a cell that was free when it was looked at."""
+        taken = leases.take(folder, number, owner)
         if taken is None:
-            self._look_later(index, self.owner.seconds)
+            self.order.later(index, self.owner.seconds)
             return None
         # Between looking and taking, its owner may have finished it and removed the leases.
         if (folder / "record.json").exists():
-            self.settled += 1
-            leases.clear(folder, leases.names(folder))
-            return None
-        if story and verdict:
-            self._bury(taken, entry, story, verdict)
+            self._settle(folder, leases.names(folder))
             return None
         return taken
 
@@ -312,10 +240,16 @@ class Claims:
         verdict = story.verdict()
         if verdict:
             strikes.write_end(directory, task.cell, verdict, end)
+        task.lease.finish("failed")
+        if verdict:
             self._give_up(entry, verdict.message)
         else:
-            self._try_again(directory.path, index)
-        task.lease.finish("failed")
+            self._retry(directory.path, index)
+
+    def _settle(self, folder: Path, listed: Iterable[str]) -> None:
+        """Be done with a cell that has a record."""
+        leases.clear(folder, listed)
+        self.settled += 1
 
     def _give_up(self, entry: Entry, reason: str) -> None:
         self.settled += 1
@@ -329,38 +263,13 @@ class Claims:
         self.retried = retried
         for index, entry in enumerate(self.entries):
             if self.given_up.pop(entry.folder, None) is not None:
-                self.first.append(index)
+                self.order.retry(index, begun=True)
                 self.settled -= 1
 
-    def _try_again(self, folder: Path, index: int) -> None:
-        begun = leases.step_of(leases.names(folder)) >= 0
-        (self.first if begun else self.last).append(index)
-
-    def _look_later(self, index: int, seconds: float) -> None:
-        heapq.heappush(self.held, (time.monotonic() + seconds, index))
+    def _retry(self, folder: Path, index: int) -> None:
+        self.order.retry(index, begun=leases.step_of(leases.names(folder)) >= 0)
 
     def _wait(self, reason: str, no_room: bool) -> None:
         self.no_room = no_room
         log.warning("%s; looking again in %.0f s", reason, self.beat_seconds)
         self.pause_until = time.monotonic() + self.beat_seconds
-
-    # ------------------------------------------------------------------ the heart
-
-    def _beat(self) -> None:
-        """Touch every held lease in time; look for the marker that cancels the sweep."""
-        due = time.monotonic() + self.beat_seconds
-        cancelled = False
-        while not self._done.wait(min(WATCH, max(0.0, due - time.monotonic()))):
-            if not cancelled and self.sweep.cancelled:
-                cancelled = True
-                self.stop()
-            if time.monotonic() < due:
-                continue
-            due = time.monotonic() + self.beat_seconds
-            with self.lock:
-                held = list(self.running)
-            for lease in held:
-                try:
-                    lease.beat()
-                except OSError as err:
-                    log.warning("cannot keep %s: %s", lease.file, err)

@@ -9,8 +9,6 @@ import json
 import os
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from mmbench.errors import UserError
 from mmbench.launch.profile import Profile, Resources
+from mmbench.launch.slurm_command import NoAnswer, answer, reason
 from mmbench.record import now
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
 
+PATIENCE = 60.0  # seconds: submitting must not fail because the controller is busy
 ARRAY_LIMIT = 1001  # SLURM's own default of MaxArraySize
 # What a job has in its environment and a job submitted from inside it must not inherit.
 OF_A_JOB = (
@@ -62,24 +62,12 @@ def _ask(*command: str) -> str:
     Raises:
         UserError: if SLURM is not installed here or does not answer.
     """
-    if shutil.which(command[0]) is None:
-        raise UserError(
-            f"SLURM is not installed here: there is no {command[0]}; run this on a login node of "
-            "the cluster, or without --cluster to run here"
-        )
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    except subprocess.TimeoutExpired as err:
-        raise UserError(f"SLURM does not answer: {shlex.join(command)} took over 60 s") from err
-    if done.returncode:
-        raise UserError(f"SLURM does not answer: {shlex.join(command)}: {_said(done.stderr)}")
-    return done.stdout
-
-
-def _said(text: str) -> str:
-    """Return the last line of an error message of SLURM, without its prefix."""
-    lines = [line for line in text.strip().splitlines() if line.strip()] or ["no reason given"]
-    return re.sub(r"^\w+: (error|fatal): ", "", lines[-1])
+        return answer(*command, patience=PATIENCE)
+    except NoAnswer as err:
+        raise UserError(
+            f"{err}; run this on a login node of the cluster, or without --cluster to run here"
+        ) from err
 
 
 def array_limit() -> int:
@@ -194,10 +182,10 @@ def submit(
             with _outside_of_jobs(executor.parameters):
                 made = executor._submit_command(_command(sweep))
         except (FailedJobError, FailedSubmissionError) as err:
-            reason = _said(str(err))
+            why = reason(str(err))
             if jobs:  # workers claim cells, so fewer of them do the same work
-                return jobs, reason
-            raise UserError(_refusal(reason)) from err
+                return jobs, why
+            raise UserError(_refusal(why)) from err
         jobs.append(Job(made.job_id, size))
         with (sweep / "jobs.jsonl").open("a", encoding="utf-8") as file:
             line = {"job": made.job_id, "array": size, "time": now()}
@@ -205,12 +193,12 @@ def submit(
     return jobs, ""
 
 
-def _refusal(reason: str) -> str:
-    if "partition" in reason.lower():
+def _refusal(why: str) -> str:
+    if "partition" in why.lower():
         names = ", ".join(sorted(set(_ask("sinfo", "-h", "-o", "%R").split())))
-        return f"SLURM refused the job: {reason}; partitions here: {names} (--partition)"
+        return f"SLURM refused the job: {why}; partitions here: {names} (--partition)"
     return (
-        f"SLURM refused the job: {reason}; mend the options or the profile (--dry-run shows the "
+        f"SLURM refused the job: {why}; mend the options or the profile (--dry-run shows the "
         "batch script)"
     )
 

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,8 +30,7 @@ from mmbench.launch import lease as leases
 from mmbench.launch import log
 from mmbench.launch.lease import Lease
 from mmbench.launch.local import HELD_BACK
-from mmbench.own.dataset import discover
-from mmbench.plugins import load_plugin
+from mmbench.plugins import make_known
 from mmbench.ranks.group import Ranks, join
 from mmbench.settings import RunSettings, slurm_job
 from mmbench.store import RunDirectory, Store
@@ -39,6 +39,23 @@ from mmbench.training.run_cell import follow_cell, run_cell
 from mmbench.training.trainer import Hooks
 
 LOOK_EVERY = 2.0  # seconds between two looks for the marker of a cell that is cancelled
+
+
+@dataclass(frozen=True)
+class Here:
+    """What is the same for every cell of this process.
+
+    Attributes:
+        results: the results folder.
+        cache: the folder of prepared data.
+        run: settings of this machine.
+        ranks: the processes that run each cell together.
+    """
+
+    results: Path
+    cache: Path
+    run: RunSettings
+    ranks: Ranks
 
 
 class Messages:
@@ -89,30 +106,38 @@ def _work() -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # stray prints of libraries go to the log, not into the protocol
     stop = threading.Event()
-    messages = Messages(out, stop)
     for number in HELD_BACK:
         signal.signal(number, lambda number, frame: stop.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
-    for plugin in given.plugin:
-        load_plugin(plugin)
-    discover(Path(given.cache))
+    make_known(given.plugin, Path(given.cache))
     run = RunSettings.model_validate_json(given.settings)
     ranks, device = join(run.device)
     run = run.model_copy(update={"device": device, "gpus_per_cell": ranks.size})
-    results, cache = Path(given.results), Path(given.cache)
+    here = Here(Path(given.results), Path(given.cache), run, ranks)
     if ranks.size > 1:
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    if not ranks.first:
+    if ranks.first:
+        _serve(here, Messages(out, stop), stop)
+    else:
         out.close()
-        while (told := ranks.hear()) is not None:
-            follow_cell(
-                Cell.model_validate_json(told), results=results, cache=cache, run=run, ranks=ranks
-            )
-        ranks.leave()
-        return
+        _follow(here)
+    ranks.leave()
+
+
+def _follow(here: Here) -> None:
+    """Run the cells that the first process tells of, until it says that there are no more."""
+    while (told := here.ranks.hear()) is not None:
+        follow_cell(
+            Cell.model_validate_json(told),
+            results=here.results, cache=here.cache, run=here.run, ranks=here.ranks,
+        )  # fmt: skip
+
+
+def _serve(here: Here, messages: Messages, stop: threading.Event) -> None:
+    """Run the cells that the pool sends, until it says that there are no more."""
     work: queue.Queue[dict[str, Any] | None] = queue.Queue()
     threading.Thread(target=_listen, args=(stop, work), daemon=True).start()
-    begin(choose(run.device))
+    begin(choose(here.run.device))
     messages.send(kind="ready")
     place = {"pid": os.getpid(), "host": socket.gethostname(), "job": slurm_job()}
     while (message := work.get()) is not None:
@@ -120,19 +145,18 @@ def _work() -> None:
         if stop.is_set():  # it was handed out in the moment of the stop
             messages.send(id=cell.id, kind="interrupted")
             break
-        directory = Store(Path(given.results)).directory(cell)
+        directory = Store(here.results).directory(cell)
         held = Lease(directory.path, message["lease"]) if message["lease"] else None
         hooks = Hooks(
             stop=_Stop(stop, directory, held).asked,
             progress=partial(_progress, directory, cell, messages, place),
-            checkpoint_seconds=run.checkpoint_seconds,
+            checkpoint_seconds=here.run.checkpoint_seconds,
             before_record=held.check if held else lambda: None,
         )
         log.mark(cell.folder)
         log.say(f"begins on {place['host']}, process {place['pid']}, job {place['job'] or 'none'}")
-        _run(cell, held, results, cache, run, messages, hooks, ranks)
-    ranks.tell(None)
-    ranks.leave()
+        _run(cell, directory, held, hooks, here, messages)
+    here.ranks.tell(None)
 
 
 def _end_with(parent: int) -> None:
@@ -170,16 +194,12 @@ class _Stop:
 
 def _run(
     cell: Cell,
+    directory: RunDirectory,
     held: Lease | None,
-    results: Path,
-    cache: Path,
-    run: RunSettings,
-    messages: Messages,
     hooks: Hooks,
-    ranks: Ranks,
+    here: Here,
+    messages: Messages,
 ) -> None:
-    directory = Store(results).directory(cell)
-
     def say(kind: str, **more: Any) -> None:  # Any: JSON values
         reason = more.get("reason")
         log.say(f"{kind}: {reason}" if reason else kind)
@@ -189,7 +209,10 @@ def _run(
         _leave_to_others(directory.path, held)
         if directory.cancelled:
             raise StopRequested
-        record = run_cell(cell, results=results, cache=cache, run=run, hooks=hooks, ranks=ranks)
+        record = run_cell(
+            cell,
+            results=here.results, cache=here.cache, run=here.run, hooks=hooks, ranks=here.ranks,
+        )  # fmt: skip
         failure = record.failure.message if record.failure else None
         say(kind=record.status, reason=record.reason or failure, recorded=True)
     except LeaseLost as err:
@@ -201,7 +224,7 @@ def _run(
     except OSError as err:
         say(
             kind="failed",
-            reason=f"cannot write to {results}: {err.strerror or err}; make room or fix "
+            reason=f"cannot write to {here.results}: {err.strerror or err}; make room or fix "
             "permissions and run again: finished work is kept",
             again="full",
         )

@@ -249,6 +249,18 @@ def test_a_command_that_may_not_write_says_so(cache, tmp_path):
         subprocess.run(["umount", results], check=True)
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "all"])
+def test_a_name_that_none_can_have_is_refused_before_it_is_looked_up(name, tmp_path):
+    table = tmp_path / "my.csv"
+    table.write_text("label,numbers\n")
+    made = tmp_path / "cache" / name / "own.json"
+    made.parent.mkdir(parents=True)
+    made.write_text("another's")
+    done = mmbench("prepare", table, "--name", name, "--cache", tmp_path / "cache")
+    assert done.returncode == 2
+    assert f"--name cannot use the name {name!r}" in done.stderr
+
+
 def test_missing_data_root_is_named(tmp_path):
     for root in (tmp_path / "nowhere", __file__):
         done = mmbench("prepare", "mfeat3", "--root", root, "--cache", tmp_path)

@@ -14,7 +14,7 @@ from mmbench.launch import lease as leases
 from mmbench.launch import squeue, sweepfolder
 from mmbench.launch.claims import Claims
 from mmbench.launch.lease import Owner
-from mmbench.launch.squeue import NoAnswer
+from mmbench.launch.slurm_command import NoAnswer
 from mmbench.launch.sweepfolder import Facts
 from mmbench.store import Store, iter_records
 from mmbench.survey import survey

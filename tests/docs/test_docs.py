@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from mmbench.cli.app import app
-from mmbench.cli.running import read_config
+from mmbench.cli.asking import read_config
 from mmbench.contract.suite import run_one
 from mmbench.launch.profile import read_profile
 from mmbench.plugins import load_plugin

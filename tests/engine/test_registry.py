@@ -11,6 +11,7 @@ from mmbench.errors import UserError
 from mmbench.method import Method
 from mmbench.plugins import load_plugin
 from mmbench.registry import METHODS, Registry
+from mmbench.sweep import Request, expand
 
 METHOD = '''
 from mmbench.method import Method
@@ -92,6 +93,19 @@ def test_a_broken_entry_point_is_left_out_and_named_when_missed(
     assert reason in caplog.text
     with pytest.raises(UserError, match=rf"(?s)unknown method 'theirs'.*{reason}"):
         fresh.entry("theirs")
+
+
+def test_a_run_of_a_broken_entry_points_method_says_what_is_wrong(fresh, tmp_path, monkeypatch):
+    point = metadata.EntryPoint("x", "their_method", "mmbench.methods")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point])
+    monkeypatch.setattr("mmbench.sweep.METHODS", fresh)
+    with pytest.raises(UserError, match=r"(?s)unknown method 'theirs'.*cannot find"):
+        expand(Request(methods=["theirs"], datasets=["mfeat3"], seeds=[0]), tmp_path)
+
+
+def test_a_run_suggests_the_names_of_groups_too(tmp_path):
+    with pytest.raises(UserError, match=r"unknown dataset 'embeded'; did you mean 'embedded'"):
+        expand(Request(methods=["sum"], datasets=["embeded"], seeds=[0]), tmp_path)
 
 
 def test_an_entry_point_that_takes_a_name_again_makes_that_name_an_error(

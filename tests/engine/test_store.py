@@ -14,7 +14,7 @@ from mmbench.data import cache as data_cache
 from mmbench.errors import ClosedRecord
 from mmbench.registry import DATASETS
 from mmbench.settings import RunSettings
-from mmbench.store import RunDirectory, Store, write_new
+from mmbench.store import RunDirectory, Store, read_record, write_new
 from mmbench.sweep import Request, expand
 from mmbench.training.run_cell import run_cell
 
@@ -41,6 +41,15 @@ def mmbench(*arguments):
         text=True,
         check=False,
     )
+
+
+def test_a_record_made_outside_of_a_git_checkout_can_be_read(cells, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmbench.training.environment.commit", lambda: (None, None))
+    run = RunSettings(device="cpu", threads=1)
+    record = run_cell(cells[0], results=tmp_path, cache=cache, run=run)
+    assert record.environment.commit is None
+    assert Store(tmp_path).state(cells[0]) == "done"
+    assert read_record(Store(tmp_path).directory(cells[0]).record_file) == record
 
 
 def test_a_run_is_running_while_its_lock_is_held(cells, tmp_path):

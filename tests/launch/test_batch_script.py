@@ -78,7 +78,22 @@ def test_data_sets_that_ask_for_the_same_share_their_workers():
 
 def test_without_slurm_that_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="SLURM is not installed here"):
+    with pytest.raises(UserError, match=r"SLURM is not installed here .*, or without --cluster"):
+        slurm.array_limit()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("sleep 9", "does not answer within"),
+     ("echo 'scontrol: error: no\nscontrol: fatal: gone' >&2; exit 1", "does not answer: gone"),
+     ("exit 1", "does not answer: no reason given")],
+)  # fmt: skip
+def test_a_slurm_that_does_not_answer_is_told(text, said, monkeypatch, tmp_path):
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{text}\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(slurm, "PATIENCE", 0.2)
+    with pytest.raises(UserError, match=f"scontrol {said}"):
         slurm.array_limit()
 
 

@@ -495,3 +495,23 @@ def test_a_lease_is_let_go_when_its_cell_cannot_be_read(make, tmp_path, monkeypa
     monkeypatch.undo()
     source.pause_until = 0.0
     assert take(source, tmp_path).lease.number == 2
+
+
+def test_a_finished_cell_whose_leases_cannot_be_removed_at_once_counts_once(
+    make, tmp_path, monkeypatch
+):
+    source = claims(make(seeds=2))
+    task = take(source, tmp_path)
+    clear = leases.clear
+
+    def read_only(folder, listed):
+        monkeypatch.setattr(leases, "clear", clear)
+        raise OSError(errno.EROFS, "read-only file system")
+
+    monkeypatch.setattr(leases, "clear", read_only)
+    (task.lease.folder / "record.json").touch()
+    source.ended(task, {"kind": "done"})
+    source.pause_until = 0.0
+    assert next_seeds(source, tmp_path, 1) == [1]
+    assert take(source, tmp_path) is None
+    assert len(source) == 1

@@ -2,13 +2,13 @@
 
 import pytest
 
-from mmbench.cli.running import in_turns
 from mmbench.report.cost import cost_tables
 from mmbench.report.frame import tasks_of, to_frame
 from mmbench.report.published import SECONDS, Number
 from mmbench.report.published_cost import published_costs
 from mmbench.report.rows import groups
 from mmbench.report.study import Study
+from mmbench.sweep import in_turns
 
 STUDY = Study(name="s", title="T", rows=("concat", "iprm"), baselines=("concat",), cost=True)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbench.cli.running import Options, make_cells
+from mmbench.cli.asking import Options, make_cells
 from mmbench.errors import UserError
 from mmbench.registry import METHODS
 from mmbench.report.build import report

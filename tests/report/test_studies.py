@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbench.cli.running import Options, make_cells
+from mmbench.cli.asking import Options, make_cells
 from mmbench.errors import UserError
 from mmbench.report.build import report
 from mmbench.report.render import FORMS, markdown
@@ -190,12 +190,10 @@ CLIP = {"encoder.image": "clip", "encoder.text": "clip",
 
 
 def test_the_settings_of_a_study_are_those_of_its_cells(monkeypatch):
-    from mmbench.report import study as module
-
     settings = {"encoder.fou": "conv", "trainer.epochs": 2}
     toy = Study(name="toy", title="T", rows=("concat", "mla"), baselines=("concat",),
                 settings=settings, datasets=("mfeat3",))  # fmt: skip
-    monkeypatch.setattr(module, "load_study", lambda name: toy)
+    monkeypatch.setattr("mmbench.cli.asking.load_study", lambda name: toy)
     cells = make_cells(options(study="toy", given={"seeds": "1"}, set=["encoder.fou=mlp"]))
     assert {c.method for c in cells} == {"concat", "mla"}
     assert {c.trainer.epochs for c in cells} == {2}

@@ -63,7 +63,7 @@ def test_a_controller_that_is_away_is_told(grid):
     grid.cluster.stop("slurmctld")
     done = grid.run(*grid.profile())
     assert done.returncode == 2
-    assert "SLURM does not answer" in done.stderr
+    assert "sinfo does not answer" in done.stderr
 
 
 def test_a_job_submitted_from_inside_a_job_knows_nothing_of_it(grid):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbench.cli import running
-from mmbench.launch.sharing import CONTEXT, SHARE, cells_at_once
+from mmbench.launch.estimate import Estimate
+from mmbench.launch.per_gpu import CONTEXT, SHARE, cells_at_once
 from mmbench.settings import RunSettings
 
 GIB = 2**30
@@ -43,9 +44,9 @@ def test_a_count_that_is_none_is_refused(value, tmp_path):
 
 def chosen(monkeypatch, tmp_path, **typed):
     """Return how many of 100 cells share a GPU, the largest needing 3 GiB of 80."""
-    monkeypatch.setattr("mmbench.launch.sharing.free_memory", lambda device: 80 * GIB)
-    guesses = {str(n): (1.0, (n % 3 + 1) * GIB, "past runs") for n in range(100)}
-    monkeypatch.setattr("mmbench.cli.estimate.estimates", lambda *args: guesses)
+    monkeypatch.setattr("mmbench.launch.per_gpu.free_memory", lambda device: 80 * GIB)
+    guesses = {str(n): Estimate(1.0, (n % 3 + 1) * GIB, "past runs") for n in range(100)}
+    monkeypatch.setattr("mmbench.cli.running._estimates", lambda *args: guesses)
     options = {"per_gpu": "auto", "device": "cuda", "study": "", "results": tmp_path, **typed}
     return running._per_gpu([None] * 100, SimpleNamespace(**options), RunSettings())
 

@@ -8,17 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from mmbench.cell import Cell
 from mmbench.errors import StopRequested
-from mmbench.settings import RunSettings, default_cache
+from mmbench.settings import RunSettings
 from mmbench.store import Store, iter_records
 
-if TYPE_CHECKING:
-    from mmbench.cli.running import Options
-
-Estimate = tuple[float, int, str]  # seconds, bytes, what it is based on
 Kind = tuple[object, ...]
 EPOCHS = 2  # of a calibration, if there is time for them
 SECONDS = 2.0  # of training in a calibration; then its steps are counted up to whole epochs
@@ -26,6 +22,40 @@ STEPS = 4  # at least: the first is slower and does not count
 FORWARD = 1 / 3  # of a training step: what a sample costs in an evaluation
 
 log = logging.getLogger(__name__)
+
+
+class Estimate(NamedTuple):
+    """What a cell is expected to take.
+
+    Attributes:
+        seconds: of one worker's time.
+        memory: bytes at the peak.
+        basis: what it is based on.
+    """
+
+    seconds: float
+    memory: int
+    basis: str
+
+
+class _Trial(NamedTuple):
+    """What a cell of some kind took.
+
+    Attributes:
+        around: seconds before and after training.
+        each: seconds of training that one epoch of the settings adds.
+        memory: bytes at the peak.
+        basis: what to say of an estimate made from it.
+    """
+
+    around: float
+    each: float
+    memory: int
+    basis: str = ""
+
+    def seconds(self, cell: Cell) -> float:
+        """Return how long a cell of this kind takes."""
+        return self.around + self.each * cell.trainer.epochs
 
 
 def _kind(cell: Cell) -> Kind:
@@ -45,44 +75,48 @@ def from_records(
         store: where to look for records.
         device: count only records of this kind of device (``cpu``, ``cuda``); None: all.
     """
-    past: dict[Kind, list[tuple[float, float, int]]] = {}
+    past: dict[Kind, list[_Trial]] = {}
     for record in iter_records(store.runs, unreadable=[]):
         if record.timing and record.memory and device in (None, record.environment.device):
             cell = record.cell
             # Settings' epochs, as a method may make more of one.
             each = record.timing.training / cell.trainer.epochs
             around = record.timing.total - record.timing.training
-            past.setdefault(_kind(cell), []).append((around, each, record.memory.peak_bytes))
+            trial = _Trial(around, each, record.memory.peak_bytes)
+            past.setdefault(_kind(cell), []).append(trial)
     found: dict[str, Estimate] = {}
     for cell in todo:
         if runs := past.get(_kind(cell)):
-            seconds = statistics.median(a + e * cell.trainer.epochs for a, e, _ in runs)
-            found[cell.id] = (seconds, max(m for *_, m in runs), f"{len(runs)} past runs")
+            seconds = statistics.median(run.seconds(cell) for run in runs)
+            memory = max(run.memory for run in runs)
+            found[cell.id] = Estimate(seconds, memory, f"{len(runs)} past runs")
     return found
 
 
 def estimates(
-    todo: Sequence[Cell], store: Store, options: "Options", run: RunSettings
+    todo: Sequence[Cell], store: Store, run: RunSettings, cache: Path
 ) -> dict[str, Estimate]:
-    """Return an estimate for every cell, by id; a kind without a record is tried for a moment."""
-    from mmbench.launch.local import slots
+    """Return an estimate for every cell, by id; a kind without a record is tried for a moment.
+
+    Args:
+        todo: the cells.
+        store: where to look for records.
+        run: settings of one worker, its threads included: more than cores are free are far slower.
+        cache: the folder of prepared data.
+    """
     from mmbench.training.device import choose
 
     found = from_records(todo, store, choose(run.device).type)
-    # As many threads as a worker of this run would have: more than cores are free are far slower.
-    per_gpu = int(options.per_gpu) if options.per_gpu.isdecimal() else 1
-    places = slots(options.device, options.jobs, per_gpu, options.threads, options.gpus_per_cell)
-    run = run.model_copy(update={"threads": places[0].threads})
-    tried: dict[Kind, tuple[float, float, int, str]] = {}
+    tried: dict[Kind, _Trial] = {}
     for cell in todo:
         if cell.id in found:
             continue
         kind = _kind(cell)
         if kind not in tried:
             log.info("trying %s on %s for a moment: no record of it", cell.label, cell.dataset)
-            tried[kind] = _calibrate(cell, options.cache or default_cache(), run)
-        around, each, memory, basis = tried[kind]
-        found[cell.id] = (around + each * cell.trainer.epochs, memory, basis)
+            tried[kind] = _calibrate(cell, cache, run)
+        trial = tried[kind]
+        found[cell.id] = Estimate(trial.seconds(cell), trial.memory, trial.basis)
     return found
 
 
@@ -127,12 +161,10 @@ class _Clock:
         return each * self.passes / EPOCHS
 
 
-def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> tuple[float, float, int, str]:
+def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> _Trial:
     """Run two epochs, or the steps that a moment has room for, in a folder that is deleted.
 
-    Returns:
-        The seconds around training, those that one epoch of the settings adds, peak bytes, and
-        what to say of the estimate: that it failed or was refused, if so.
+    The basis says so if that failed or was refused.
     """
     from mmbench.data.cache import ensure
     from mmbench.training.device import choose, peak_memory, synchronize
@@ -161,4 +193,4 @@ def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> tuple[float, float,
                 basis = f"it will be refused: {record.reason}"
         except StopRequested:
             around = clock.begun - started  # the final evaluation is not known
-    return around, clock.epoch(pass_), peak_memory(device).peak_bytes, basis
+    return _Trial(around, clock.epoch(pass_), peak_memory(device).peak_bytes, basis)

@@ -1,12 +1,13 @@
 """Is a folder seen by the nodes as well? Asked before a job is submitted that could not write."""
 
 import os
-import re
 import socket
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from mmbench.errors import UserError
 
@@ -15,30 +16,23 @@ LOCAL = frozenset((
     "apfs", "aufs", "bcachefs", "btrfs", "devtmpfs", "ext2", "ext3", "ext4", "f2fs", "hfs", "jfs",
     "overlay", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "vfat", "xfs", "zfs",
 ))  # fmt: skip
-MOUNTS = Path("/proc/self/mountinfo")
 OF_THE_SYSTEM = ("/", "/usr", "/usr/local")  # where a Python comes with the machine
-ESCAPED = re.compile(r"\\([0-7]{3})")  # how the kernel writes spaces there
 
 
-def file_system(path: Path, mounts: Path = MOUNTS) -> str:
+def file_system(path: Path) -> str:
     """Return the type of the file system that ``path`` lies on; empty if the system cannot tell.
 
     Args:
         path: need not exist yet.
-        mounts: in the kernel's format of ``mountinfo``.
     """
     try:
-        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+        mounts = psutil.disk_partitions(all=True)
     except OSError:
         return ""
     whole = path.resolve()
-    found = ("", "")
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        point = ESCAPED.sub(lambda code: chr(int(code[1], 8)), before.split()[4])
-        if (whole == Path(point) or Path(point) in whole.parents) and len(point) >= len(found[0]):
-            found = (point, after.split()[0])  # the last mount at a place hides those before
-    return found[1]
+    above = [mount for mount in mounts if whole.is_relative_to(mount.mountpoint)]
+    above.sort(key=lambda mount: len(mount.mountpoint))
+    return str(above[-1].fstype) if above else ""  # the last at a place hides those before
 
 
 @dataclass(frozen=True)
@@ -70,13 +64,12 @@ def interpreter() -> list[Needed]:
     return [Needed(each, what, instead) for each in folders if str(each) not in OF_THE_SYSTEM]
 
 
-def check_shared(folders: Iterable[Needed], hosts: Iterable[str], mounts: Path = MOUNTS) -> None:
+def check_shared(folders: Iterable[Needed], hosts: Iterable[str]) -> None:
     """Refuse folders that other machines than this cannot see.
 
     Args:
         folders: what jobs read and write.
         hosts: the machines that jobs may run on.
-        mounts: see ``file_system``.
 
     Raises:
         UserError: if a folder is on a file system of this machine and a host is another one.
@@ -87,7 +80,7 @@ def check_shared(folders: Iterable[Needed], hosts: Iterable[str], mounts: Path =
         return
     shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
     for each in folders:
-        kind = file_system(each.path, mounts)
+        kind = file_system(each.path)
         if kind in LOCAL:
             named = f"{each.what}, {each.path}" if each.what else each.path
             raise UserError(

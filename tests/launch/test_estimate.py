@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmbench.cli import estimate
-from mmbench.cli.estimate import _Clock, estimates
+from mmbench.cli import running
+from mmbench.launch import estimate
+from mmbench.launch.estimate import _Clock, estimates
 from mmbench.settings import RunSettings
 from mmbench.store import Store
 from mmbench.sweep import Request, expand
@@ -45,18 +46,19 @@ def test_what_memory_hangs_on_tells_kinds_of_cells_apart(cache):
         assert kind(**{f"trainer.{key}": value}) != kind()
 
 
-def guess(cache, folder, epochs=1000):
-    request = Request(
-        methods=["concat"], datasets=["mfeat3"], seeds=[0, 1], settings={"trainer.epochs": epochs}
-    )
-    cells = expand(request, cache)
-    options = SimpleNamespace(
-        device="cpu", jobs=2, per_gpu="1", threads=None, gpus_per_cell=1, cache=cache
-    )
-    return list(estimates(cells, Store(folder), options, RunSettings(device="cpu")).values())
+@pytest.fixture
+def cells(cache):
+    """Two of the same kind, too long to be tried whole."""
+    return expand(
+        Request(
+            methods=["concat"], datasets=["mfeat3"], seeds=[0, 1],
+            settings={"trainer.epochs": 1000},
+        ),
+        cache,
+    )  # fmt: skip
 
 
-def test_a_long_cell_is_stopped_after_a_moment(monkeypatch, cache, tmp_path):
+def test_a_long_cell_is_stopped_after_a_moment(monkeypatch, cells, cache, tmp_path):
     taken, step = [], Trainer.backward
 
     def slow(self, *args, **kwargs):
@@ -65,22 +67,26 @@ def test_a_long_cell_is_stopped_after_a_moment(monkeypatch, cache, tmp_path):
 
     monkeypatch.setattr(Trainer, "backward", slow)
     monkeypatch.setattr(estimate, "SECONDS", 0.1)
-    (seconds, memory, _), again = guess(cache, tmp_path)
+    run = RunSettings(device="cpu", threads=1)
+    guess, again = estimates(cells, Store(tmp_path), run, cache).values()
     assert estimate.STEPS <= len(taken) < 10  # of 2 epochs of 20 or so, and for one seed only
-    assert seconds > 1000 * 15 * 0.02
-    assert memory > 0
-    assert again[0] == seconds
+    assert guess.seconds > 1000 * 15 * 0.02
+    assert guess.memory > 0
+    assert again.seconds == guess.seconds
     assert not list(tmp_path.iterdir())
 
 
-def test_a_try_has_the_threads_of_one_worker(monkeypatch, cache, tmp_path):
+def test_a_try_has_the_threads_of_one_worker(monkeypatch, cells, cache, tmp_path):
     import torch
 
     before, seen = torch.get_num_threads(), []
     monkeypatch.setattr("mmbench.launch.local.os.sched_getaffinity", lambda pid: set(range(6)))
-    monkeypatch.setattr(
-        estimate, "_calibrate", lambda cell, cache, run: seen.append(run) or (0, 0, 0, "")
-    )
-    guess(cache, tmp_path)
+    trial = estimate._Trial(0, 0, 0)
+    monkeypatch.setattr(estimate, "_calibrate", lambda cell, cache, run: seen.append(run) or trial)
+    options = SimpleNamespace(
+        device="cpu", jobs=2, per_gpu="1", threads=None, gpus_per_cell=1, cache=cache,
+        results=tmp_path,
+    )  # fmt: skip
+    running._estimates(cells, options, RunSettings(device="cpu"))
     assert [run.threads for run in seen] == [3]
     assert torch.get_num_threads() == before
