@@ -167,8 +167,9 @@ def _calibrate(cell: Cell, cache: Path, run: RunSettings) -> _Trial:
     The basis says so if that failed or was refused.
     """
     from mmbench.data.cache import ensure
+    from mmbench.training.assembly import make_dataset
     from mmbench.training.device import choose, peak_memory, synchronize
-    from mmbench.training.run_cell import make_dataset, run_cell
+    from mmbench.training.run_cell import run_cell
     from mmbench.training.trainer import Hooks
 
     sizes = {

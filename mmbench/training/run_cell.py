@@ -29,8 +29,7 @@ from mmbench.registry import METHODS
 from mmbench.settings import RunSettings, validate
 from mmbench.store import FULL, RunDirectory, Store, read_record
 from mmbench.training import checkpoint
-from mmbench.training.assembly import Parts, assemble
-from mmbench.training.assembly import make_dataset as make_dataset  # for cli/estimate.py
+from mmbench.training.assembly import Parts, assemble, make_dataset
 from mmbench.training.device import choose, peak_memory, reset_peak
 from mmbench.training.environment import environment
 from mmbench.training.evaluation import evaluate
