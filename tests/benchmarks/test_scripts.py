@@ -1,11 +1,17 @@
 """The scripts that measure run from the command line and print their tables; the sizes are tiny."""
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from mmbench.settings import TrainerSettings
+from mmbench.testing.speed import audiovisual, make_trainer, random_loader
+from mmbench.training.device import allow_tf32
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY = ["--audio", "1,33,33", "--visual", "3,1,33,33"]
@@ -43,6 +49,14 @@ SCRIPTS = {
 }  # fmt: skip
 
 
+def module(script):
+    """Return a script as a module."""
+    spec = importlib.util.spec_from_file_location(script, BENCHMARKS / f"{script}.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
 def run(script, *options):
     device = [] if script == "study_hours.py" else ["--device", "cpu"]
     command = [sys.executable, "-P", str(BENCHMARKS / script), *device, *options]
@@ -74,3 +88,22 @@ def test_the_ratios_of_steps_are_printed_as_json():
     assert list(ratios) == ["concat", "iprm"]
     assert ratios["concat"] == 1.0
     assert ratios["iprm"] > 0
+
+
+def test_each_variant_of_the_options_has_its_own_precision_in_its_turns(tmp_path):
+    task = audiovisual((1, 33, 33), (3, 1, 33, 33), 3)
+    loader = random_loader(task, 2, 2, torch.device("cpu"))
+    seen = []
+    trainers = [
+        make_trainer("concat", task, loader, TrainerSettings(precision=precision), tmp_path)
+        for precision in ("fp32", "tf32", "fp32")
+    ]
+    try:
+        for trainer in trainers:
+            trainer.method.fusion_head.register_forward_pre_hook(
+                lambda *_: seen.append(torch.backends.cuda.matmul.allow_tf32)
+            )
+            module("options").turn(trainer, list(loader.everything()))
+    finally:
+        allow_tf32("fp32")
+    assert seen == [False, True, False]
