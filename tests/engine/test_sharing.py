@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbench.cli import running
-from mmbench.launch.sharing import CONTEXT, SHARE, cells_at_once
+from mmbench.launch.sharing import CONTEXT, SHARE, cells_at_once, host_takes
 from mmbench.settings import RunSettings
 
 GIB = 2**30
@@ -41,9 +41,13 @@ def test_a_count_that_is_none_is_refused(value, tmp_path):
     assert "--per-gpu is a number from 1 on, or auto" in done.stderr
 
 
-def chosen(monkeypatch, tmp_path, **typed):
+ROOMY = {"the host's cores": 64, "the host's memory": 100}
+
+
+def chosen(monkeypatch, tmp_path, host=ROOMY, **typed):
     """Return how many of 100 cells share a GPU, the largest needing 3 GiB of 80."""
     monkeypatch.setattr("mmbench.launch.sharing.free_memory", lambda device: 80 * GIB)
+    monkeypatch.setattr("mmbench.launch.sharing.host_takes", lambda device: host)
     guesses = {str(n): (1.0, (n % 3 + 1) * GIB, "past runs") for n in range(100)}
     monkeypatch.setattr("mmbench.cli.estimate.estimates", lambda *args: guesses)
     options = {"per_gpu": "auto", "device": "cuda", "study": "", "results": tmp_path, **typed}
@@ -53,7 +57,24 @@ def chosen(monkeypatch, tmp_path, **typed):
 def test_the_count_follows_the_largest_cell_and_is_told(monkeypatch, tmp_path, capsys):
     assert chosen(monkeypatch, tmp_path) == 18
     said = "18 cells at once on each GPU: the largest needs 3.0 GiB of 80.0 GiB that are free"
-    assert said in capsys.readouterr().out
+    assert f"{said}; limited by the GPU's memory\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("limit", ROOMY)
+def test_no_more_cells_share_a_gpu_than_the_host_bears(limit, monkeypatch, tmp_path, capsys):
+    assert chosen(monkeypatch, tmp_path, host=ROOMY | {limit: 7}) == 7
+    assert f"; limited by {limit}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "gib", "takes"),
+    [(1, 16, 128, (16, 51)), (4, 16, 20, (4, 2)), (8, 4, 9, (1, 1))],
+)
+def test_the_gpus_divide_the_cores_and_memory_of_the_host(gpus, cores, gib, takes, monkeypatch):
+    monkeypatch.setattr("mmbench.launch.sharing._gpus", lambda device: [None] * gpus)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(cores), raising=False)
+    monkeypatch.setattr("mmbench.training.device.free_memory", lambda device: gib * GIB)
+    assert tuple(host_takes("cuda").values()) == takes
 
 
 @pytest.mark.parametrize("typed", ["auto", "4"])
