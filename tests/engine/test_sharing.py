@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbench.cli import running
+from mmbench.launch.local import Pool, Slot
 from mmbench.launch.sharing import CONTEXT, SHARE, cells_at_once, host_takes
 from mmbench.settings import RunSettings
 
@@ -81,3 +82,14 @@ def test_the_gpus_divide_the_cores_and_memory_of_the_host(gpus, cores, gib, take
 def test_a_study_about_time_never_shares(typed, monkeypatch, tmp_path, capsys):
     assert chosen(monkeypatch, tmp_path, per_gpu=typed, study="cost") == 1
     assert "one cell at a time" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("devices", "fraction"),
+    [(["cuda:0"], 0.6), (["cuda:0", "cuda:1"] * 3, 0.2), (["cpu"] * 3, 0.6)],
+)
+def test_workers_on_one_gpu_divide_the_memory_that_data_may_take(devices, fraction, tmp_path):
+    places = [Slot(device, 1) for device in devices]
+    pool = Pool(tmp_path, tmp_path, RunSettings(resident_fraction=0.6), places, [], print)
+    for slot in places:
+        assert pool.settings(slot).resident_fraction == pytest.approx(fraction)
