@@ -13,7 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import max_pool2d
+from torch.utils._pytree import tree_map_only
 
 from mmbench.nets import resnet
 from mmbench.nets.resnet import Residual, by_columns
@@ -85,6 +87,22 @@ def test_the_result_is_in_channels_last():
     out = norm_pool.norm_relu_pool(x, norm)
     assert out.shape == (2, 8, 5, 6)
     assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_is_kept_for_the_backward_pass_is_in_channels_last_as_a_compiler_sees_it():
+    x, norm = sample(2, 8, 9, 12)
+    weight, bias = norm.weight.detach(), norm.bias.detach()
+    first = (x, weight, bias, norm.eps)
+    pooled, codes, picked, mean, variance = torch.ops.mmbench.norm_relu_pool(*first)
+    second = (pooled, x, codes, picked, weight, mean, variance, norm.eps)
+    for operation, arguments, large in (
+        (torch.ops.mmbench.norm_relu_pool.default, first, 3),
+        (torch.ops.mmbench.norm_relu_pool_backward.default, second, 1),
+    ):
+        torch.library.opcheck(operation, arguments, test_utils=("test_schema", "test_faketensor"))
+        with FakeTensorMode() as fake:
+            seen = operation(*tree_map_only(torch.Tensor, fake.from_tensor, arguments))
+        assert all(t.is_contiguous(memory_format=torch.channels_last) for t in seen[:large])
 
 
 def test_half_precision_differs_by_its_rounding():
