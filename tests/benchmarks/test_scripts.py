@@ -4,7 +4,9 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -107,3 +109,16 @@ def test_each_variant_of_the_options_has_its_own_precision_in_its_turns(tmp_path
     finally:
         allow_tf32("fp32")
     assert seen == [False, True, False]
+
+
+def test_cells_side_by_side_begin_when_every_worker_is_ready(tmp_path):
+    cells = [SimpleNamespace(id=str(number)) for number in range(3)]
+    source = module("side_by_side").Together(cells, tmp_path, 2)
+    first, second = tmp_path / "first.log", tmp_path / "second.log"
+    assert source.take(first) is source.take(first) is None
+    assert source.again() > 0
+    before = time.perf_counter()
+    given = [source.take(log).cell for log in (second, first, second)]
+    assert given == cells
+    assert before < source.begun
+    assert source.take(first) is source.again() is None
