@@ -122,3 +122,20 @@ def test_cells_side_by_side_begin_when_every_worker_is_ready(tmp_path):
     assert given == cells
     assert before < source.begun
     assert source.take(first) is source.again() is None
+
+
+def test_a_method_that_fails_is_told_and_the_epochs_of_the_others_are_shown(monkeypatch, capsys):
+    epoch_time = module("epoch_time")
+
+    def make(name, *given):
+        if name == "concat":
+            raise RuntimeError("out of memory")
+        return make_trainer(name, *given)
+
+    monkeypatch.setattr(epoch_time, "make_trainer", make)
+    options = ["--device", "cpu", *SCRIPTS["epoch_time.py"][2]]
+    assert epoch_time.main([*options, "--methods", "concat,sum"]) == 1
+    said = capsys.readouterr()
+    assert said.err == "left out: concat: RuntimeError: out of memory\n"
+    assert "| sum |" in said.out
+    assert "| concat |" not in said.out
