@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mmbench.errors import MMBenchError
 from mmbench.settings import TrainerSettings
 from mmbench.testing.speed import audiovisual, make_trainer, random_loader
 from mmbench.training.device import allow_tf32
@@ -139,3 +140,11 @@ def test_a_method_that_fails_is_told_and_the_epochs_of_the_others_are_shown(monk
     assert said.err == "left out: concat: RuntimeError: out of memory\n"
     assert "| sum |" in said.out
     assert "| concat |" not in said.out
+
+
+def test_a_process_that_ends_without_a_word_is_told(monkeypatch):
+    memory = module("memory")
+    ended = subprocess.CompletedProcess([], -9, stdout="", stderr="")
+    monkeypatch.setattr("subprocess.run", lambda *given, **more: ended)
+    with pytest.raises(MMBenchError, match="concat: ended with code -9"):
+        memory.main(["--device", "cpu", "--methods", "concat"])
