@@ -17,6 +17,7 @@ from mmbench.sweep import Request, expand
 from mmbench.testing.speed import audiovisual, make_trainer, random_loader
 from mmbench.training.checkpoint import clone
 from mmbench.training.device import memory_format
+from mmbench.training.imbalance import measure
 from mmbench.training.layout import arrange
 from mmbench.training.optimizers import Optimizers
 from mmbench.training.run_cell import run_cell
@@ -98,6 +99,21 @@ def test_compiled_code_serves_the_next_cell_and_no_kind_of_input_falls_back(trai
     record = trained({"trainer.precision": "fp64", "trainer.epochs": 1}, compile=True)
     assert record.status == "done", record.failure
     assert counted["unique_graphs"] > 8  # what torch allows by itself
+
+
+def test_nothing_is_compiled_to_measure_the_imbalance_reached(tmp_path):
+    task = audiovisual((1, 33, 33), (3, 1, 33, 33), 3)
+    loader = random_loader(task, 12, 6, CPU)
+    method = make_trainer("concat", task, loader, TrainerSettings(batch_size=6), tmp_path).method
+    for encoder in method.encoders.values():
+        encoder.compile(backend="eager")
+    torch._dynamo.reset()
+    counted = torch._dynamo.utils.counters["stats"]
+    counted.clear()
+    measure(method, loader, loader)
+    assert counted["unique_graphs"] == 0
+    method.encode(next(loader.in_order(torch.arange(2))).inputs)
+    assert counted["unique_graphs"] > 0
 
 
 @pytest.mark.slow
