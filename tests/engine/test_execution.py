@@ -237,6 +237,8 @@ def test_a_run_goes_on_alike_in_another_memory_layout(kind, shape):
 
     settings = TrainerSettings(optimizer=kind, lr=0.1)
     uninterrupted, _ = go_on("contiguous", range(6))
+    continued, _ = go_on("contiguous", range(3, 6), go_on("contiguous", range(3)))
+    assert torch.equal(continued["weight"], uninterrupted["weight"])
     for first, second in (("contiguous", "channels_last"), ("channels_last", "contiguous")):
         continued, _ = go_on(second, range(3, 6), go_on(first, range(3)))
         torch.testing.assert_close(continued["weight"], uninterrupted["weight"])
