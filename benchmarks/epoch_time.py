@@ -5,9 +5,10 @@
 
 6,698 samples, a spectrogram of 257 x 1250 and two frames of 224 x 224, ResNet-18 encoders, batch
 64, bf16 on a GPU; random data, stored in half precision, resident on the device. Epochs of the
-methods take turns. On a GPU an epoch of each runs with torch's sync-debug mode set to error: a step
-that waits for the device ends the script. The peak is that of a measured matrix product in the same
-precision; an epoch's arithmetic is torch's count for ``concat``; ratios are to the first method.
+methods take turns. On a GPU an epoch of each runs with torch's sync-debug mode set to error: a
+method fails whose step waits for the device. One that fails is told and left out, and the exit code
+is 1. The peak is that of a measured matrix product in the same precision; an epoch's arithmetic is
+torch's count for ``concat``; ratios are to the first method of the table.
 What evaluating the same samples takes is told beside: an epoch ends with the selecting split.
 ``--methods all`` is the study's table of cost at these shapes.
 """
@@ -17,7 +18,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -70,8 +72,18 @@ def _evaluation_seconds(trainer: Trainer) -> float:
     return time.perf_counter() - begun
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+@contextmanager
+def _or_left_out(name: str, failed: set[str]) -> Iterator[None]:
+    """Tell a failure of the method ``name``; the others are measured all the same."""
+    try:
+        yield
+    except Exception as err:  # of any kind, from the device or from the method
+        print(f"left out: {name}: {type(err).__name__}: {err}", file=sys.stderr)
+        failed.add(name)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--methods", default="concat,iprm", help="comma-separated, the reference first; or all"
@@ -100,21 +112,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = options.methods.split(",")
     if options.methods == "all":
         names = ["concat", *(n for n in METHODS.names() if n != "concat")]
+    for name in names:
+        METHODS.load(name)  # or a wrong name is an error
+    trainers: dict[str, Trainer] = {}
+    failed: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
-        trainers = {
-            n: make_trainer(n, task, loader, settings, Path(folder) / n, run) for n in names
-        }
+        for name in names:
+            with _or_left_out(name, failed):
+                trainer = make_trainer(name, task, loader, settings, Path(folder) / name, run)
+                steps_seconds(trainer, LATE)  # kernels are chosen and compiled here
+                steps_seconds(trainer, LATE, may_wait=False)
+                trainers[name] = trainer
         reset_peak(device)
-        for trainer in trainers.values():
-            steps_seconds(trainer, LATE)  # kernels are chosen and compiled here
-            steps_seconds(trainer, LATE, may_wait=False)
         seconds: dict[str, list[float]] = {n: [] for n in names}
         for number in range(options.epochs):
             for name in names[number % len(names) :] + names[: number % len(names)]:
-                seconds[name].append(steps_seconds(trainers[name], LATE + number + 1))
+                if name not in failed:
+                    with _or_left_out(name, failed):
+                        seconds[name].append(steps_seconds(trainers[name], LATE + number + 1))
+        left = [name for name in names if name not in failed]
+        if not left:
+            raise MMBenchError("there is nothing to show: every method failed")
         memory = peak_memory(device).peak_bytes / 2**30
-        judged = _evaluation_seconds(trainers[names[0]])
-    floor, reference = operations / peak, seconds[names[0]]
+        judged = _evaluation_seconds(trainers[left[0]])
+    floor, reference = operations / peak, seconds[left[0]]
     rows = [
         (
             name, f"{statistics.median(taken):.2f}", f"{min(taken):.2f} to {max(taken):.2f}",
@@ -122,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{100 * floor / statistics.median(taken):.0f} %",
             f"{statistics.median(t / r for t, r in zip(taken, reference, strict=True)):.3f}",
         )
-        for name, taken in seconds.items()
+        for name, taken in ((name, seconds[name]) for name in left)
     ]  # fmt: skip
     where = "resident on the device" if loader.resident else "read from the memory map"
     text = (
@@ -147,10 +168,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     place = device.type + ("_compiled" if options.compile else "")
     show(text, options.into, f"epoch-{place}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
     try:
-        main()
+        sys.exit(main())
     except MMBenchError as err:
         sys.exit(f"error: {err}")

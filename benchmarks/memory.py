@@ -87,7 +87,8 @@ def in_a_process(method: str, options: argparse.Namespace) -> list[int]:
     environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        raise MMBenchError(f"{method}: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"]
+        raise MMBenchError(f"{method}: {said[-1]}")
     return [int(peak) for peak in json.loads(done.stdout.splitlines()[-1])]
 
 

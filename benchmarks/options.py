@@ -33,7 +33,7 @@ from mmbench.testing.speed import (
     table,
 )
 from mmbench.training import optimizers
-from mmbench.training.device import choose, memory_format, synchronize
+from mmbench.training.device import allow_tf32, choose, memory_format, synchronize
 from mmbench.training.environment import conditions
 from mmbench.training.trainer import Trainer
 
@@ -42,6 +42,7 @@ CLASSES, STEPS = 6, 4
 
 def turn(trainer: Trainer, batches: Sequence[Batch]) -> tuple[float, list[float]]:
     """Take the steps of one turn; return their seconds and losses."""
+    allow_tf32(trainer.settings.precision)  # for the whole process, in which the trainers alternate
     trainer.epoch = trainer.step_in_epoch = 0
     with trainer.autocast():
         trainer.method.on_epoch_start()

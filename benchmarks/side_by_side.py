@@ -5,8 +5,9 @@
     python benchmarks/side_by_side.py --device cuda --encoder image=resnet18
 
 Every round runs the same cells once with each number of workers, through the pool that
-``mmbench run`` uses, in the order rotated from round to round. The clock starts when the last
-worker is ready, so that start-up, which long grids share, is not in it.
+``mmbench run`` uses, in the order rotated from round to round. No worker gets a cell before all are
+ready, when the clock starts, so that start-up, which long grids share, is not in it; it stops when
+the last cell is done. A cell that is not counted comes first: what is built once is there then.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from typing import Any
 from mmbench.cell import Cell
 from mmbench.errors import MMBenchError
 from mmbench.launch.local import Pool, slots
-from mmbench.launch.source import Listed
+from mmbench.launch.source import Listed, Task
 from mmbench.settings import RunSettings, default_cache
 from mmbench.sweep import Request, expand
 from mmbench.testing.speed import show, sizes, table
@@ -29,21 +30,45 @@ from mmbench.training.device import choose
 from mmbench.training.environment import conditions
 
 
+class Together(Listed):
+    """Gives out the cells once every worker has asked for one."""
+
+    def __init__(self, cells: Sequence[Cell], results: Path, workers: int) -> None:
+        super().__init__(cells, results)
+        self.workers = workers
+        self.ready: set[Path] = set()  # their logs
+        self.begun = 0.0
+
+    def take(self, log: Path) -> Task | None:
+        """Return the next cell, if all are ready."""
+        if len(self.ready) < self.workers:
+            self.ready.add(log)
+            if len(self.ready) < self.workers:
+                return None
+            self.begun = time.perf_counter()
+        return super().take(log)
+
+    def again(self) -> float | None:
+        """Return how long to wait until all are ready."""
+        return 0.05 if len(self.ready) < self.workers else super().again()
+
+
 def seconds_of(cells: Sequence[Cell], device: str, workers: int) -> float:
-    """Run the cells with ``workers`` at once; return the seconds from the last worker's start."""
+    """Run the cells with ``workers`` at once; return the seconds from when all are ready."""
     places = slots(device, workers, workers, None)[:workers]
-    begun: list[float] = []
+    done = [0.0]
 
     def watch(cell: Cell | None, message: dict[str, Any]) -> None:
-        if message["kind"] == "started" and len(begun) < workers:
-            begun.append(time.perf_counter())
+        if message["kind"] == "done":
+            done.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
+        source = Together(cells, Path(folder), workers)
         pool = Pool(Path(folder), default_cache(), RunSettings(), places, [], watch)
-        outcome = pool.run(Listed(cells, Path(folder)))
-    if outcome.failed:
-        raise MMBenchError(next(iter(outcome.failed.values())))
-    return time.perf_counter() - begun[-1]
+        outcome = pool.run(source)
+    for reason in (outcome.failed | outcome.refused).values():
+        raise MMBenchError(reason)
+    return done[-1] - source.begun
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,21 +79,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--method", default="concat")
     parser.add_argument("--dataset", default="avdigits")
     parser.add_argument("--encoder", action="append", default=[], help="MODALITY=ENCODER")
-    parser.add_argument("--cells", type=int, default=8)
+    parser.add_argument("--cells", type=int, help="default: four for each of the most workers")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--into", type=Path, help="put the table between the markers there")
     options = parser.parse_args(argv)
+    most = max(options.workers)
+    count = 4 * most if options.cells is None else options.cells
+    if count < most:
+        parser.error(f"--cells {count} leaves some of {most} workers without one")
     device = choose(options.device)
     encoders = {f"encoder.{k}": v for k, _, v in (e.partition("=") for e in options.encoder)}
     cells = expand(
         Request(
-            methods=[options.method], datasets=[options.dataset], seeds=list(range(options.cells)),
+            methods=[options.method], datasets=[options.dataset], seeds=list(range(count)),
             protocol="validated", fidelity="corrected", preset="common", settings={},
             shared={"trainer.epochs": options.epochs, **encoders},
         ),
         default_cache(),
     )  # fmt: skip
+    seconds_of(cells[:1], options.device, 1)
     taken: dict[int, list[float]] = {workers: [] for workers in options.workers}
     for number in range(options.rounds):
         order = (

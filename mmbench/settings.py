@@ -273,7 +273,9 @@ class RunSettings(Settings):
     )
     compile: bool = setting(False, "compile the encoders with torch.compile", source="mmbench")
     resident_fraction: float = setting(
-        0.5, "keep a set on the device if it needs less than this share of free memory",
+        0.5,
+        "keep a set on the device if it needs less than this share of free memory, which the cells "
+        "at once on a GPU divide",
         source="mmbench", ge=0, le=1,
     )  # fmt: skip
 

@@ -102,7 +102,7 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "auto",
     jobs: Annotated[int | None, typer.Option(min=1, help="Workers on the CPU.")] = None,
     per_gpu: Annotated[
-        str, typer.Option(help="Cells at once on a GPU, or auto: as many as its memory takes.")
+        str, typer.Option(help="Cells at once on a GPU, or auto: as many as it and the host take.")
     ] = "1",
     threads: Annotated[int | None, typer.Option(min=1, help="Torch threads per process.")] = None,
     gpus_per_cell: Annotated[

@@ -142,7 +142,7 @@ def _stop_at_first_interrupt(pool: "Pool") -> None:
 
 def _per_gpu(todo: Sequence[Cell], options: Options, settings: RunSettings) -> int:
     """Return how many cells share a GPU; with ``auto``, measure and say so."""
-    from mmbench.launch.per_gpu import cells_at_once, free_memory
+    from mmbench.launch.per_gpu import cells_at_once, free_memory, host_takes
 
     known = options.per_gpu.isdecimal() and int(options.per_gpu) >= 1
     if not known and options.per_gpu != "auto":
@@ -157,12 +157,17 @@ def _per_gpu(todo: Sequence[Cell], options: Options, settings: RunSettings) -> i
     guesses = _estimates(todo, options, settings)
     largest = max(guess.memory for guess in guesses.values())
     free = free_memory(options.device) or 0  # once more: a calibration leaves some of it in use
-    count = cells_at_once(free, largest, len(todo))
+    limits = {
+        "the number of cells": len(todo),
+        "the GPU's memory": cells_at_once(free, largest, len(todo)),
+        **host_takes(options.device),
+    }
+    limit = min(limits, key=limits.__getitem__)
     print(
-        f"{counted(count, 'cell')} at once on each GPU: the largest needs "
-        f"{largest / 2**30:.1f} GiB of {free / 2**30:.1f} GiB that are free"
+        f"{counted(limits[limit], 'cell')} at once on each GPU: the largest needs "
+        f"{largest / 2**30:.1f} GiB of {free / 2**30:.1f} GiB that are free; limited by {limit}"
     )
-    return count
+    return limits[limit]
 
 
 def _estimates(

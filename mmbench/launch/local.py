@@ -265,10 +265,18 @@ class Pool:
         if len(self.source) and not (self.stopping or dead.dismissed):
             self._start(dead.slot)
 
+    def settings(self, slot: Slot) -> RunSettings:
+        """Return the settings of the worker in ``slot``: it shares a GPU's memory with others."""
+        sharing = 1 if slot.device == "cpu" else self.places.count(slot)
+        update = {
+            "device": slot.device,
+            "threads": slot.threads,
+            "resident_fraction": self.run_settings.resident_fraction / sharing,
+        }
+        return self.run_settings.model_copy(update=update)
+
     def _start(self, slot: Slot) -> None:
-        settings = self.run_settings.model_copy(
-            update={"device": slot.device, "threads": slot.threads}
-        )
+        settings = self.settings(slot)
         self.logs.mkdir(parents=True, exist_ok=True)
         name = f"worker-{socket.gethostname()}-{os.getpid()}-{next(self.numbers)}.log"
         log = self.logs / name

@@ -1,8 +1,15 @@
-"""How many cells share one GPU: measured memory against what is free."""
+"""How many cells share one GPU: measured memory against what is free, and what the host bears."""
+
+import os
+from typing import TYPE_CHECKING
 
 from mmbench.training import device as devices
 
+if TYPE_CHECKING:
+    import torch
+
 CONTEXT = 600 * 2**20  # bytes of a process on the GPU before its first tensor, libraries included
+WORKER = 5 * 2**29  # bytes of host memory of a process with torch and CUDA; estimated, not measured
 SHARE = 0.85  # of the free memory; the rest is for fragments and what others may start
 
 
@@ -14,13 +21,30 @@ def free_memory(device: str) -> int | None:
     Raises:
         UserError: if the device is not there.
     """
+    return min(map(devices.free_memory, _gpus(device)), default=None)
+
+
+def host_takes(device: str) -> dict[str, int]:
+    """Return for how many cells on each GPU the host's cores and free memory are enough."""
+    import torch
+
+    count = len(_gpus(device))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = devices.free_memory(torch.device("cpu"))
+    return {
+        "the host's cores": max(1, (cores or 1) // count),
+        "the host's memory": max(1, memory // (WORKER * count)),
+    }
+
+
+def _gpus(device: str) -> "list[torch.device]":
     import torch
 
     chosen = devices.choose(device)
     if chosen.type != "cuda":
-        return None
+        return []
     every = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    return min(devices.free_memory(each) for each in ([chosen] if ":" in device else every))
+    return [chosen] if ":" in device else every
 
 
 def cells_at_once(free: int, largest: int, cells: int) -> int:

@@ -6,8 +6,10 @@ together 4 times, besides what the pool leaves, a quarter in size. The mathemati
 three modules in training mode (statistics in float32, the first maximum of a window gets its
 gradient); results differ from theirs by rounding.
 
-Tensors are [N, H, W, C] and dense here, which is how PyTorch keeps [N, C, H, W] in channels_last.
-Triton launches on the current device, so each launch names the tensors' own.
+Tensors are [N, C, H, W] in channels_last, for the kernels [N, H, W, C] without gaps. They are not
+permuted for the operations: torch's compiler lays out what a convolution's successors save in
+channels_last as it sees the dimensions, and would copy what has another order. Triton launches on
+the current device, so each launch names the tensors' own.
 """
 
 import torch
@@ -32,11 +34,11 @@ def norm_relu_pool(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     Returns:
         [N, C, ceil(H / 2), ceil(W / 2)] in channels_last.
     """
-    inner = x.permute(0, 2, 3, 1).contiguous()
+    x = x.contiguous(memory_format=torch.channels_last)
     pooled: Tensor
-    pooled, _, _, mean, variance = _forward(inner, norm.weight, norm.bias, norm.eps)
-    _remember(norm, mean, variance, inner.numel() // inner.shape[3])
-    return pooled.permute(0, 3, 1, 2)
+    pooled, _, _, mean, variance = _forward(x, norm.weight, norm.bias, norm.eps)
+    _remember(norm, mean, variance, x.numel() // x.shape[1])
+    return pooled
 
 
 @torch.no_grad()
@@ -52,11 +54,11 @@ def _forward(
     y: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return pooled values, codes and pre-norm values of the maxima, and mean and variance [C]."""
-    n, h, w, c = y.shape
+    n, c, h, w = y.shape
     count = n * h * w
     programs = min(PROGRAMS, triton.cdiv(count, ROWS))
     sums = y.new_empty(programs, 2, c, dtype=torch.float32)
-    near = y[n // 2, h // 2].float().mean(0)  # of the mean, so that squares do not cancel
+    near = y[n // 2, :, h // 2].float().mean(1)  # of the mean, so that squares do not cancel
     with torch.cuda.device_of(y):
         kernels.norm_pool_moments[(programs,)](y, near, sums, count, c, ROWS, num_warps=8)
     first, second = sums.sum(0, dtype=torch.float64) / count
@@ -64,7 +66,7 @@ def _forward(
     variance = (second - first.square()).clamp_(min=0).float()
     scale = weight * torch.rsqrt(variance + eps)
     pooled, codes, picked = _windows(y)
-    rows, columns = pooled.shape[1:3]
+    rows, columns = pooled.shape[2:]
     with torch.cuda.device_of(y):
         kernels.norm_pool_forward[(n * rows, triton.cdiv(columns, BLOCK))](
             y, scale, bias - mean * scale, pooled, codes, picked, h, w, rows, columns, c, BLOCK
@@ -73,14 +75,15 @@ def _forward(
 
 
 def _windows(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    n, h, w, c = y.shape
-    pooled = y.new_empty(n, (h + 1) // 2, (w + 1) // 2, c)
+    n, c, h, w = y.shape
+    size = (n, c, (h + 1) // 2, (w + 1) // 2)
+    pooled = torch.empty(size, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
     return pooled, torch.empty_like(pooled, dtype=torch.int8), torch.empty_like(pooled)
 
 
 @_forward.register_fake
 def _(y: Tensor, *_: object) -> tuple[Tensor, ...]:
-    mean = y.new_empty(y.shape[3], dtype=torch.float32)
+    mean = y.new_empty(y.shape[1], dtype=torch.float32)
     return (*_windows(y), mean, torch.empty_like(mean))
 
 
@@ -96,9 +99,9 @@ def _backward(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of ``y``, weight and bias."""
-    n, h, w, c = y.shape
-    _, rows, columns, _ = codes.shape
-    gradient = gradient.contiguous()
+    n, c, h, w = y.shape
+    _, _, rows, columns = codes.shape
+    gradient = gradient.contiguous(memory_format=torch.channels_last)
     pooled = n * rows * columns
     programs = min(PROGRAMS, triton.cdiv(pooled, ROWS))
     sums = y.new_empty(programs, 2, c, dtype=torch.float32)
@@ -146,8 +149,8 @@ def _differentiate(ctx, gradient, *_):  # type: ignore[no-untyped-def]  # torch'
 
 
 def _by_modules(y: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    x = batch_norm(y.permute(0, 3, 1, 2), None, None, weight, bias, training=True, eps=eps)
-    return max_pool2d(x.relu(), 3, stride=2, padding=1).permute(0, 2, 3, 1)
+    x = batch_norm(y, None, None, weight, bias, training=True, eps=eps)
+    return max_pool2d(x.relu(), 3, stride=2, padding=1)
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)

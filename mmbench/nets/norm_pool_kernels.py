@@ -1,7 +1,8 @@
 """Triton's kernels of `norm_pool`: a language of its own in Python's grammar.
 
 A program works on a few positions and all channels, which lie side by side. Sizes are in upper
-case: H and W of the images, R and S of the windows' rows and columns.
+case: H and W of the images, R and S of the windows' rows and columns. One binary serves all of
+them: Triton would otherwise build others for sizes of 1 and for multiples of 16.
 """
 
 import triton
@@ -10,7 +11,7 @@ import triton.language as tl
 DEAD = tl.constexpr(9)  # the code of a window without a positive value; 0 to 8 say where it is
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def norm_pool_moments(y, near, sums, count, C: tl.constexpr, ROWS: tl.constexpr):
     """Sum per channel what the values differ by from one near their mean, and the squares."""
     c = tl.arange(0, C)[None, :]
@@ -31,7 +32,7 @@ def norm_pool_moments(y, near, sums, count, C: tl.constexpr, ROWS: tl.constexpr)
     tl.store(into + C, tl.sum(second, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H", "W", "R", "S"])
 def norm_pool_forward(
     y, scale, shift, pooled, codes, picked, H, W, R, S, C: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -60,7 +61,7 @@ def norm_pool_forward(
     tl.store(picked + at, pick.to(picked.dtype.element_ty), column < S)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def norm_pool_sums(
     gradient, codes, picked, mean, deviation, sums, count, C: tl.constexpr, ROWS: tl.constexpr
 ):
@@ -101,7 +102,7 @@ def _put(dv, y, a, slope, offset, result, at, inside):
     tl.store(result + at, (a * dv + slope * x + offset).to(result.dtype.element_ty), inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H", "W", "R", "S"])
 def norm_pool_backward(
     gradient, codes, y, scale, slope, offset, result, H, W, R, S,
     C: tl.constexpr, BLOCK: tl.constexpr,

@@ -92,6 +92,8 @@ def by_columns(conv: nn.Conv2d, x: Tensor) -> Tensor:
     x = F.pad(x, (int(beside), (count - 1) * along + columns - x.shape[3] - int(beside)))
     windows = x.unfold(3, columns, along)  # [B, C, H, W', columns]
     folded = windows.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
+    # Of one channel a view whose windows overlap: a convolution would copy it in either direction.
+    folded = folded.contiguous(memory_format=torch.channels_last)
     weight = F.pad(conv.weight, (0, columns - kernel)).transpose(2, 3)
     weight = weight.reshape(outputs, -1, rows, 1).contiguous(memory_format=torch.channels_last)
     return F.conv2d(folded, weight, conv.bias, (down, 1), (int(above), 0))

@@ -96,6 +96,7 @@ class Optimizers:
             ]  # fmt: skip
             self.by_name[name] = self._make(rows)
             self.by_name[name].load_state_dict(saved["state"])
+            _lay_out(self.by_name[name])
 
     def _make(self, rows: list[dict[str, Any]]) -> torch.optim.Optimizer:
         settings = self.settings
@@ -105,3 +106,16 @@ class Optimizers:
             )
         kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
         return kind(rows, lr=settings.lr, fused=self._fused or None)
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Lay out the state as the parameters are, which a run elsewhere may have had otherwise.
+
+    Fused kernels pair the elements by where they lie in memory: a CPU's would take those of others
+    and say nothing, a GPU's fails.
+    """
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                laid_out = torch.empty_like(parameter, dtype=value.dtype, device=value.device)
+                state[key] = laid_out.copy_(value)

@@ -1,11 +1,20 @@
 """The scripts that measure run from the command line and print their tables; the sizes are tiny."""
 
+import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+
+from mmbench.errors import MMBenchError
+from mmbench.settings import TrainerSettings
+from mmbench.testing.speed import audiovisual, make_trainer, random_loader
+from mmbench.training.device import allow_tf32
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY = ["--audio", "1,33,33", "--visual", "3,1,33,33"]
@@ -43,6 +52,14 @@ SCRIPTS = {
 }  # fmt: skip
 
 
+def module(script):
+    """Return a script as a module."""
+    spec = importlib.util.spec_from_file_location(script, BENCHMARKS / f"{script}.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
 def run(script, *options):
     device = [] if script == "study_hours.py" else ["--device", "cpu"]
     command = [sys.executable, "-P", str(BENCHMARKS / script), *device, *options]
@@ -74,3 +91,60 @@ def test_the_ratios_of_steps_are_printed_as_json():
     assert list(ratios) == ["concat", "iprm"]
     assert ratios["concat"] == 1.0
     assert ratios["iprm"] > 0
+
+
+def test_each_variant_of_the_options_has_its_own_precision_in_its_turns(tmp_path):
+    task = audiovisual((1, 33, 33), (3, 1, 33, 33), 3)
+    loader = random_loader(task, 2, 2, torch.device("cpu"))
+    seen = []
+    trainers = [
+        make_trainer("concat", task, loader, TrainerSettings(precision=precision), tmp_path)
+        for precision in ("fp32", "tf32", "fp32")
+    ]
+    try:
+        for trainer in trainers:
+            trainer.method.fusion_head.register_forward_pre_hook(
+                lambda *_: seen.append(torch.backends.cuda.matmul.allow_tf32)
+            )
+            module("options").turn(trainer, list(loader.everything()))
+    finally:
+        allow_tf32("fp32")
+    assert seen == [False, True, False]
+
+
+def test_cells_side_by_side_begin_when_every_worker_is_ready(tmp_path):
+    cells = [SimpleNamespace(id=str(number)) for number in range(3)]
+    source = module("side_by_side").Together(cells, tmp_path, 2)
+    first, second = tmp_path / "first.log", tmp_path / "second.log"
+    assert source.take(first) is source.take(first) is None
+    assert source.again() > 0
+    before = time.perf_counter()
+    given = [source.take(log).cell for log in (second, first, second)]
+    assert given == cells
+    assert before < source.begun
+    assert source.take(first) is source.again() is None
+
+
+def test_a_method_that_fails_is_told_and_the_epochs_of_the_others_are_shown(monkeypatch, capsys):
+    epoch_time = module("epoch_time")
+
+    def make(name, *given):
+        if name == "concat":
+            raise RuntimeError("out of memory")
+        return make_trainer(name, *given)
+
+    monkeypatch.setattr(epoch_time, "make_trainer", make)
+    options = ["--device", "cpu", *SCRIPTS["epoch_time.py"][2]]
+    assert epoch_time.main([*options, "--methods", "concat,sum"]) == 1
+    said = capsys.readouterr()
+    assert said.err == "left out: concat: RuntimeError: out of memory\n"
+    assert "| sum |" in said.out
+    assert "| concat |" not in said.out
+
+
+def test_a_process_that_ends_without_a_word_is_told(monkeypatch):
+    memory = module("memory")
+    ended = subprocess.CompletedProcess([], -9, stdout="", stderr="")
+    monkeypatch.setattr("subprocess.run", lambda *given, **more: ended)
+    with pytest.raises(MMBenchError, match="concat: ended with code -9"):
+        memory.main(["--device", "cpu", "--methods", "concat"])

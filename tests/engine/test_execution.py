@@ -3,6 +3,7 @@
 import gc
 import shutil
 from dataclasses import replace
+from math import prod
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from mmbench.registry import METHODS
 from mmbench.settings import RunSettings, TrainerSettings
 from mmbench.sweep import Request, expand
 from mmbench.testing.speed import audiovisual, make_trainer, random_loader
+from mmbench.training.checkpoint import clone
 from mmbench.training.device import memory_format
+from mmbench.training.imbalance import measure
 from mmbench.training.layout import arrange
 from mmbench.training.optimizers import Optimizers
 from mmbench.training.run_cell import run_cell
@@ -96,6 +99,21 @@ def test_compiled_code_serves_the_next_cell_and_no_kind_of_input_falls_back(trai
     record = trained({"trainer.precision": "fp64", "trainer.epochs": 1}, compile=True)
     assert record.status == "done", record.failure
     assert counted["unique_graphs"] > 8  # what torch allows by itself
+
+
+def test_nothing_is_compiled_to_measure_the_imbalance_reached(tmp_path):
+    task = audiovisual((1, 33, 33), (3, 1, 33, 33), 3)
+    loader = random_loader(task, 12, 6, CPU)
+    method = make_trainer("concat", task, loader, TrainerSettings(batch_size=6), tmp_path).method
+    for encoder in method.encoders.values():
+        encoder.compile(backend="eager")
+    torch._dynamo.reset()
+    counted = torch._dynamo.utils.counters["stats"]
+    counted.clear()
+    measure(method, loader, loader)
+    assert counted["unique_graphs"] == 0
+    method.encode(next(loader.in_order(torch.arange(2))).inputs)
+    assert counted["unique_graphs"] > 0
 
 
 @pytest.mark.slow
@@ -195,6 +213,35 @@ def test_compiled_code_of_one_method_serves_those_that_go_backward_twice(trained
     settings = {"lfm.weight": "learned_official"}
     learned = trained(small, methods=["lfm"], settings=settings, compile=True)
     assert learned.status == "done", learned.failure
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("shape", [(4, 3, 3, 3), (4, 1, 3, 3), (4, 3, 2, 3, 3), (4, 3), ()])
+def test_a_run_goes_on_alike_in_another_memory_layout(kind, shape):
+    def go_on(layout, seeds, state=None):
+        net = torch.nn.Module()
+        net.weight = torch.nn.Parameter(torch.arange(prod(shape)).float().view(shape))
+        net.encoders = {}
+        arrange(net, CPU, RunSettings(memory_format=layout))
+        optimizers = Optimizers(net, settings)
+        optimizers.create("main", [ParameterGroup("all", (net.weight,))])
+        if state is not None:
+            net.load_state_dict(state[0])
+            optimizers.load(state[1])
+        for seed in seeds:
+            torch.manual_seed(seed)
+            grad = torch.randn(shape)  # drawn alike, whatever the layout
+            net.weight.grad = torch.empty_like(net.weight).copy_(grad)
+            optimizers.by_name["main"].step()
+        return clone((net.state_dict(), optimizers.state()))
+
+    settings = TrainerSettings(optimizer=kind, lr=0.1)
+    uninterrupted, _ = go_on("contiguous", range(6))
+    continued, _ = go_on("contiguous", range(3, 6), go_on("contiguous", range(3)))
+    assert torch.equal(continued["weight"], uninterrupted["weight"])
+    for first, second in (("contiguous", "channels_last"), ("channels_last", "contiguous")):
+        continued, _ = go_on(second, range(3, 6), go_on(first, range(3)))
+        torch.testing.assert_close(continued["weight"], uninterrupted["weight"])
 
 
 def test_a_gpu_gets_channels_last_unless_told_otherwise():

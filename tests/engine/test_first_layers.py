@@ -13,7 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import max_pool2d
+from torch.utils._pytree import tree_map_only
 
 from mmbench.nets import resnet
 from mmbench.nets.resnet import Residual, by_columns
@@ -87,6 +89,22 @@ def test_the_result_is_in_channels_last():
     assert out.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_what_is_kept_for_the_backward_pass_is_in_channels_last_as_a_compiler_sees_it():
+    x, norm = sample(2, 8, 9, 12)
+    weight, bias = norm.weight.detach(), norm.bias.detach()
+    first = (x, weight, bias, norm.eps)
+    pooled, codes, picked, mean, variance = torch.ops.mmbench.norm_relu_pool(*first)
+    second = (pooled, x, codes, picked, weight, mean, variance, norm.eps)
+    for operation, arguments, large in (
+        (torch.ops.mmbench.norm_relu_pool.default, first, 3),
+        (torch.ops.mmbench.norm_relu_pool_backward.default, second, 1),
+    ):
+        torch.library.opcheck(operation, arguments, test_utils=("test_schema", "test_faketensor"))
+        with FakeTensorMode() as fake:
+            seen = operation(*tree_map_only(torch.Tensor, fake.from_tensor, arguments))
+        assert all(t.is_contiguous(memory_format=torch.channels_last) for t in seen[:large])
+
+
 def test_half_precision_differs_by_its_rounding():
     x, norm = sample(2, 16, 12, 40, dtype=torch.bfloat16)
     got, want = both(x, norm)
@@ -144,6 +162,20 @@ def test_columns_as_channels_give_the_same_convolution(channels, height, width, 
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
     assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_columns_as_channels_are_laid_out_once_for_both_directions(channels, monkeypatch):
+    convolve, seen = torch.nn.functional.conv2d, []
+
+    def spy(x, *more):
+        seen.append(x)
+        return convolve(x, *more)
+
+    monkeypatch.setattr(resnet.F, "conv2d", spy)
+    by_columns(nn.Conv2d(channels, 4, 7, stride=2, padding=3), torch.randn(2, channels, 9, 12))
+    (folded,) = seen
+    assert folded.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.slow
@@ -231,12 +263,9 @@ TYPES = {
     kernels.norm_pool_backward: "*T *i8 *T *fp32 *fp32 *fp32 *T i32 i32 i32 i32",
 }
 SIZES = {"C": 64, "ROWS": norm_pool.ROWS, "BLOCK": norm_pool.BLOCK}
-ONES = ({}, {"W": 1, "S": 1}, {"H": 1, "R": 1})  # Triton takes a size of 1 for a constant
-CASES = [(80, "bf16", {}), (90, "fp16", {}), (90, "fp32", {})]
-CASES += [(90, "bf16", ones) for ones in ONES]
-for capability, dtype, ones in CASES:
+for capability, dtype in ((80, "bf16"), (90, "bf16"), (90, "fp16"), (90, "fp32")):
     for kernel, types in TYPES.items():
-        sizes = {k: v for k, v in (SIZES | ones).items() if k in kernel.arg_names}
+        sizes = {k: v for k, v in SIZES.items() if k in kernel.arg_names}
         types = types.replace("T", dtype).split()
         known = [name for name in kernel.arg_names if name not in SIZES]
         signature = dict(zip(known, types, strict=True)) | dict.fromkeys(sizes, "constexpr")
@@ -244,11 +273,13 @@ for capability, dtype, ones in CASES:
             ASTSource(kernel, signature, sizes), target=GPUTarget("cuda", capability, 32)
         )
         assert made.asm["cubin"], kernel
+        numbers = [name for name, kind in signature.items() if kind == "i32"]
+        assert numbers == [p.name for p in kernel.params if p.do_not_specialize], kernel
 print("compiled")
 """
 
 
-def test_the_kernels_compile_for_gpus_of_two_generations(tmp_path):
+def test_the_kernels_compile_for_gpus_of_two_generations_and_once_for_all_sizes(tmp_path):
     done = subprocess.run(
         [sys.executable, "-P", "-c", COMPILE], capture_output=True, text=True, check=False,
         env={**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"},
