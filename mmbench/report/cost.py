@@ -24,6 +24,11 @@ NOTES = (
     "alike for all rows draws it towards 1.",
     "Peak memory: of the allocator on a GPU, else of the whole process.",
 )
+OTHER_CODE = "other code"
+APART = (
+    f"{OTHER_CODE}: these runs are of another commit than those of {{reference}} and were not made "
+    "in turns with them, so that there is no ratio."
+)
 OVERLAP = (
     "TIMES NOT COMPARABLE: {n} of {all} runs overlapped in time with another one on such a device. "
     "For times that are, run the study alone in a folder of its own: mmbench run --study {study} "
@@ -108,13 +113,18 @@ def _table(study: Study, group: Group, reference: bool, shared: NDArray[np.bool_
         caption=caption(group, reference, f"Cost on {place}, and test "
                         f"{TITLES.get(primary, primary)} in percent,"),
         notes=(
-            *(n.format(reference=name) for n in NOTES), *reasons(group.rows),
+            *(n.format(reference=name) for n in NOTES),
+            *([APART.format(reference=name)] if _apart(rows) else []), *reasons(group.rows),
             *(_warning(study, group, shared) or _conclusion(rows, base)),
         ),
         bundle=group.bundle,
         dataset=group.dataset,
         protocol=group.protocol,
     )  # fmt: skip
+
+
+def _apart(rows: Iterable[tuple[str, tuple[Entry, ...]]]) -> bool:
+    return any(entry.text == OTHER_CODE for _, entries in rows for entry in entries)
 
 
 def base_row(study: Study, group: Group) -> Shown | None:
@@ -128,11 +138,14 @@ def ratio_entry(row: Shown, base: Shown | None, key: str = "seconds") -> Entry:
 
     Args:
         row: the row.
-        base: what it is set against; None gives an empty entry.
+        base: what it is set against; None gives an empty entry, and runs of another commit one that
+            says so.
         key: ``seconds`` of an epoch's steps, or of the ``whole`` run.
     """
     if base is None:
         return Entry("")
+    if row.stored(key) and set(row.column("commit")) != set(base.column("commit")):
+        return Entry(OTHER_CODE)
     both = row.stored(key), base.stored(key)
     own, against = both[0].of(both[1].seeds), both[1].of(both[0].seeds)
     if not own:

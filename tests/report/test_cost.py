@@ -114,3 +114,14 @@ def test_a_method_that_was_refused_says_why_beside_those_that_were_timed(timed):
     (table,) = tables([timed("concat", 0, 1.0, 0), refused])
     assert dict(table.rows)["iprm"][0].text == "refused"
     assert "iprm: refused: needs two." in table.notes
+
+
+def test_times_of_another_version_of_the_code_are_not_set_against_each_other(timed):
+    later = timed("iprm", 0, 2.0, 1)
+    there = later.environment.model_copy(update={"commit": "0" * 40})
+    (table,) = tables([timed("concat", 0, 1.0, 0), later.model_copy(update={"environment": there})])
+    row = dict(zip(table.columns[1:], dict(table.rows)["iprm"], strict=True))
+    assert row["s/epoch"].value == 2.0
+    assert [row[name].text for name in ("Ratio", "Run ratio")] == ["other code", "other code"]
+    assert any(note.startswith("other code: ") for note in table.notes)
+    assert not any("may be concluded" in note for note in table.notes)
