@@ -10,7 +10,7 @@ from mmbench.cell import Cell, Fidelity, Preset, Protocol, canonical, encoder_pa
 from mmbench.data import cache as data_cache
 from mmbench.dataset import Dataset, Task
 from mmbench.dotted import check_for_every, inside_run, split_settings
-from mmbench.errors import UserError
+from mmbench.errors import UserError, nearest
 from mmbench.method import Method
 from mmbench.nets.encoders import encoder_names
 from mmbench.own.table import TABLES
@@ -78,11 +78,22 @@ def expand_study(request: Request, study: "Study", cache: Path) -> list[Cell]:
         request: its methods say which rows; its settings apply to all of them.
         study: the rows.
         cache: prepared data.
+
+    Raises:
+        UserError: if a method has no row, and for anything that cannot be run.
     """
+    rows = list(dict.fromkeys(row.method for row in study.listed))
+    wanted = rows if "all" in request.methods else request.methods
+    for name in wanted:
+        if name not in rows:
+            raise UserError(
+                f"the study {study.name} has rows of {', '.join(rows)}, but not of "
+                f"{name!r}{nearest(name, rows)}"
+            )
     turns = [{key: value} for key, values in study.vary.items() for value in values] or [{}]
     cells: dict[str, Cell] = {}
     for turn, row in product(turns, study.listed):
-        if row.method in request.methods:
+        if row.method in wanted:
             own = {f"method.{key}": value for key, value in row.set.items()}
             part = replace(
                 request,

@@ -150,6 +150,17 @@ def test_a_study_can_be_narrowed_and_changed():
     assert {c.changed.get("method.ema") for c in cells} == {None, "off"}
 
 
+def test_a_study_refuses_methods_that_it_has_no_row_of_and_takes_all():
+    for wrong in ("iprmm", "iprm,sum"):
+        with pytest.raises(UserError, match=r"the study ablation has rows of .*, but not of"):
+            make_cells(options(study="ablation", given={"methods": wrong, "datasets": "mfeat3"}))
+    every, plain = (
+        make_cells(options(study="ablation", given={"methods": given, "datasets": "mfeat3"}))
+        for given in ("all", "")
+    )
+    assert [c.id for c in every] == [c.id for c in plain]
+
+
 def test_what_differs_from_the_bundle_is_named_and_changes_no_id():
     plain, changed = (
         make_cells(options(given={"methods": "iprm", "datasets": "mfeat3"}, set=given))[0]
