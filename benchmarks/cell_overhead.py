@@ -10,7 +10,6 @@ training steps, the validation after each epoch, the parts named in the table, a
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from mmbench.errors import MMBenchError
 from mmbench.record import Record
 from mmbench.settings import RunSettings, default_cache
 from mmbench.sweep import Request, expand
-from mmbench.testing.speed import show, table
+from mmbench.testing.speed import script, show, table
 from mmbench.training import checkpoint, run_cell, trainer
 from mmbench.training.environment import conditions
 
@@ -127,7 +126,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MMBenchError as err:
-        sys.exit(f"error: {err}")
+    script(main)

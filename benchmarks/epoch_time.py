@@ -35,6 +35,7 @@ from mmbench.testing.speed import (
     make_trainer,
     random_loader,
     sample_flops,
+    script,
     show,
     sizes,
     steps_seconds,
@@ -172,7 +173,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except MMBenchError as err:
-        sys.exit(f"error: {err}")
+    script(main)

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from mmbench.errors import MMBenchError
-from mmbench.testing.speed import show, table
+from mmbench.testing.speed import script, show, table
 from mmbench.training.environment import conditions
 
 
@@ -55,7 +55,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MMBenchError as err:
-        sys.exit(f"error: {err}")
+    script(main)

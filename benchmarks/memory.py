@@ -34,6 +34,7 @@ from mmbench.testing.speed import (
     audiovisual,
     make_trainer,
     random_loader,
+    script,
     show,
     sizes,
     table,
@@ -132,7 +133,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MMBenchError as err:
-        sys.exit(f"error: {err}")
+    script(main)

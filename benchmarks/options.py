@@ -11,7 +11,6 @@ start from the same weights and batches.
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-from mmbench.errors import MMBenchError
 from mmbench.method import Batch
 from mmbench.settings import RunSettings, TrainerSettings
 from mmbench.testing.speed import (
@@ -28,6 +26,7 @@ from mmbench.testing.speed import (
     audiovisual,
     make_trainer,
     random_loader,
+    script,
     show,
     sizes,
     table,
@@ -126,7 +125,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MMBenchError as err:
-        sys.exit(f"error: {err}")
+    script(main)

@@ -12,7 +12,6 @@ the last cell is done. A cell that is not counted comes first: what is built onc
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from mmbench.launch.local import Pool, slots
 from mmbench.launch.source import Listed, Task
 from mmbench.settings import RunSettings, default_cache
 from mmbench.sweep import Request, expand
-from mmbench.testing.speed import show, sizes, table
+from mmbench.testing.speed import script, show, sizes, table
 from mmbench.training.device import choose
 from mmbench.training.environment import conditions
 
@@ -66,8 +65,10 @@ def seconds_of(cells: Sequence[Cell], device: str, workers: int) -> float:
         source = Together(cells, Path(folder), workers)
         pool = Pool(Path(folder), default_cache(), RunSettings(), places, [], watch)
         outcome = pool.run(source)
-    for reason in (outcome.failed | outcome.refused).values():
-        raise MMBenchError(reason)
+    if outcome.interrupted:
+        raise MMBenchError("interrupted: nothing was measured")
+    if reasons := outcome.failed | outcome.refused:
+        raise MMBenchError(next(iter(reasons.values())))
     return done[-1] - source.begun
 
 
@@ -129,7 +130,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MMBenchError as err:
-        sys.exit(f"error: {err}")
+    script(main)

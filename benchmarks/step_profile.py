@@ -11,7 +11,6 @@ on a GPU how long the processor takes to launch one, below which no step can get
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -21,7 +20,6 @@ from typing import Literal
 
 from torch.profiler import ProfilerActivity, profile
 
-from mmbench.errors import MMBenchError
 from mmbench.settings import RunSettings, TrainerSettings
 from mmbench.testing.speed import (
     CREMAD,
@@ -29,6 +27,7 @@ from mmbench.testing.speed import (
     audiovisual,
     make_trainer,
     random_loader,
+    script,
     show,
     sizes,
     steps_seconds,
@@ -147,7 +146,4 @@ def _shown(seconds: float, count: int) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MMBenchError as err:
-        sys.exit(f"error: {err}")
+    script(main)

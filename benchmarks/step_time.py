@@ -20,7 +20,6 @@ small.
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,6 @@ from typing import Any
 
 import torch
 
-from mmbench.errors import MMBenchError
 from mmbench.method import Batch
 from mmbench.registry import METHODS
 from mmbench.settings import RunSettings, TrainerSettings
@@ -41,6 +39,7 @@ from mmbench.testing.speed import (
     make_trainer,
     operations,
     random_loader,
+    script,
     show,
     sizes,
     table,
@@ -236,7 +235,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MMBenchError as err:
-        sys.exit(f"error: {err}")
+    script(main)

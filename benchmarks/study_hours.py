@@ -17,7 +17,6 @@ machine reaches. Evaluation, decoding and idle time are not in it.
 import argparse
 import json
 import re
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmbench.cli.output import pairs
-from mmbench.errors import MMBenchError, UserError, nearest
+from mmbench.errors import UserError, nearest
 from mmbench.nets.encoders import encoder_names
 from mmbench.registry import DATASETS, METHODS
 from mmbench.settings import TrainerSettings, parse_value, validate
@@ -37,6 +36,7 @@ from mmbench.testing.speed import (
     operations,
     random_loader,
     sample_flops,
+    script,
     show,
     table,
 )
@@ -56,21 +56,18 @@ def counted(epochs: int) -> dict[str, float]:
     loader = random_loader(task, BATCH * 2 * PHASES, BATCH, torch.device("cpu"))
     batches = list(loader.everything())
     settings = TrainerSettings(epochs=SHORT, batch_size=BATCH)
-    step: dict[str, float] = {}
-    before: dict[str, float] = {}
-    passes: dict[str, float] = {}
+    found: dict[str, float] = {}
     for name in METHODS.names():
         if len(METHODS.load(name).variants(task)) > 1:
             continue
         with tempfile.TemporaryDirectory() as folder:
             trainer = make_trainer(name, task, loader, settings, Path(folder))
-            step[name] = float(operations(trainer, batches))
-            passes[name] = trainer.method.passes(epochs) / epochs
+            found[name] = operations(trainer, batches) * trainer.method.passes(epochs) / epochs
             trainer.epoch = 0
             with FlopCounterMode(display=False) as counter:
                 trainer.method.on_fit_start()
-            before[name] = counter.get_total_flops() / SHORT
-    return {n: (step[n] * passes[n] + before[n]) / step["concat"] for n in step}
+            found[name] += counter.get_total_flops() / SHORT
+    return {name: count / found["concat"] for name, count in found.items()}
 
 
 def training_samples(counts: str) -> int:
@@ -141,7 +138,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MMBenchError as err:
-        sys.exit(f"error: {err}")
+    script(main)

@@ -55,7 +55,7 @@ class Claims:
         self.pause_until = 0.0  # no claims before
 
     def __enter__(self) -> Self:
-        self.heart.__enter__()
+        self.heart.start()
         return self
 
     def __exit__(
@@ -64,7 +64,7 @@ class Claims:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.heart.__exit__(kind, value, trace)
+        self.heart.stop()
         for lease in self.running:  # none, unless an error ended the pool
             lease.finish("released")
 

@@ -4,8 +4,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from mmbench.launch.lease import Lease
 from mmbench.launch.sweepfolder import SweepFolder
@@ -16,31 +14,27 @@ log = logging.getLogger(__name__)
 
 
 class Heart:
-    """Beats for as long as its context lasts.
+    """Beats from ``start`` to ``stop``.
 
     Args:
         sweep: whose cells the leases are on.
         seconds: between two touches of a lease.
-        stop: called once when the sweep is cancelled.
+        cancelled: called once when the sweep is cancelled.
     """
 
-    def __init__(self, sweep: SweepFolder, seconds: float, stop: Callable[[], None]) -> None:
-        self.sweep, self.seconds, self.stop = sweep, seconds, stop
+    def __init__(self, sweep: SweepFolder, seconds: float, cancelled: Callable[[], None]) -> None:
+        self.sweep, self.seconds, self.cancelled = sweep, seconds, cancelled
         self.leases: set[Lease] = set()
         self.lock = threading.Lock()  # of ``leases``
         self.done = threading.Event()
         self.thread = threading.Thread(target=self._beat, daemon=True)
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Begin to beat."""
         self.thread.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def stop(self) -> None:
+        """Beat no more."""
         self.done.set()
         self.thread.join()
 
@@ -57,11 +51,11 @@ class Heart:
     def _beat(self) -> None:
         """Touch every lease in time; look for the marker that cancels the sweep."""
         due = time.monotonic() + self.seconds
-        cancelled = False
+        told = False
         while not self.done.wait(min(WATCH, max(0.0, due - time.monotonic()))):
-            if not cancelled and self.sweep.cancelled:
-                cancelled = True
-                self.stop()
+            if not told and self.sweep.cancelled:
+                told = True
+                self.cancelled()
             if time.monotonic() < due:
                 continue
             due = time.monotonic() + self.seconds

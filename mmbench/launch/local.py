@@ -51,8 +51,6 @@ def slots(
         from mmbench.training.device import choose
 
         kind = choose(device).type
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
     if kind == "cuda":
         fixed = ":" in device
         names = [device] if fixed else [f"cuda:{i}" for i in range(torch.cuda.device_count())]
@@ -60,15 +58,20 @@ def slots(
         where = [",".join(group) for group in groups for _ in range(per_gpu)]
     else:
         enough = kind == "cpu" or gpus_per_cell == 1
-        alone = max(1, cores // gpus_per_cell) if kind == "cpu" else 1
+        alone = max(1, cores() // gpus_per_cell) if kind == "cpu" else 1
         names, where = [kind], [kind] * (jobs or alone) if enough else []
     if not where:
         raise UserError(
             f"--gpus-per-cell {gpus_per_cell} needs as many GPUs; found {len(names)} with --device "
             f"{device}"
         )
-    share = threads or max(1, cores // (len(where) * gpus_per_cell))
+    share = threads or max(1, cores() // (len(where) * gpus_per_cell))
     return [Slot(name, share) for name in where]
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def python(processes: int) -> list[str]:

@@ -1,8 +1,8 @@
 """How many cells share one GPU: measured memory against what is free, and what the host bears."""
 
-import os
 from typing import TYPE_CHECKING
 
+from mmbench.launch.local import cores
 from mmbench.training import device as devices
 
 if TYPE_CHECKING:
@@ -29,10 +29,9 @@ def host_takes(device: str) -> dict[str, int]:
     import torch
 
     count = len(_gpus(device))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = devices.free_memory(torch.device("cpu"))
     return {
-        "the host's cores": max(1, (cores or 1) // count),
+        "the host's cores": max(1, cores() // count),
         "the host's memory": max(1, memory // (WORKER * count)),
     }
 

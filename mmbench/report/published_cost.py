@@ -114,7 +114,7 @@ def _ratios(
         cited = Entry(f"{printed:.2f}", "cited", printed, scale=1)
     ours = ratio_entry(row, base) if row else Entry("")
     if ours.value is None:
-        return [cited, Entry("missing", "absent"), Entry("")]
+        return [cited, Entry(ours.text or "missing", "absent"), Entry("")]
     if printed is None:
         return [cited, ours, Entry("")]
     gap = ours.value - printed

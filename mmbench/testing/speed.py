@@ -1,9 +1,11 @@
 """What the scripts of ``benchmarks/`` share: random data, trainers ready to step, tables."""
 
+import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmbench.data.loader import Loader, fits
 from mmbench.dataset import Modality, SplitArrays, Task
-from mmbench.errors import UserError
+from mmbench.errors import MMBenchError, UserError
 from mmbench.method import Batch
 from mmbench.nets.encoders import build_encoders
 from mmbench.registry import METHODS
@@ -57,6 +59,15 @@ def random_loader(
     ids = tuple(map(str, range(samples)))
     arrays = SplitArrays(inputs, rng.integers(0, len(task.classes), samples), ids, ids)
     return Loader([arrays], device, torch.float32, batch, 0, resident=fits([arrays], device, 0.9))
+
+
+def script(main: Callable[[], int | None]) -> NoReturn:
+    """Run a benchmark's ``main`` and end; a user's mistake with exit code 2, and no traceback."""
+    try:
+        sys.exit(main())
+    except MMBenchError as err:
+        print(f"error: {err}", file=sys.stderr)
+        sys.exit(2 if isinstance(err, UserError) else 1)
 
 
 def make_trainer(

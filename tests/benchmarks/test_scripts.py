@@ -82,6 +82,22 @@ def test_a_script_prints_its_table_and_puts_it_into_a_page(script, tmp_path):
     assert printed in page.read_text()
 
 
+@pytest.mark.parametrize(
+    ("script", "options", "said"),
+    [
+        ("step_time.py", ["--methods", "iprmm"], "did you mean 'iprm'?"),
+        ("epoch_time.py", ["--methods", "iprmm"], "did you mean 'iprm'?"),
+        ("study_hours.py", ["--tflops", "1", "--set", "cremadd.audio=x"], "did you mean 'cremad'?"),
+    ],
+)
+def test_a_mistake_ends_a_script_with_code_2_and_without_a_traceback(script, options, said):
+    command = [sys.executable, "-P", str(BENCHMARKS / script), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_the_ratios_of_steps_are_printed_as_json():
     printed = run(
