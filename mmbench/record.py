@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmbench.cell import Cell
+from mmbench.wording import counted
 
 SCHEMA = 1  # raise it when a field changes meaning; older versions refuse newer records
 
@@ -53,6 +54,14 @@ class Environment(Part):
     def hardware(self) -> str:
         """The device's name, and how many were used if several: times compare within one."""
         return self.device_name if self.ranks == 1 else f"{self.ranks} x {self.device_name}"
+
+    @property
+    def way(self) -> str:
+        """How the device was used, in words: times compare within one."""
+        layout = [self.memory_format] if self.memory_format != "contiguous" else []
+        special = {"compiled": self.compiled, "own kernels": self.kernels}
+        used = [word for word, has in special.items() if has]
+        return ", ".join([counted(self.threads, "thread"), *layout, *used])
 
 
 class Data(Part):

@@ -1,6 +1,7 @@
 """What training costs: time, memory and parameters, of runs on one device only."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -29,10 +30,10 @@ APART = (
     f"{OTHER_CODE}: these runs are of another commit than those of {{reference}} and were not made "
     "in turns with them, so that there is no ratio."
 )
-OVERLAP = (
-    "TIMES NOT COMPARABLE: {n} of {all} runs overlapped in time with another one on such a device. "
-    "For times that are, run the study alone in a folder of its own: mmbench run --study {study} "
-    "--results FOLDER takes the methods in turns, one run at a time."
+DISTURBED = (
+    "TIMES NOT COMPARABLE: of {all} runs {what}. For times that are, run the study alone in a "
+    "folder of its own: mmbench run --study {study} --results FOLDER takes the methods in turns, "
+    "one run at a time."
 )
 
 
@@ -47,7 +48,7 @@ class Point:
 
 
 def by_device(groups: Iterable[Group]) -> list[Group]:
-    """Return the groups with the records of every device and number of threads apart."""
+    """Return the groups with the records of every device and way of using it apart."""
     parts = []
     for group in groups:
         done = group.where[group.columns["status"][group.where] == "done"]
@@ -57,24 +58,24 @@ def by_device(groups: Iterable[Group]) -> list[Group]:
     return parts
 
 
-def _row_on(row: Shown, place: tuple[str, float]) -> Shown:
+def _row_on(row: Shown, place: tuple[str, str]) -> Shown:
     """Return the row on one device; one that was never trained keeps what tells why."""
     if "done" not in row.column("status"):
         return row
     return replace(row, where=_only(row.columns, row.where, place))
 
 
-def _places(columns: Columns, where: Positions) -> list[tuple[str, float]]:
-    return list(zip(*(columns[key][where].tolist() for key in ("device", "threads")), strict=True))
+def _places(columns: Columns, where: Positions) -> list[tuple[str, str]]:
+    return list(zip(*(columns[key][where].tolist() for key in ("device", "way")), strict=True))
 
 
-def _only(columns: Columns, where: Positions, place: tuple[str, float]) -> Positions:
+def _only(columns: Columns, where: Positions, place: tuple[str, str]) -> Positions:
     kept: Positions = where[np.array([each == place for each in _places(columns, where)], bool)]
     return kept
 
 
 def cost_tables(study: Study, groups: Iterable[Group], reference: bool) -> Iterator[Table]:
-    """Yield one table per dataset, protocol, bundle, setting and device."""
+    """Yield one table per dataset, protocol, bundle, setting, device and way of using it."""
     parts = by_device(groups)
     if parts:
         shared = shared_runs(parts[0].columns)
@@ -101,8 +102,6 @@ def _table(study: Study, group: Group, reference: bool, shared: NDArray[np.bool_
         )
         for row in group.rows
     ]
-    threads = int(group.first("threads"))
-    place = f"one device, {counted(threads, 'thread')}"
     name = base.name if base else "the first baseline, which was not run here"
     return Table(
         name=f"{study.name}-{group.slug}",
@@ -110,7 +109,7 @@ def _table(study: Study, group: Group, reference: bool, shared: NDArray[np.bool_
         columns=("Method", "s/epoch", "within", "Ratio", "Run, s", "Run ratio", "samples/s",
                  "Peak MiB", "Parameters", TITLES.get(primary, primary)),
         rows=tuple(rows),
-        caption=caption(group, reference, f"Cost on {place}, and test "
+        caption=caption(group, reference, f"Cost on one device, {group.first('way')}, and test "
                         f"{TITLES.get(primary, primary)} in percent,"),
         notes=(
             *(n.format(reference=name) for n in NOTES),
@@ -156,13 +155,13 @@ def ratio_entry(row: Shown, base: Shown | None, key: str = "seconds") -> Entry:
                  pairing="ratio", scale=1.0)  # fmt: skip
 
 
-def overlapping(groups: Iterable[Group]) -> int:
-    """Return how many runs of the tables shared a device with another run."""
+def comparable(groups: Iterable[Group]) -> bool:
+    """Say whether nothing disturbed the times of the tables."""
     parts = by_device(groups)
     if not parts:
-        return 0
+        return True
     shared = shared_runs(parts[0].columns)
-    return sum(int(shared[group.where].sum()) for group in parts)
+    return not any(_disturbed(group, shared) for group in parts)
 
 
 def shared_runs(columns: Columns) -> NDArray[np.bool_]:
@@ -181,38 +180,54 @@ def shared_runs(columns: Columns) -> NDArray[np.bool_]:
     return shared
 
 
+def _disturbed(group: Group, shared: NDArray[np.bool_]) -> str:
+    """Return what disturbed how many runs of a table, in words; empty if nothing did."""
+    overlapped = int(shared[group.where].sum())
+    continued = int((group.columns["resumed"][group.where] > 0).sum())
+    found = {
+        "overlapped in time with another one on such a device": overlapped,
+        "were interrupted and continued": continued,
+    }
+    return " and ".join(f"{n} {said}" for said, n in found.items() if n)
+
+
 def _warning(study: Study, group: Group, shared: NDArray[np.bool_]) -> tuple[str, ...]:
-    n = int(shared[group.where].sum())
-    said = OVERLAP.format(n=n, all=len(group.where), study=study.name)
-    return (said,) if n else ()
+    what = _disturbed(group, shared)
+    return (DISTURBED.format(all=len(group.where), what=what, study=study.name),) if what else ()
 
 
 def _conclusion(
-    rows: Iterable[tuple[str, tuple[Entry, ...]]], base: Shown | None
+    rows: Sequence[tuple[str, tuple[Entry, ...]]], base: Shown | None
 ) -> tuple[str, ...]:
     """Say in one sentence how far the times of the rows' runs lie from the base's."""
     ratios = {name: e[4].value for name, e in rows if e[4].value is not None}
     others = {n: r for n, r in ratios.items() if base is not None and n != base.name}
     if base is None or not others:
         return ()
+    runs = min(len(entries[4].sources) for name, entries in rows if name in ratios)
     least, most = (pick(others, key=lambda n: others[n]) for pick in (min, max))
     return (
         f"What may be concluded: on this device and with these encoders a whole run takes from "
-        f"{others[least]:.2f} ({least}) to {others[most]:.2f} times ({most}) that of {base.name}.",
+        f"{others[least]:.2f} ({least}) to {others[most]:.2f} times ({most}) that of {base.name}; "
+        f"{counted(runs, 'run')} of each.",
     )
 
 
 def points(study: Study, groups: Iterable[Group]) -> Mapping[str, list[Point]]:
-    """Return the rows that have both a ratio and a score, by dataset and device."""
+    """Return the rows that have both a ratio and a score, by dataset, device and use of it."""
     found: dict[str, list[Point]] = {}
-    for group in by_device(groups):
+    parts = by_device(groups)
+    ways = Counter((group.title, group.first("device")) for group in parts)
+    for group in parts:
         base = base_row(study, group)
         for row in group.rows:
             scores = list(row.values("fused", str(group.task["primary"])).values())
             ratio = ratio_entry(row, base, "whole").value
             if scores and ratio is not None:
                 mean, std = mean_std(scores)
-                where = f"{group.title}\n{group.first('device')}"
+                device = group.first("device")
+                way = f"\n{group.first('way')}" if ways[group.title, device] > 1 else ""
+                where = f"{group.title}\n{device}{way}"
                 point = Point(row.name, ratio, 100 * mean, 100 * (std or 0.0))
                 found.setdefault(where, []).append(point)
     return found

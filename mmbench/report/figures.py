@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmbench.report.cost import Point, overlapping, points
+from mmbench.report.cost import Point, comparable, points
 from mmbench.report.drawing import COLOURS, line_style, new_figure, save, styled
 from mmbench.report.overall import Pooled
 from mmbench.report.rows import Group, unmarked
@@ -64,7 +64,7 @@ def write_cost(study: Study, groups: Sequence[Group], folder: Path) -> list[Path
     if not found:
         return []
     with styled():
-        warned = "\nTIMES NOT COMPARABLE: runs overlapped" if overlapping(plain) else ""
+        warned = "" if comparable(plain) else "\nTIMES NOT COMPARABLE: see the tables"
         figure = cost(study.title + warned, study.baselines[0], found)
         return save(figure, folder, f"{study.name}-cost")
 

@@ -18,10 +18,10 @@ from mmbench.record import Record
 COLUMNS = (
     "record", "dataset", "method", "label", "options", "seed", "protocol", "fidelity",
     "preset", "unaffected", "place", "around", "beside", "data", "single", "recipe", "status",
-    "reason", "remark", "device", "commit", "clean", "date", "started", "finished", "apart", "task",
-    "file", "absent", "absent_class", "tested", "epochs", "lr",
+    "reason", "remark", "device", "way", "commit", "clean", "date", "started", "finished", "apart",
+    "task", "file", "absent", "absent_class", "tested", "epochs", "lr",
 )  # fmt: skip
-COST = ("seconds", "deviation", "whole", "throughput", "memory", "parameters", "threads")
+COST = ("seconds", "deviation", "whole", "throughput", "memory", "parameters", "resumed")
 
 
 # What of a cell may differ between two records of it that only the code sets apart.
@@ -79,7 +79,7 @@ def _cost(record: Record) -> dict[str, Any]:  # Any: numbers, a word, or nothing
         "throughput": record.timing.samples_per_second,
         "memory": float(record.memory.peak_bytes),
         "parameters": float(record.parameters.total),
-        "threads": float(record.environment.threads),
+        "resumed": float(record.timing.resumed),
     }
 
 
@@ -108,6 +108,7 @@ def row_of(record: Record) -> dict[str, Any]:  # Any: text, numbers, or nothing
         "reason": record.reason or (record.failure.message if record.failure else None),
         "remark": record.remark,
         "device": where.hardware,
+        "way": where.way,
         "commit": where.commit,
         "clean": where.clean,
         "date": record.finished[:10],

@@ -61,7 +61,7 @@ def _table(study: Study, dataset: str, cited: Sequence[Number], group: Group | N
     )
     caption += "nothing was run on this dataset." if group is None else (
         f"mean ± sample standard deviation over seeds on {group.first('device')}, "
-        f"threads: {int(group.first('threads'))}, protocol {group.protocol}: "
+        f"{group.first('way')}, protocol {group.protocol}: "
         f"{RULES[group.protocol]}."
     )  # fmt: skip
     return Table(

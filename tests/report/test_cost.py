@@ -68,7 +68,35 @@ def test_rows_of_different_devices_stand_in_tables_of_their_own(timed):
 
 def test_runs_that_overlapped_are_said_not_to_compare(timed):
     (table,) = tables([timed("concat", 0, 1.0, 0), timed("iprm", 0, 2.0, 0)])
-    assert any("NOT COMPARABLE: 2 of 2 runs" in note for note in table.notes)
+    assert any("NOT COMPARABLE: of 2 runs 2 overlapped" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"compiled": True}, "compiled"),
+        ({"memory_format": "channels_last"}, "channels_last"),
+        ({"kernels": True}, "own kernels"),
+        ({"threads": 7}, "7 threads"),
+    ],
+)
+def test_runs_of_another_way_of_using_the_device_stand_in_a_table_of_their_own(
+    timed, changed, words
+):
+    records = [timed("concat", 0, 1.0, 0), timed("iprm", 0, 2.0, 1)]
+    other = timed("concat", 0, 5.0, 2)
+    there = other.environment.model_copy(update=changed)
+    found = tables([*records, other.model_copy(update={"environment": there})])
+    assert sorted(dict(t.rows)["concat"][0].value for t in found) == [1.0, 5.0]
+    assert [words in t.caption for t in found].count(True) == 1
+
+
+def test_a_run_that_was_continued_is_said_not_to_compare(timed):
+    again = timed("iprm", 0, 2.0, 1)
+    again = again.model_copy(update={"timing": again.timing.model_copy(update={"resumed": 2})})
+    (table,) = tables([timed("concat", 0, 1.0, 0), again])
+    assert any("of 2 runs 1 were interrupted and continued" in note for note in table.notes)
+    assert not any("may be concluded" in note for note in table.notes)
 
 
 def test_methods_take_turns_and_begin_each_seed_with_another(template):
