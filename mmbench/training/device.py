@@ -66,14 +66,27 @@ def free_memory(device: torch.device) -> int:
 
 
 def describe(device: torch.device) -> str:
-    """Return the name of the hardware behind ``device``."""
+    """Return the name of the hardware behind ``device``.
+
+    A processor's has its family and model: a marketing name may stand for several generations,
+    which differ in speed and in the last digits of results.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    if device.type == "cpu" and Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+    if device.type == "cpu" and (name := _processor()):
+        return name
     return platform.processor() or platform.machine()
+
+
+def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the first processor that Linux lists; empty where it does not."""
+    if not cpuinfo.exists():
+        return ""
+    first = cpuinfo.read_text().partition("\n\n")[0]
+    said = {k.strip(): v.strip() for k, _, v in (s.partition(":") for s in first.splitlines())}
+    finer = [f"{key.split()[-1]} {said[key]}" for key in ("cpu family", "model") if key in said]
+    name = said.get("model name", "")
+    return f"{name} ({', '.join(finer)})" if name and finer else name
 
 
 def memory_format(device: torch.device, wanted: str) -> str:
