@@ -83,9 +83,10 @@ def _print(number: "Explained") -> None:
         for source in sources:
             about, value = _origin(number, source), number.scale * source.value
             tree = {True: "clean", False: "with uncommitted changes", None: "unknown tree"}
+            epoch = None if about["epoch"] is None else about["epoch"] + 1  # records count from 0
             print(
                 f"    seed {source.seed}: {value:.4f}  cell {about['cell']}  epoch "
-                f"{about['epoch']}  split {about['split']}  data {about['data']}\n"
+                f"{epoch}  split {about['split']}  data {about['data']}\n"
                 f"      commit {str(about['commit'])[:10]} ({tree[about['clean']]})  "
                 f"{about['device']}  {about['finished']}\n"
                 f"      {about['file']}\n      {about['command']}"
