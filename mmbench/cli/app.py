@@ -357,13 +357,17 @@ def verify(
     name: Annotated[str, typer.Argument(help="the dataset")],
     set_: Set = None,
     cache: Cache = None,
+    results: Results = RESULTS,
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
-    """Check a prepared dataset: hashes, counts, leaks. Example: mmbench verify avdigits"""
+    """Check a prepared dataset: hashes, counts, leaks; and is it the data of RESULTS/records?
+
+    Example: mmbench verify avdigits
+    """
     from mmbench.cli import preparing
 
-    raise typer.Exit(preparing.verify(name, set_ or [], cache, plugin or [], json))
+    raise typer.Exit(preparing.verify(name, set_ or [], cache, results, plugin or [], json))
 
 
 @app.command("test")

@@ -102,6 +102,23 @@ def test_groups_are_not_split(tmp_path):
     assert set(shared.values()) == {"0 shared"} and len(shared) == 3
 
 
+def test_a_file_that_lies_in_two_splits_is_told_and_fails_verify(tmp_path):
+    rows = animals(tmp_path, samples=24, columns=("sound", "told"))
+    named = ("train",) * 15 + ("val",) * 3 + ("test",) * 6
+    listed = [row | {"split": s} for row, s in zip(rows, named, strict=True)]
+    listed[20]["sound"] = listed[2]["sound"]  # one file in two rows
+    (tmp_path / "copy.wav").write_bytes((tmp_path / listed[3]["sound"]).read_bytes())
+    listed[21]["sound"] = "copy.wav"  # one content under two names
+    done = prepare(write_table(tmp_path / "leaky.csv", listed), tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    told = "2 of 6 samples of test are in train too, as '22', there '4'"
+    assert f"{told}: see mmbench verify leaky" in done.stdout
+    verified = mmbench("verify", "leaky", "--cache", tmp_path / "cache", "--json")
+    assert verified.returncode == 1
+    (failed,) = (check for check in json.loads(verified.stdout) if not check["ok"])
+    assert failed["name"] == "content train/test" and told in failed["detail"]
+
+
 def test_unreadable_files_stop_prepare_and_can_be_mended_or_left_out(tmp_path):
     rows = animals(tmp_path, samples=40, columns=("sound", "told"))
     (tmp_path / "a 7.wav").write_text("no sound")
