@@ -91,8 +91,11 @@ def run(
         str, typer.Option(help="Names, embedded, or all; default embedded, or the study's.")
     ] = "",
     seeds: Annotated[
-        str, typer.Option(help="How many (3), or which (0,1,7); default 1, or the study's.")
-    ] = "",
+        str | None,
+        typer.Option(
+            help="3 = seeds 0,1,2; 0,5 = these seeds; 0, = seed 0 alone. Default 1, or the study's."
+        ),
+    ] = None,
     protocol: Annotated[str, typer.Option(help="validated (default) or published.")] = "",
     fidelity: Annotated[str, typer.Option(help="corrected (default) or released.")] = "",
     preset: Annotated[str, typer.Option(help="common (default) or authors.")] = "",
@@ -168,13 +171,15 @@ def run(
     from mmbench.cli import asking, running
     from mmbench.settings import set_weights
 
+    if seeds is not None:
+        asking.parse_seeds(seeds)  # an empty text too, as of a variable that is not set
     set_weights(weights, allow_download)
     code = running.run(
         asking.Options(
             given={
                 "methods": methods,
                 "datasets": datasets,
-                "seeds": seeds,
+                "seeds": seeds or "",
                 "protocol": protocol,
                 "fidelity": fidelity,
                 "preset": preset,
