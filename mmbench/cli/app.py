@@ -402,10 +402,22 @@ def clean(
     results: Results = RESULTS,
     failed: Annotated[bool, typer.Option(help="Remove failed attempts.")] = False,
     unfinished: Annotated[bool, typer.Option(help="Remove interrupted runs.")] = False,
+    data: Annotated[
+        str, typer.Option(help="Remove this dataset from CACHE, and forget an own table.")
+    ] = "",
+    cache: Cache = None,
     dry_run: Annotated[bool, typer.Option(help="Print what would go, and stop.")] = False,
     json: Json = False,
 ) -> None:
-    """Remove failed or unfinished runs, never finished ones. Example: mmbench clean --failed"""
+    """Remove failed or unfinished runs, never finished ones; or prepared data.
+
+    Example: mmbench clean --failed
+    """
     from mmbench.cli import browse
 
+    if data:
+        if failed or unfinished:
+            raise UserError("--data is about the cache: type it without --failed and --unfinished")
+        browse.clean_data(data, cache, dry_run, json)
+        return
     browse.clean(results, failed, unfinished, dry_run, json)

@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -359,6 +360,13 @@ def read_definition(file: Path) -> Definition:
             f"cannot read {file} ({type(err).__name__}: {err}); remove it and prepare the table "
             "again: mmbench prepare TABLE"
         ) from err
+
+
+def own_table(name: str, cache: Path) -> str | None:
+    """Return the table that ``name`` was prepared from, if it was and that can be read."""
+    with suppress(UserError):
+        return read_definition(definition_file(name, cache)).table
+    return None
 
 
 def discover(cache: Path) -> None:

@@ -1,5 +1,6 @@
 """A user's table from the command line: prepared, verified, trained on; stopped and resumed."""
 
+import fcntl
 import json
 import os
 import re
@@ -188,6 +189,49 @@ def test_a_change_of_the_table_is_noticed(tmp_path):
     assert done.returncode == 2 and "changed since it was prepared" in done.stderr
     assert prepare(table, tmp_path / "cache").returncode == 0
     assert len(list((tmp_path / "cache" / "my").glob("*/manifest.json"))) == 2
+
+
+def test_a_prepared_table_is_removed_and_what_it_was_made_from_stays(tmp_path):
+    rows = animals(tmp_path, samples=30, columns=("told", "numbers"))
+    table = write_table(tmp_path / "my.csv", rows)
+    place = tmp_path / "cache" / "my"
+    assert prepare(table, tmp_path / "cache").returncode == 0
+    files = {file: file.read_bytes() for file in tmp_path.glob("*.*")}
+    (place / "notes by hand.txt").write_text("mine")
+    clean = ["clean", "--data", "my", "--cache", tmp_path / "cache"]
+    before = sorted(place.iterdir())
+    planned = mmbench(*clean, "--dry-run")
+    assert f"would remove {place / 'own.json'}" in planned.stdout
+    assert sorted(place.iterdir()) == before
+    done = mmbench(*clean)
+    assert done.returncode == 0, done.stderr
+    assert f"removed {place / 'own.json'}" in done.stdout
+    assert f"the table {table} and its files, runs and records stay" in done.stdout
+    assert [file.name for file in place.iterdir()] == ["notes by hand.txt"]
+    assert {file: file.read_bytes() for file in tmp_path.glob("*.*")} == files
+    again = mmbench(*clean)
+    assert again.returncode == 2 and "(there are none)" in again.stderr
+    assert mmbench("verify", "my", "--cache", tmp_path / "cache").returncode == 2
+    assert prepare(table, tmp_path / "cache").returncode == 0
+
+
+def test_data_that_is_not_there_or_being_prepared_is_not_removed(tmp_path):
+    folder = tmp_path / "mfeat3"
+    (folder / "0123456789ab").mkdir(parents=True)
+    (tmp_path / "weights" / "owner").mkdir(parents=True)
+    for name in ("mfaet3", "weights", "../mfeat3", "."):
+        done = mmbench("clean", "--data", name, "--cache", tmp_path)
+        assert done.returncode == 2, name
+        assert "(there are mfeat3)" in done.stderr
+    done = mmbench("clean", "--data", "mfaet3", "--cache", tmp_path)
+    assert "did you mean 'mfeat3'?" in done.stderr
+    with (folder / ".progress-0123456789ab.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        done = mmbench("clean", "--data", "mfeat3", "--cache", tmp_path)
+    assert done.returncode == 2 and "a process is preparing mfeat3" in done.stderr
+    assert (folder / "0123456789ab").is_dir()
+    both = mmbench("clean", "--data", "mfeat3", "--failed", "--cache", tmp_path)
+    assert both.returncode == 2 and "--data is about the cache" in both.stderr
 
 
 def test_names_that_are_taken_are_refused(tmp_path):
