@@ -83,6 +83,18 @@ def test_vectors_are_standardised_by_train(zoo):
     assert x.mean(0) == pytest.approx(0, abs=1e-5) and x.std(0) == pytest.approx(1, abs=1e-4)
 
 
+def test_a_column_of_numbers_is_one_standardised_number_a_sample(tmp_path):
+    lines = [f"{'cold' if i % 2 else 'warm'},{20 - 15 * (i % 2) + i / 10}" for i in range(40)]
+    (tmp_path / "days.csv").write_text("\n".join(["label,degrees", *lines]))
+    done = mmbench("prepare", tmp_path / "days.csv", "--cache", tmp_path / "c")
+    assert done.returncode == 0, done.stderr
+    assert "modalities: degrees (number)" in done.stderr and "degrees: number, 1" in done.stdout
+    (train,) = (tmp_path / "c" / "days").glob("*/train.degrees.npy")
+    x = np.load(train)
+    assert x.shape[1:] == (1,) and x.std() == pytest.approx(1, abs=1e-4)
+    assert mmbench("verify", "days", "--cache", tmp_path / "c").returncode == 0
+
+
 def test_other_options_make_another_cache(zoo):
     folder, _ = zoo
     before = set((folder / "cache" / "zoo").iterdir())
