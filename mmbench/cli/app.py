@@ -86,7 +86,10 @@ def show(
 @app.command()
 def run(
     methods: Annotated[str, typer.Option(help="Comma-separated names, or all.")] = "",
-    study: Annotated[str, typer.Option(help="The rows of a study: mmbench list studies.")] = "",
+    study: Annotated[
+        str,
+        typer.Option(help="The rows of a study: mmbench list studies, or your own FILE.toml."),
+    ] = "",
     datasets: Annotated[
         str, typer.Option(help="Names, embedded, or all; default embedded, or the study's.")
     ] = "",
@@ -244,7 +247,9 @@ for each in sweeps_app.COMMANDS:
 @app.command()
 def report(
     results: Results = RESULTS,
-    study: Annotated[list[str] | None, typer.Option(help="Study name. Repeatable.")] = None,
+    study: Annotated[
+        list[str] | None, typer.Option(help="Name of a study, or your own FILE.toml. Repeatable.")
+    ] = None,
     source: Annotated[str, typer.Option(help="auto, runs or records.")] = "auto",
     readme: Annotated[
         Path | None, typer.Option(help="Also put the tables between the markers of this file.")
@@ -273,6 +278,9 @@ def report(
 def explain(
     number: Annotated[str, typer.Argument(help="FILE:ROW:DATASET, or with :COLUMN at the end.")],
     source: Annotated[str, typer.Option(help="auto, runs or records.")] = "auto",
+    study: Annotated[
+        list[str] | None, typer.Option(help="Your own FILE.toml that the table is of. Repeatable.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Trace a number to its records. Example: mmbench explain results/tables/naive.md:sum:avdigits
@@ -281,7 +289,7 @@ def explain(
     """
     from mmbench.cli import provenance
 
-    raise typer.Exit(provenance.explain(number, source, json))
+    raise typer.Exit(provenance.explain(number, source, json, study or []))
 
 
 @app.command()

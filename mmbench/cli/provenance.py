@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 TOLD = 10  # differing numbers that are printed
 
 
-def explain(target: str, source: str, as_json: bool) -> int:
+def explain(target: str, source: str, as_json: bool, studies: Sequence[str] = ()) -> int:
     """Print what a table's numbers come from; return 1 if one is not what its file says."""
     from mmbench.report.explain import explain as explained
+    from mmbench.report.study import load_study
 
+    for study in studies:
+        load_study(study)  # one of the user's own is known by its name from here on
     found = explained(target, source)
     if as_json:
         print(json.dumps([_as_json(number) for number in found], indent=1))
