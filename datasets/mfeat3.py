@@ -58,9 +58,11 @@ class MFeat3(Dataset):
         title="UCI Multiple Features: three views of the same 2,000 scanned digits",
         licence="CC BY 4.0 with attribution to R. Duin, as the UCI repository states (unverified)",
         source="ships with mmbench; rebuilt by tools/make_mfeat.py",
-        real="all of it: features computed from scanned digits; the views are truly paired",
+        real="all of it: features computed from scanned digits; the views are truly paired. Six "
+        "digits are there twice: of the 600 test samples two are in train too, and one in val",
     )
     embedded = True
+    repeats = 2
     trainer = {"epochs": 30}
     config: MFeat3Config
 

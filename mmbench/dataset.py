@@ -167,6 +167,8 @@ class Dataset(ABC):
         generator: True if it is drawn from a formula: it is run by name, and is not part of
             ``--datasets embedded``.
         grouped_by: what the groups are, e.g. ``"speakers"``; ``verify`` counts those in two splits.
+        repeats: samples that two splits may share because the source holds them twice; ``verify``
+            tells of them, and fails on more.
         trainer: defaults of the trainer for this dataset, e.g. ``{"epochs": 30}``.
         encoders: default encoder per modality as ``"name"``; missing: by kind.
     """
@@ -180,6 +182,7 @@ class Dataset(ABC):
     resumable: ClassVar[bool] = False
     generator: ClassVar[bool] = False
     grouped_by: ClassVar[str] = "groups"
+    repeats: ClassVar[int] = 0
     trainer: ClassVar[Mapping[str, object]] = {}
     encoders: ClassVar[Mapping[str, str]] = {}
 

@@ -103,8 +103,27 @@ def expand_study(request: Request, study: "Study", cache: Path) -> list[Cell]:
                 fidelity=row.fidelity or request.fidelity,
                 preset=row.preset or request.preset,
             )
-            cells.update({cell.id: cell for cell in expand(part, cache)})
+            made = expand(part, cache)
+            if not (request.settings or request.shared or part.fidelity == "released"
+                    or part.preset == "authors"):  # fmt: skip
+                _check_told(study.name, [*study.settings, *own], made)
+            cells.update({cell.id: cell for cell in made})
     return list(cells.values())
+
+
+def _check_told(study: str, keys: Sequence[str], cells: Sequence[Cell]) -> None:
+    """Refuse settings of a study that its cells do not differ by: no report would find them."""
+    for cell, key in product(cells, keys):
+        if key not in cell.changed:
+            prefix, _, option = key.partition(".")
+            raise UserError(
+                f"the study {study} sets {key!r}, "
+                + (
+                    f"which records call 'dataset.{option}': write that"
+                    if prefix == cell.dataset
+                    else f"which changes nothing of {cell.label} on {cell.dataset}: leave it out"
+                )
+            )
 
 
 def in_turns(cells: Sequence[Cell]) -> list[Cell]:

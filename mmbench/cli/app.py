@@ -86,13 +86,19 @@ def show(
 @app.command()
 def run(
     methods: Annotated[str, typer.Option(help="Comma-separated names, or all.")] = "",
-    study: Annotated[str, typer.Option(help="The rows of a study: mmbench list studies.")] = "",
+    study: Annotated[
+        str,
+        typer.Option(help="The rows of a study: mmbench list studies, or your own FILE.toml."),
+    ] = "",
     datasets: Annotated[
         str, typer.Option(help="Names, embedded, or all; default embedded, or the study's.")
     ] = "",
     seeds: Annotated[
-        str, typer.Option(help="How many (3), or which (0,1,7); default 1, or the study's.")
-    ] = "",
+        str | None,
+        typer.Option(
+            help="3 = seeds 0,1,2; 0,5 = these seeds; 0, = seed 0 alone. Default 1, or the study's."
+        ),
+    ] = None,
     protocol: Annotated[str, typer.Option(help="validated (default) or published.")] = "",
     fidelity: Annotated[str, typer.Option(help="corrected (default) or released.")] = "",
     preset: Annotated[str, typer.Option(help="common (default) or authors.")] = "",
@@ -168,13 +174,15 @@ def run(
     from mmbench.cli import asking, running
     from mmbench.settings import set_weights
 
+    if seeds is not None:
+        asking.parse_seeds(seeds)  # an empty text too, as of a variable that is not set
     set_weights(weights, allow_download)
     code = running.run(
         asking.Options(
             given={
                 "methods": methods,
                 "datasets": datasets,
-                "seeds": seeds,
+                "seeds": seeds or "",
                 "protocol": protocol,
                 "fidelity": fidelity,
                 "preset": preset,
@@ -239,7 +247,9 @@ for each in sweeps_app.COMMANDS:
 @app.command()
 def report(
     results: Results = RESULTS,
-    study: Annotated[list[str] | None, typer.Option(help="Study name. Repeatable.")] = None,
+    study: Annotated[
+        list[str] | None, typer.Option(help="Name of a study, or your own FILE.toml. Repeatable.")
+    ] = None,
     source: Annotated[str, typer.Option(help="auto, runs or records.")] = "auto",
     readme: Annotated[
         Path | None, typer.Option(help="Also put the tables between the markers of this file.")
@@ -268,6 +278,9 @@ def report(
 def explain(
     number: Annotated[str, typer.Argument(help="FILE:ROW:DATASET, or with :COLUMN at the end.")],
     source: Annotated[str, typer.Option(help="auto, runs or records.")] = "auto",
+    study: Annotated[
+        list[str] | None, typer.Option(help="Your own FILE.toml that the table is of. Repeatable.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Trace a number to its records. Example: mmbench explain results/tables/naive.md:sum:avdigits
@@ -276,7 +289,7 @@ def explain(
     """
     from mmbench.cli import provenance
 
-    raise typer.Exit(provenance.explain(number, source, json))
+    raise typer.Exit(provenance.explain(number, source, json, study or []))
 
 
 @app.command()
@@ -357,13 +370,17 @@ def verify(
     name: Annotated[str, typer.Argument(help="the dataset")],
     set_: Set = None,
     cache: Cache = None,
+    results: Results = RESULTS,
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
-    """Check a prepared dataset: hashes, counts, leaks. Example: mmbench verify avdigits"""
+    """Check a prepared dataset: hashes, counts, leaks; and is it the data of RESULTS/records?
+
+    Example: mmbench verify avdigits
+    """
     from mmbench.cli import preparing
 
-    raise typer.Exit(preparing.verify(name, set_ or [], cache, plugin or [], json))
+    raise typer.Exit(preparing.verify(name, set_ or [], cache, results, plugin or [], json))
 
 
 @app.command("test")
@@ -393,10 +410,22 @@ def clean(
     results: Results = RESULTS,
     failed: Annotated[bool, typer.Option(help="Remove failed attempts.")] = False,
     unfinished: Annotated[bool, typer.Option(help="Remove interrupted runs.")] = False,
+    data: Annotated[
+        str, typer.Option(help="Remove this dataset from CACHE, and forget an own table.")
+    ] = "",
+    cache: Cache = None,
     dry_run: Annotated[bool, typer.Option(help="Print what would go, and stop.")] = False,
     json: Json = False,
 ) -> None:
-    """Remove failed or unfinished runs, never finished ones. Example: mmbench clean --failed"""
+    """Remove failed or unfinished runs, never finished ones; or prepared data.
+
+    Example: mmbench clean --failed
+    """
     from mmbench.cli import browse
 
+    if data:
+        if failed or unfinished:
+            raise UserError("--data is about the cache: type it without --failed and --unfinished")
+        browse.clean_data(data, cache, dry_run, json)
+        return
     browse.clean(results, failed, unfinished, dry_run, json)

@@ -23,6 +23,7 @@ DEFAULTS = {
     "fidelity": "corrected",
     "preset": "common",
 }
+SEEDS = "3 = seeds 0, 1 and 2; 0,5 = these seeds; 0, = seed 0 alone"
 CHOICES = {
     "protocol": get_args(Protocol),
     "fidelity": get_args(Fidelity),
@@ -85,16 +86,21 @@ def read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Read ``3`` as seeds 0, 1, 2, and ``0,7`` (or ``7,``) as those seeds."""
+    """Read ``3`` as seeds 0, 1, 2, and ``0,7`` (or ``7,``) as those seeds.
+
+    Raises:
+        UserError: if it is neither, or a seed is negative or named twice.
+    """
+    wanted = f"{SEEDS}; found {text!r}"
     try:
-        if "," in text:
-            seeds = [int(part) for part in text.split(",") if part.strip()]
-        else:
-            seeds = list(range(int(text)))
+        numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError as err:
-        raise UserError(f"--seeds wants a count (3) or a list (0,1,7); found {text!r}") from err
+        raise UserError(f"--seeds wants whole numbers: {wanted}") from err
+    seeds = numbers if "," in text else list(range(numbers[0] if numbers else 0))
     if not seeds or min(seeds) < 0:
-        raise UserError(f"--seeds wants at least one seed, none negative; found {text!r}")
+        raise UserError(f"--seeds wants at least one seed, none negative: {wanted}")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds names a seed twice: {wanted}")
     return seeds
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmbench.cli.output import print_rows
 from mmbench.errors import UserError, nearest
-from mmbench.own.dataset import discover
+from mmbench.own.dataset import discover, own_table
 from mmbench.plugins import load_plugin, make_known
 from mmbench.registry import DATASETS, ENCODERS, METHODS, Registry
 from mmbench.settings import default_cache
@@ -144,7 +144,7 @@ def _show_class(registry: Registry, name: str, as_json: bool) -> None:
 def clean(results: Path, failed: bool, unfinished: bool, dry_run: bool, as_json: bool) -> None:
     """Remove failed attempts, or interrupted and cancelled runs."""
     if not (failed or unfinished):
-        raise UserError("say what to remove: --failed, --unfinished or both")
+        raise UserError("say what to remove: --failed, --unfinished or both, or --data NAME")
     doomed: set[str] = {"failed"} if failed else set()
     if unfinished:
         doomed |= {"interrupted", "waiting", "cancelled"}
@@ -168,4 +168,30 @@ def clean(results: Path, failed: bool, unfinished: bool, dry_run: bool, as_json:
     print(
         f"{counted(len(gone), 'run')} {'would go' if dry_run else 'removed'}; "
         "finished runs are never touched"
+    )
+
+
+def clean_data(name: str, cache: Path | None, dry_run: bool, as_json: bool) -> None:
+    """Remove what was prepared of one dataset; what it was prepared from stays.
+
+    Raises:
+        UserError: if nothing of that name is prepared.
+    """
+    from mmbench.data import removal
+
+    cache = cache or default_cache()
+    found = removal.made(name, cache)
+    sizes = {entry: removal.size(entry) for entry in found}
+    table = own_table(name, cache)
+    if not dry_run:
+        removal.remove(found)
+    if as_json:
+        print(json.dumps({"removed": [str(entry) for entry in found]}))
+        return
+    for entry, size in sizes.items():
+        print(f"{'would remove' if dry_run else 'removed'} {entry} ({size / 2**20:.1f} MiB)")
+    stays = f"the table {table} and its files" if table else "the files it was prepared from"
+    print(
+        f"{sum(sizes.values()) / 2**20:.1f} MiB of {name} {'would go' if dry_run else 'removed'}; "
+        f"{stays}, runs and records stay"
     )

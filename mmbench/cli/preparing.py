@@ -5,7 +5,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +76,7 @@ def prepare_table(
         UserError: if the name is taken, or the table or its files cannot be used.
     """
     from mmbench.data import cache as data_cache
+    from mmbench.data.leaks import leaks
     from mmbench.own import dataset as own
     from mmbench.own.table import read_table
 
@@ -110,10 +110,13 @@ def prepare_table(
     print(f"{len(prepared.task.classes)} classes; {counts}")
     for m in prepared.task.modalities:
         print(f"  {m.name}: {cls.definition.kinds[m.name]}, {' x '.join(map(str, m.shape))}")
-    for one, two in combinations(prepared.splits, 2) if read.grouped else ():
-        shared = set(prepared.splits[one].groups) & set(prepared.splits[two].groups)
-        if shared:
-            print(f"  {one} and {two} share {len(shared)} groups: see mmbench verify {name}")
+    for (one, two), alike in leaks(prepared.task, prepared.splits).items():
+        groups = set(prepared.splits[one].groups) & set(prepared.splits[two].groups)
+        if read.grouped and groups:
+            print(f"  {one} and {two} share {len(groups)} groups: see mmbench verify {name}")
+        for each in alike:
+            if each.leak:
+                print(f"  {each.told(one, two)}: see mmbench verify {name}")
     _say_next(dataset, cache)
 
 
@@ -129,12 +132,22 @@ def _say_next(dataset: Dataset, cache: Path) -> None:
 
 
 def verify(
-    name: str, settings: Sequence[str], cache: Path | None, plugins: Sequence[str], as_json: bool
+    name: str,
+    settings: Sequence[str],
+    cache: Path | None,
+    results: Path,
+    plugins: Sequence[str],
+    as_json: bool,
 ) -> int:
     """Check the cache of one dataset; return 0 if all is well, else 1."""
     from mmbench.data import verify as prepared
 
     cache = cache or default_cache()
-    checks = prepared.verify(_dataset(name, settings, plugins, cache), cache=cache)
-    print_rows([asdict(check) for check in checks], as_json, "nothing to check")
+    dataset = _dataset(name, settings, plugins, cache)
+    checks = prepared.verify(dataset, cache=cache, records=results / "records")
+    rows = [asdict(check) for check in checks]
+    notes = [] if as_json else [row.pop("note") for row in rows]
+    print_rows(rows, as_json, "nothing to check")
+    for note in filter(None, dict.fromkeys(notes)):
+        print(f"note: {note}")
     return 0 if all(check.ok for check in checks) else 1

@@ -72,9 +72,9 @@ class Progress:
 
     def _line(self, cell: Cell, kind: str, message: dict[str, Any], last: dict[str, Any]) -> str:
         ended = sum(self.counts.values())
-        scores = _scores(last.get("metrics", {}))
+        scores = _scores(last)
         reason = (message.get("reason") or "").strip().splitlines()
-        detail = reason[-1] if reason else f"val {scores}" if scores else ""
+        detail = reason[-1] if reason else scores
         return (
             f"[{ended}/{self.total}] {kind} {cell.dataset} {cell.label} seed {cell.seed} {detail}"
         )
@@ -100,11 +100,14 @@ class Progress:
             each = live.get("seconds_per_epoch")
             left = "?" if each is None else clock(each * (epochs - epoch))
             name = f"{cell.dataset} {cell.label} s{cell.seed}"
-            table.add_row(name, f"{epoch}/{epochs}", _scores(live.get("metrics", {})), left)
+            table.add_row(name, f"{epoch}/{epochs}", _scores(live), left)
         if not (self.running or ended):
             return Group(total, Text("starting the workers"))
         return Group(total, table) if self.running else Group(total)
 
 
-def _scores(metrics: dict[str, float]) -> str:
-    return " ".join(f"{name} {100 * value:.1f}" for name, value in metrics.items())
+def _scores(message: dict[str, Any]) -> str:
+    """Return the scores of a message behind the split that they are of."""
+    metrics = message.get("metrics", {})
+    scores = " ".join(f"{name} {100 * value:.1f}" for name, value in metrics.items())
+    return f"{message['split']} {scores}" if scores else ""

@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 TOLD = 10  # differing numbers that are printed
 
 
-def explain(target: str, source: str, as_json: bool) -> int:
+def explain(target: str, source: str, as_json: bool, studies: Sequence[str] = ()) -> int:
     """Print what a table's numbers come from; return 1 if one is not what its file says."""
     from mmbench.report.explain import explain as explained
+    from mmbench.report.study import load_study
 
+    for study in studies:
+        load_study(study)  # one of the user's own is known by its name from here on
     found = explained(target, source)
     if as_json:
         print(json.dumps([_as_json(number) for number in found], indent=1))
@@ -83,9 +86,10 @@ def _print(number: "Explained") -> None:
         for source in sources:
             about, value = _origin(number, source), number.scale * source.value
             tree = {True: "clean", False: "with uncommitted changes", None: "unknown tree"}
+            epoch = None if about["epoch"] is None else about["epoch"] + 1  # records count from 0
             print(
                 f"    seed {source.seed}: {value:.4f}  cell {about['cell']}  epoch "
-                f"{about['epoch']}  split {about['split']}  data {about['data']}\n"
+                f"{epoch}  split {about['split']}  data {about['data']}\n"
                 f"      commit {str(about['commit'])[:10]} ({tree[about['clean']]})  "
                 f"{about['device']}  {about['finished']}\n"
                 f"      {about['file']}\n      {about['command']}"

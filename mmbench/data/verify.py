@@ -1,8 +1,9 @@
 """``mmbench verify``: hashes, counts, class balance, leaks and finite values of prepared data."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +12,50 @@ from numpy.typing import NDArray
 
 from mmbench.data import manifest as manifests
 from mmbench.data.cache import cache_folder, load, read_manifest
+from mmbench.data.leaks import leaks
 from mmbench.dataset import Dataset, SplitArrays
+from mmbench.errors import UserError
+from mmbench.store import read_record, record_files
 
 SHOWN = 5  # samples that were left out, named
 AT_ONCE = 1 << 26  # bytes looked at together: bounds the memory
+LEAK = (
+    "a model is tested on samples that it was trained on, or selected by: leave them out of one of "
+    "the two splits, or let the splits be drawn with one group for what is the same"
+)
+OTHER = (
+    "some records were trained on data with other bits than what is prepared here, as another "
+    "processor or library computes them. Samples, splits and cell ids are the same, but a cell run "
+    "here need not repeat such a record to the last bit; training on another processor moves scores "
+    "too, whatever the data"
+)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that ``verify`` looked at."""
+    """One thing that ``verify`` looked at.
+
+    Attributes:
+        note: what it means, and what to do about it.
+    """
 
     name: str
     ok: bool
     detail: str
+    note: str = ""
 
 
-def verify(dataset: Dataset, *, cache: Path) -> list[Check]:
+def verify(dataset: Dataset, *, cache: Path, records: Path | None = None) -> list[Check]:
     """Check hashes, counts, class balance, leaks and finite values.
 
     Groups that occur in two splits are reported, not failed: some published splits share
-    speakers by design.
+    speakers by design. So are texts and vectors that are alike in one modality, and data with
+    other bits than that of the collected records.
+
+    Args:
+        dataset: with its config.
+        cache: the folder of all caches.
+        records: a folder of collected records.
 
     Raises:
         UserError: if it is not prepared, or the manifest cannot be used.
@@ -59,16 +84,43 @@ def verify(dataset: Dataset, *, cache: Path) -> list[Check]:
         manifest["data_hash"],
     )
     checks.append(Check("identity", same, "split and data hash follow from the files"))
+    if records is not None:
+        checks += _against_records(dataset, manifest, records)
     counts = {s: len(a) for s, a in splits.items()}
     checks.append(Check("counts", counts == manifest["counts"], str(counts)))
     for split, arrays in splits.items():
         checks += _check_split(dataset, split, arrays)
-    for one, two in combinations(splits, 2):
-        shared = set(splits[one].ids) & set(splits[two].ids)
-        checks.append(Check(f"ids {one}/{two}", not shared, f"{len(shared)} shared"))
+    for (one, two), alike in leaks(dataset.task, splits).items():
+        twice = sorted(set(splits[one].ids) & set(splits[two].ids))
+        named = f"{len(twice)} shared" + (f", as {twice[0]!r}" if twice else "")
+        checks.append(Check(f"ids {one}/{two}", not twice, named))
+        leak = any(each.leak and each.count > dataset.repeats for each in alike)
+        told = "; ".join(each.told(one, two) for each in alike) or "0 shared"
+        checks.append(Check(f"content {one}/{two}", not leak, told, LEAK if leak else ""))
         found = _shared(*((name, set(splits[name].groups)) for name in (one, two)))
         checks.append(Check(f"{dataset.grouped_by} {one}/{two}", True, found))
     return checks
+
+
+def _against_records(
+    dataset: Dataset, manifest: Mapping[str, Any], records: Path
+) -> list[Check]:  # Any: JSON values
+    """Hold the data hash against those of the collected records of this dataset, if any."""
+    wanted = (dataset.version, dataset.config.model_dump(mode="json"), manifest["split_hash"])
+    found: Counter[str] = Counter()
+    for file, _ in record_files(records, []):
+        if Path(file).name.startswith(f"{dataset.name}."):
+            with suppress(UserError):  # mmbench report tells of what it cannot read
+                record = read_record(Path(file), curve=False)
+                cell = record.cell
+                if wanted == (cell.dataset_version, cell.dataset_config, cell.split_hash):
+                    found.update([record.data.data_hash] if record.data else [])
+    mine, others = manifest["data_hash"], sum(found.values())
+    if not others:
+        return []
+    other = "".join(f"; {n} of {key}" for key, n in found.most_common() if key != mine)
+    detail = f"data hash {mine}: that of {found[mine]} of {others} records in {records}{other}"
+    return [Check("records", True, detail, OTHER if other else "")]
 
 
 def _complete(manifest: Mapping[str, Any]) -> Check:  # Any: JSON values

@@ -261,7 +261,8 @@ def _progress(
     if "metrics" in values:
         scores = " ".join(f"{name} {100 * v:.1f}" for name, v in values["metrics"].items())
         seconds = f"{values['seconds_per_epoch']:.1f} s"
-        log.say(f"epoch {values['epoch'] + 1}/{values['epochs']}: {scores}, {seconds}")
+        epoch = f"epoch {values['epoch'] + 1}/{values['epochs']}"
+        log.say(f"{epoch}: {values['split']} {scores}, {seconds}")
 
 
 if __name__ == "__main__":

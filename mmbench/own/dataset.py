@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from mmbench.dataset import (
 from mmbench.errors import UserError
 from mmbench.own.contents import file_hashes
 from mmbench.own.decoders import decode, frames_of
-from mmbench.own.table import OwnKind, Row, Table, read_table
+from mmbench.own.table import IN_TABLE, OwnKind, Row, Table, read_table
 from mmbench.registry import DATASETS
 from mmbench.settings import setting, validate
 from mmbench.store import write_atomic
@@ -121,6 +122,7 @@ class OwnTable(Dataset):
             "audio": ("spectrogram", (1, c.mels, frames_of(c))),
             "image": ("image", (3, c.image_size, c.image_size)),
             "video": ("frames", (3, c.frames, c.image_size, c.image_size)),
+            "number": ("vector", (1,)),
             "text": ("text", (c.words,)),
         }
         vocabulary = c.tokenizer if kind == "text" else WORDS
@@ -245,12 +247,14 @@ def _array_kind(shape: tuple[int, ...]) -> Kind:
 def _facts(
     row: Row, kinds: Mapping[str, OwnKind], hashes: Mapping[str, str]
 ) -> list[Any]:  # Any: JSON values
-    return [[m, v if kinds[m] == "text" else hashes[v]] for m, v in row.values.items()]
+    return [[m, v if kinds[m] in IN_TABLE else hashes[v]] for m, v in row.values.items()]
 
 
 def hashes_of(table: Table, folder: Path) -> dict[str, str]:
     """Return the hash of every file that a table names; ``folder`` holds what is known of them."""
-    named = [v for row in table.rows for m, v in row.values.items() if table.kinds[m] != "text"]
+    named = [
+        v for row in table.rows for m, v in row.values.items() if table.kinds[m] not in IN_TABLE
+    ]
     return file_hashes(named, folder / "files.json")
 
 
@@ -359,6 +363,13 @@ def read_definition(file: Path) -> Definition:
             f"cannot read {file} ({type(err).__name__}: {err}); remove it and prepare the table "
             "again: mmbench prepare TABLE"
         ) from err
+
+
+def own_table(name: str, cache: Path) -> str | None:
+    """Return the table that ``name`` was prepared from, if it was and that can be read."""
+    with suppress(UserError):
+        return read_definition(definition_file(name, cache)).table
+    return None
 
 
 def discover(cache: Path) -> None:

@@ -21,7 +21,7 @@ from mmbench.data.media import (
 )
 from mmbench.native.source import Source
 from mmbench.native.text import tokens
-from mmbench.own.table import OwnKind
+from mmbench.own.table import IN_TABLE, OwnKind
 
 if TYPE_CHECKING:
     from mmbench.own.dataset import OwnConfig
@@ -118,6 +118,11 @@ def array(value: str, config: "OwnConfig") -> NDArray[np.generic]:
     return numbers[None] if numbers.ndim == 2 else numbers
 
 
+def number(value: str, config: "OwnConfig") -> NDArray[np.generic]:
+    """Return the number itself, [1] float32."""
+    return np.array([float(value)], np.float32)
+
+
 def text(value: str, config: "OwnConfig") -> NDArray[np.generic]:
     """Return the numbers of the first ``words`` words or word pieces, [words] int32."""
     return tokens(Source(text=value), tokenizer=config.tokenizer, length=config.words)
@@ -128,6 +133,7 @@ DECODERS: dict[OwnKind, Callable[[str, "OwnConfig"], NDArray[np.generic]]] = {
     "image": image,
     "video": video,
     "array": array,
+    "number": number,
     "text": text,
 }
 
@@ -138,7 +144,7 @@ def decode(kind: OwnKind, value: str, config: "OwnConfig") -> NDArray[np.generic
     Raises:
         UnreadableError: if the file cannot be decoded; says why.
     """
-    if kind != "text":
+    if kind not in IN_TABLE:
         refuse_empty(Path(value))
     with explained():
         return DECODERS[kind](value, config)

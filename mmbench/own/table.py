@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args
 from mmbench.dataset import TAKEN, may_name
 from mmbench.errors import UserError, nearest
 
-OwnKind = Literal["audio", "image", "video", "array", "text"]
+OwnKind = Literal["audio", "image", "video", "array", "number", "text"]
+IN_TABLE = frozenset({"number", "text"})  # kinds whose values stand in the table, not in files
 SUFFIXES: dict[OwnKind, frozenset[str]] = {
     "audio": frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac"}),
     "image": frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}),
@@ -25,6 +26,7 @@ SPLIT_NAMES = {"train": "train", "test": "test", "val": "val", "valid": "val", "
                "validation": "val"}  # fmt: skip
 SHOWN = 10  # problems printed; the rest are counted
 LONGEST_PATH = 4096  # characters; what is longer is text
+LARGEST = 3.4e38  # float32 holds no more
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Row:
 
     Attributes:
         place: where it stands, e.g. ``my.csv, line 4``.
-        values: per modality the file (as an absolute path) or the text itself.
+        values: per modality the file (as an absolute path), or the number or text itself.
         split: ``train``, ``val``, ``test``, or empty if the table does not say.
     """
 
@@ -67,7 +69,7 @@ def read_table(
     """Read and check a table: ``label``, one column per modality; ``split``, ``group``, ``id``.
 
     Paths are taken from the folder of the table. A kind that is not stated follows from the
-    suffixes of a column's values; values without a known suffix are text.
+    suffixes of a column's values; values without a known suffix are numbers if all are, else text.
 
     Args:
         file: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``.
@@ -246,19 +248,22 @@ def _check_kinds(kinds: Mapping[str, str], modalities: Sequence[str]) -> dict[st
 
 
 def _infer(file: Path, column: str, raw: Sequence[tuple[str, Mapping[str, str]]]) -> OwnKind:
-    """Return the kind that the suffixes of a column say; text if no value has a known one.
+    """Return the kind that a column's suffixes say; without a known one, number or text.
 
     Raises:
         UserError: if the values are of several kinds, or name files of none.
     """
     first: dict[OwnKind, str] = {}
-    files = 0
+    files = numbers = 0
     for place, values in raw:
         value = values[column]
         if not value:
             continue  # reported with its line later
         suffix = Path(value).suffix.lower() if len(value) < LONGEST_PATH else ""
         kinds = [kind for kind, known in SUFFIXES.items() if suffix in known]
+        if not kinds and is_number(value):
+            kinds = ["number"]
+            numbers += 1
         first.setdefault(kinds[0] if kinds else "text", f"{place}: {value[:60]!r}")
         files += bool(suffix and not kinds and _is_file(file.parent / value))
     if list(first) == ["text"] and files:
@@ -267,6 +272,15 @@ def _infer(file: Path, column: str, raw: Sequence[tuple[str, Mapping[str, str]]]
             f"({first['text']}). Write a text itself into the table; save numbers as .npy; or "
             f"state the kind with --kind {column}=KIND"
         )
+    if set(first) == {"number", "text"}:
+        if 2 * numbers <= len(raw):
+            return "text"  # in which a number stands here and there
+        raise UserError(
+            f"the column {column!r} of {file} holds numbers in {numbers} of {len(raw)} rows, but "
+            f"{first['text']} is none. Mend the rows (--kind {column}=number lists them all), "
+            "leave the column out with --columns, or take its digits as words with "
+            f"--kind {column}=text"
+        )
     if len(first) <= 1:
         return next(iter(first), "text")
     listed = "; ".join(f"{kind} ({where})" for kind, where in first.items())
@@ -274,6 +288,14 @@ def _infer(file: Path, column: str, raw: Sequence[tuple[str, Mapping[str, str]]]
         f"the column {column!r} of {file} looks like several kinds: {listed}. Mend the rows, or "
         f"state the kind with --kind {column}=KIND"
     )
+
+
+def is_number(value: str) -> bool:
+    """Say whether a value is a number that float32 holds, as a table writes one."""
+    try:
+        return "_" not in value and abs(float(value)) <= LARGEST  # false for NaN
+    except ValueError:
+        return False
 
 
 def _is_file(path: Path) -> bool:
@@ -296,7 +318,9 @@ def _row(
         value = values[column]
         if not value:
             problems.append(f"{place}, column {column}: empty")
-        if kind != "text" and value:
+        if kind == "number" and value and not is_number(value):
+            problems.append(f"{place}, column {column}: {value[:60]!r} is not a finite number")
+        if kind not in IN_TABLE and value:
             value = str((file.parent / value).absolute())
             if not _is_file(Path(value)):
                 problems.append(f"{place}, column {column}: there is no file {value}")

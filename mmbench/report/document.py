@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmbench.errors import UserError
 from mmbench.report.render import GENERATED, markdown
-from mmbench.report.study import load_study
+from mmbench.report.study import as_typed, load_study
 from mmbench.report.table import Table
 from mmbench.report.titles import FIGURES, KINDS, figure_kind
 from mmbench.store import write_atomic
@@ -53,7 +53,7 @@ def _study(
 ) -> Iterator[str]:
     title = load_study(name).title
     yield f"## {title}"
-    yield f"`mmbench run --study {name}`"
+    yield f"`mmbench run --study {as_typed(name)}`"
     if scores := _plain(kinds.get("", ())):
         yield scores
     for figure in figures:

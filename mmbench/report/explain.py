@@ -123,7 +123,7 @@ def _study_of(file: Path) -> tuple[str, str]:
             return study, kind
     raise UserError(
         f"{file.name} is no table of a study{nearest(file.stem, study_names())} "
-        f"(studies: {', '.join(study_names())})"
+        f"(studies: {', '.join(study_names())}; one of your own: --study FILE.toml)"
     )
 
 

@@ -27,16 +27,22 @@ def unmarked(name: str) -> str:
 
 def members(rows: Sequence[Row], frame: pd.DataFrame) -> list[NDArray[np.bool_]]:
     """Say per row which records belong to it: its method with its options changed and no others."""
-    same = frame.groupby(["method", "options"]).indices
+    keys = {text: _numbers_alike(text) for text in frame["options"].unique()}
+    same = frame.groupby(["method", frame["options"].map(keys)]).indices
     masks = []
     for row in rows:
         mask = np.zeros(len(frame), bool)
-        mask[same.get((row.method, canonical(row.set)), [])] = True
+        mask[same.get((row.method, _numbers_alike(canonical(row.set))), [])] = True
         for key, wanted in (("fidelity", row.fidelity), ("preset", row.preset)):
             if wanted:
                 mask &= (frame[key] == wanted).to_numpy(bool)
         masks.append(mask)
     return masks
+
+
+def _numbers_alike(text: str) -> str:
+    """Return JSON with every number as a float: a study may say 1 where a record has 1.0."""
+    return canonical(json.loads(text, parse_int=float))
 
 
 def concerns(study: Study, frame: pd.DataFrame) -> NDArray[np.bool_]:

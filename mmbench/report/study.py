@@ -3,13 +3,18 @@
 import tomllib
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from mmbench.cell import Fidelity, Preset
 from mmbench.errors import UserError, nearest
+from mmbench.report.titles import FIGURES, KINDS
+from mmbench.scan import check_name
 from mmbench.settings import Settings, validate
+
+SUFFIX = ".toml"
 
 
 class Row(Settings):
@@ -41,7 +46,7 @@ class Study(Settings):
     """One comparison.
 
     Attributes:
-        name: name of its file in ``studies/``.
+        name: name of its file, in ``studies/`` or of the user's own.
         title: what the caption begins with.
         rows: in order; ``found`` instead of a list takes whatever has records.
         baselines: methods among which the best is what differences are taken to.
@@ -94,26 +99,87 @@ class Study(Settings):
         return tuple({"method": each} if isinstance(each, str) else each for each in value)
 
 
+OWN: dict[str, tuple[Path, Study]] = {}  # the user's own, by name, once they were named
+
+
 @cache
-def study_names() -> list[str]:
-    """Return the names of all studies, sorted."""
+def _shipped() -> list[str]:
     folder = resources.files("mmbench.studies")
     return sorted(
         f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
     )
 
 
-@cache
+def study_names() -> list[str]:
+    """Return the names of all studies, sorted; of the user's own, those that were loaded."""
+    return sorted([*_shipped(), *OWN])
+
+
+def as_typed(name: str) -> str:
+    """Return what ``--study`` takes for a study: its name, or the file of the user's own."""
+    return str(OWN[name][0]) if name in OWN else name
+
+
 def load_study(name: str) -> Study:
-    """Return the study ``name``.
+    """Return the study ``name``, or that of a file ``NAME.toml``, then known by its name too.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or the file is no study.
     """
-    names = study_names()
-    if name not in names:
+    if name.endswith(SUFFIX):
+        return _own(Path(name))
+    if name in OWN:
+        return OWN[name][1]
+    if name not in _shipped():
+        names = study_names()
         raise UserError(
-            f"unknown study {name!r}{nearest(name, names)} (there are {', '.join(names)})"
+            f"unknown study {name!r}{nearest(name, names)} (there are {', '.join(names)}; one of "
+            "your own is the path of its file: NAME.toml)"
         )
-    text = (resources.files("mmbench.studies") / f"{name}.toml").read_text(encoding="utf-8")
+    return _load_shipped(name)
+
+
+@cache
+def _load_shipped(name: str) -> Study:
+    text = (resources.files("mmbench.studies") / f"{name}{SUFFIX}").read_text(encoding="utf-8")
     return validate(Study, {"name": name, **tomllib.loads(text)}, f"study {name}")
+
+
+def _own(file: Path) -> Study:
+    name = file.name.removesuffix(SUFFIX)
+    check_name(name, f"the study {file}")
+    if name in _shipped():
+        raise UserError(f"{name!r} is a study of mmbench; give {file} another name")
+    if (kind := name.rpartition("-")[2]) in {*KINDS, *FIGURES} - {""}:
+        raise UserError(
+            f"{file} cannot be a study of that name: tables and figures are called STUDY-{kind}; "
+            "give it another"
+        )
+    if name in OWN and OWN[name][0].absolute() != file.absolute():
+        raise UserError(f"two studies are called {name!r}: {OWN[name][0]} and {file}; rename one")
+    OWN[name] = (file, _read(file, name))
+    return OWN[name][1]
+
+
+def _read(file: Path, name: str) -> Study:
+    try:
+        text = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        why = err.strerror if isinstance(err, OSError) else err
+        raise UserError(
+            f"cannot read the study {file}: {why}; docs/add-a-study.md shows what it holds"
+        ) from err
+    if "name" in text:
+        raise UserError(f"{file} sets 'name'; a study is called as its file: remove the line")
+    try:
+        study = validate(Study, {"name": name, **text}, name)
+    except UserError as err:
+        raise UserError(f"{file} is no study: {err}") from err
+    methods = [row.method for row in study.rows if isinstance(row, Row)]
+    for baseline in study.baselines:
+        if methods and baseline not in methods:
+            raise UserError(
+                f"{file} has the baseline {baseline!r}, and no row of that method"
+                f"{nearest(baseline, methods)}; add one, or take it out"
+            )
+    return study

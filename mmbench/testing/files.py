@@ -17,13 +17,20 @@ COLUMNS = ("sound", "photo", "film", "told", "numbers")
 
 
 def tone(
-    path: Path, number: int, seconds: float = 0.5, rate: int = 22050, channels: int = 1
+    path: Path,
+    number: int,
+    seconds: float = 0.5,
+    rate: int = 22050,
+    channels: int = 1,
+    take: int = 0,
 ) -> Path:
-    """Write a tone of 300 + 300 x ``number`` Hz."""
+    """Write a tone of 300 + 300 x ``number`` Hz, a little lower with every ``take``."""
     import av
 
     time = np.arange(round(seconds * rate)) / rate
-    wave = (0.5 * np.sin(2 * np.pi * (300 + 300 * number) * time) * 32767).astype(np.int16)
+    wave = (0.5 * np.sin(2 * np.pi * (300 + 300 * number - take / 9) * time) * 32767).astype(
+        np.int16
+    )
     layout = "mono" if channels == 1 else "stereo"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=rate, layout=layout)
@@ -41,13 +48,13 @@ def pixels(number: int, brightness: int = 255) -> NDArray[np.uint8]:
     return x
 
 
-def picture(path: Path, number: int, mode: str = "RGB") -> Path:
-    """Write a picture in any of Pillow's modes."""
-    Image.fromarray(pixels(number)).convert(mode).save(path)
+def picture(path: Path, number: int, mode: str = "RGB", take: int = 0) -> Path:
+    """Write a picture in any of Pillow's modes, a little darker with every ``take``."""
+    Image.fromarray(pixels(number, 255 - take)).convert(mode).save(path)
     return path
 
 
-def clip(path: Path, number: int, frames: int = 10, sound: bool = False) -> Path:
+def clip(path: Path, number: int, frames: int = 10, sound: bool = False, take: int = 0) -> Path:
     """Write a lossless video whose square grows brighter, so that its pictures can be told apart.
 
     Args:
@@ -55,6 +62,7 @@ def clip(path: Path, number: int, frames: int = 10, sound: bool = False) -> Path
         number: the class.
         frames: pictures; the square of the k-th is 20 (k + 1) bright.
         sound: add a second of silence.
+        take: how many levels its square is darker.
     """
     import av
 
@@ -62,7 +70,7 @@ def clip(path: Path, number: int, frames: int = 10, sound: bool = False) -> Path
         stream = container.add_stream("ffv1", rate=10, width=24, height=24, pix_fmt="bgr0")
         heard = container.add_stream("pcm_s16le", rate=22050, layout="mono") if sound else None
         for k in range(frames):
-            shown = av.VideoFrame.from_ndarray(pixels(number, 20 * (k + 1)), "rgb24")
+            shown = av.VideoFrame.from_ndarray(pixels(number, 20 * (k + 1) - take), "rgb24")
             container.mux(stream.encode(shown))
         container.mux(stream.encode(None))
         if heard:
@@ -169,10 +177,10 @@ def animals(
     rows = []
     for i in range(samples):
         c = i % len(CLASSES)
-        makers = {
-            "sound": lambda i=i, c=c: tone(folder / f"a {i}.wav", c),
-            "photo": lambda i=i, c=c: picture(folder / f"bild-ü{i}.png", c),
-            "film": lambda i=i, c=c: clip(folder / f"v{i}.mkv", c),
+        makers = {  # no two of a class are alike, as in a recording
+            "sound": lambda i=i, c=c: tone(folder / f"a {i}.wav", c, take=i),
+            "photo": lambda i=i, c=c: picture(folder / f"bild-ü{i}.png", c, take=i // 3 % 64),
+            "film": lambda i=i, c=c: clip(folder / f"v{i}.mkv", c, take=i // 3 % 20),
             "numbers": lambda i=i, c=c: numbers(folder / f"n{i}.npy", rng.normal(3 + c, 0.1, 5)),
         }
         made = {m: WORDS[c] if m == "told" else makers[m]().name for m in columns}

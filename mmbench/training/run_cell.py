@@ -253,7 +253,7 @@ def _final(trainer: Trainer, parts: Parts) -> dict[str, Metrics]:
     test = parts.loaders["test"]
     last = evaluate(parts.method, test, "on test, after the last epoch")
     parts.method.load_state_dict(trainer.best.state)
-    when = f"on test, after epoch {trainer.best.epoch}"
+    when = f"on test, after epoch {trainer.best.epoch + 1}"
     return {"selected": evaluate(parts.method, test, when), "last": last}
 
 

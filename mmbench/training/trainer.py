@@ -25,6 +25,7 @@ from mmbench.training.meter import Meter
 from mmbench.training.optimizers import Optimizers
 from mmbench.training.schedule import lr_at
 from mmbench.training.seeding import derive, generator, seed_everything
+from mmbench.wording import counted
 
 SOON = 1.0  # seconds: epochs shorter than this do not each end in a checkpoint
 NORM_EVERY = 10  # steps of an epoch between two measurements of the encoders' gradients
@@ -131,7 +132,7 @@ class Trainer:
                     self.method.on_epoch_start()
             self._train_epoch()
             self.split.align()
-            when = f"at the end of epoch {self.epoch}, step {self.step_in_epoch}"
+            when = f"at the end of epoch {self.epoch + 1}, step {self.step_in_epoch}"
             metrics = evaluate(self.method, self.loaders[self.select], when)
             self._select(metrics)
             with self.autocast():
@@ -163,7 +164,7 @@ class Trainer:
         bad = self.meter.first_bad()  # the one wait of the epoch
         if bad >= 0:
             raise NonFiniteLoss(
-                f"the loss is not finite at epoch {self.epoch}, step {bad}",
+                f"the loss is not finite at epoch {self.epoch + 1}, step {bad + 1}",
                 "lower trainer.lr, or set trainer.clip_norm"
                 + ("; or is it the data? mmbench verify tells" if bad == self.epoch == 0 else ""),
             )
@@ -212,7 +213,7 @@ class Trainer:
         bad = sorted(name for name, mean in means.items() if not isfinite(mean))
         if bad:
             self.hooks.progress(
-                {"warning": f"left out of epoch {self.epoch}, not finite: {', '.join(bad)}"}
+                {"warning": f"left out of epoch {self.epoch + 1}, not finite: {', '.join(bad)}"}
             )
         return {name: mean for name, mean in means.items() if name not in bad}
 
@@ -223,12 +224,15 @@ class Trainer:
                 "epoch": self.epoch - 1,  # the one that has just ended
                 "epochs": self.epochs,
                 "seconds_per_epoch": self.epoch_seconds,
+                "split": self.select,
                 "metrics": {name: values[primary] for name, values in metrics.items()},
             }
         )
 
     def _stopped(self) -> StopRequested:
-        return StopRequested(f"stopped at epoch {self.epoch}, step {self.step_in_epoch}")
+        return StopRequested(
+            f"stopped in epoch {self.epoch + 1}, after {counted(self.step_in_epoch, 'step')}"
+        )
 
     def _asked_to_stop(self) -> bool:
         try:

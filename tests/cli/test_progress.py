@@ -45,10 +45,10 @@ def test_a_running_cell_shows_epoch_scores_and_time_left(two):
     live.see(
         cell(0),
         {"kind": "progress", "epoch": 3, "epochs": 10, "seconds_per_epoch": 2.0,
-         "metrics": metrics},
+         "split": "val", "metrics": metrics},
     )  # fmt: skip
     row = shown(live).splitlines()[2].split()
-    assert row == ["d", "m", "s0", "4/10", "fused", "50.0", "audio", "25.0", "0:12"]
+    assert row == ["d", "m", "s0", "4/10", "val", "fused", "50.0", "audio", "25.0", "0:12"]
 
 
 def test_the_time_left_of_all_follows_from_those_that_ended(two, capsys):
@@ -58,3 +58,12 @@ def test_the_time_left_of_all_follows_from_those_that_ended(two, capsys):
     live.see(cell(0), {"kind": "done"})
     assert shown(live) == "1/2 cells, 0:30, 0:30 left\n"
     assert capsys.readouterr().out.startswith("[1/2] done d m seed 0")
+
+
+def test_scores_stand_behind_the_split_that_selects_the_epoch(two, capsys):
+    live, _ = two
+    live.see(cell(0), {"kind": "started"})
+    seen = {"kind": "progress", "epoch": 9, "epochs": 10, "seconds_per_epoch": 1.0}
+    live.see(cell(0), {**seen, "split": "test", "metrics": {"fused": 0.5}})
+    live.see(cell(0), {"kind": "done"})
+    assert capsys.readouterr().out == "[1/2] done d m seed 0 test fused 50.0\n"

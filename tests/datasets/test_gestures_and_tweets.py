@@ -66,7 +66,9 @@ def test_nvgesture_holds_out_whole_subjects_and_trains(gestures, tmp_path):
     _, cache, prepared = gestures
     assert {s: len(a) for s, a in prepared.splits.items()} == {"train": 25, "val": 25, "test": 25}
     assert all(len(set(a.groups)) == 1 for a in prepared.splits.values())
-    assert all(c.ok for c in verify(make("nvgesture"), cache=cache))
+    checks = verify(make("nvgesture"), cache=cache)
+    # The made-up clips of a class are alike.
+    assert {c.name.split()[0] for c in checks if not c.ok} == {"content"}
     encoders = [w for m in ("rgb", "flow", "depth") for w in ("--encoder", f"{m}=conv3d")]
     assert set(train("nvgesture", cache, tmp_path, *encoders)) == {"fused", "rgb", "flow", "depth"}
 

@@ -3,6 +3,8 @@
 import importlib
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from itertools import pairwise
 from pathlib import Path
@@ -67,6 +69,8 @@ def test_config_files_shown_are_read(page, tmp_path):
         if text.startswith("# profile\n"):
             assert read_profile(str(file), {}).resources("any").time
             continue
+        if text.startswith("# my-study.toml\n"):
+            continue  # it is run below
         keys, settings = read_config(file)
         assert len(keys) + len(settings) >= len(tomllib.loads(text))
 
@@ -100,6 +104,24 @@ def test_the_options_and_bundles_of_the_method_page_keep_the_contract(tmp_path, 
     assert cls.recipe({}) == {
         "trainer.lr": 0.001, "trainer.schedule": "constant", "weight": 0.5,
     }  # fmt: skip
+
+
+def test_the_study_of_its_page_is_run_reported_and_explained(tmp_path):
+    page = (ROOT / "docs" / "add-a-study.md").read_text(encoding="utf-8")
+    (tmp_path / "my-study.toml").write_text(re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1])
+    lines = [shlex.split(line)[1:] for name, line in COMMANDS if name == "add-a-study.md"]
+    assert [words[0] for words in lines] == ["run", "report", "explain"]
+    lines[0] += ["--seeds", "1", "--set", "trainer.epochs=1", "--cache", str(tmp_path / "cache")]
+    lines[1] += ["--no-figures"]
+    for words in lines:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "mmbench", *words],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "the file says the same" in done.stdout
+    table = (tmp_path / "results" / "tables" / "my-study.md").read_text()
+    assert "Does a smaller alpha help?" in table and "missing" not in table
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from mmbench.data.verify import verify
 from mmbench.dataset import Dataset, DatasetConfig, DatasetInfo, Modality, SplitArrays, Task
 from mmbench.errors import UserError
 from mmbench.settings import parse_value, setting
+from mmbench.store import iter_records
 
 COUNTS = {"train": 8, "val": 4, "test": 4}
 
@@ -417,3 +419,100 @@ def test_groups_in_two_splits_are_reported_not_failed(tmp_path):
     assert checks["groups train/val"].detail.startswith("2 shared, of ")
     assert checks["groups train/test"].detail == "0 shared"
     assert checks["source"].detail == "made up"
+
+
+class Clips(Tiny):
+    """Two modalities: pictures, and a number that repeats."""
+
+    name = "clips"
+
+    @property
+    def task(self):
+        return Task((Modality("photo", "image", (1, 2, 2)), Modality("age", "vector", (1,))),
+                    ("a", "b"))  # fmt: skip
+
+    def build(self, root, scratch):
+        splits, start = {}, 0
+        for split, n in COUNTS.items():
+            photo = np.arange(start, start + 4 * n, dtype=np.float32).reshape(n, 1, 2, 2)
+            inputs = {"photo": photo, "age": np.ones((n, 1), np.float32)}
+            names = tuple(f"{split}-{i}" for i in range(n))
+            splits[split] = SplitArrays(inputs, np.arange(n) % 2, names, names)
+            start += 4 * n
+        if self.change:
+            self.change(splits)
+        return splits
+
+
+def content(change, cache, **options):
+    dataset = Clips(change=change)
+    for key, value in options.items():
+        setattr(dataset, key, value)
+    data_cache.prepare(dataset, cache=cache)
+    return {c.name: c for c in verify(dataset, cache=cache)}["content train/test"]
+
+
+def copied(splits):
+    splits["test"].inputs["photo"][1:3] = splits["train"].inputs["photo"][[5, 2]]
+
+
+def test_the_same_picture_in_two_splits_is_a_leak_though_its_row_is_another(tmp_path):
+    def change(splits):
+        copied(splits)
+        splits["test"].inputs["age"][:] = np.arange(4, dtype=np.float32)[:, None] + 2
+
+    found = content(change, tmp_path)
+    assert not found.ok and "leave them out of one" in found.note
+    assert found.detail == (
+        "photo of 2 of 4 samples of test is in train too, as 'test-1', there 'train-5'"
+    )
+
+
+def test_the_same_row_in_two_splits_is_a_leak_unless_the_source_is_known_to_have_it_twice(tmp_path):
+    found = content(copied, tmp_path)
+    assert not found.ok
+    assert found.detail == (
+        "2 of 4 samples of test are in train too, as 'test-1', there 'train-5'; "
+        "age of 4 of 4 samples of test is in train too, as 'test-0', there 'train-0'"
+    )
+    assert content(copied, tmp_path, repeats=2).ok
+    assert not content(copied, tmp_path, repeats=1).ok
+
+
+def test_numbers_that_repeat_by_chance_and_black_pictures_are_told_or_passed_over(tmp_path):
+    def black(splits):
+        splits["train"].inputs["photo"][0] = splits["test"].inputs["photo"][0] = 0
+        splits["test"].inputs["age"][0] = 2
+
+    found = content(black, tmp_path)
+    assert found.ok and found.detail.startswith("age of 3 of 4") and "photo" not in found.detail
+
+
+def test_data_with_other_bits_than_that_of_the_records_is_told_and_not_failed(tiny, tmp_path):
+    dataset, folder = tiny
+    held = json.loads((folder / "manifest.json").read_text())
+    template = next(iter_records(Path(__file__).parents[2] / "results" / "records"))
+    here = {
+        "dataset": "tiny", "dataset_version": 1, "dataset_config": held["config"],
+        "split_hash": held["split_hash"],
+    }  # fmt: skip
+    records = tmp_path / "records"
+    records.mkdir()
+    assert "records" not in {c.name for c in verify(dataset, cache=tmp_path, records=records)}
+    for name, data_hash, other in (
+        ("same", held["data_hash"], {}),
+        ("bits", "0" * 16, {}),
+        ("options", "1" * 16, {"dataset_config": {}}),
+    ):
+        cell = template.cell.model_copy(update={**here, **other})
+        data = template.data.model_copy(update={"data_hash": data_hash})
+        record = template.model_copy(update={"cell": cell, "data": data})
+        (records / f"tiny.{name}.json").write_text(record.model_dump_json(exclude_none=True))
+    found = {c.name: c for c in verify(dataset, cache=tmp_path, records=records)}["records"]
+    assert found.ok and "need not repeat such a record" in found.note
+    assert found.detail == (
+        f"data hash {held['data_hash']}: that of 1 of 2 records in {records}; 1 of {'0' * 16}"
+    )
+    (records / "tiny.bits.json").unlink()
+    found = {c.name: c for c in verify(dataset, cache=tmp_path, records=records)}["records"]
+    assert found.note == "" and found.detail.endswith(f"that of 1 of 1 records in {records}")

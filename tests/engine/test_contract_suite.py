@@ -329,7 +329,7 @@ CASES = [
     (Wordless, "steps", "step must return a dict of scalar tensors with 'loss'"),
     (Lossless, "steps", "step must return a dict of scalar tensors with 'loss'"),
     (Undefined, "steps", "the first step returned the loss nan; guard logarithms"),
-    (Diverging, "learns", "the loss is not finite at epoch 0, step 2; guard logarithms"),
+    (Diverging, "learns", "the loss is not finite at epoch 1, step 3; guard logarithms"),
     (Idle, "steps", "changed no parameter"),
     (Promising, "steps", "compiles names 'losses', which is no method"),
     (Uphill, "learns", "did not fall"),
@@ -486,7 +486,7 @@ def test_what_cannot_step_is_checked_no_further(cls):
 
 def test_a_loss_that_becomes_nan_is_told_once_for_each_number_of_modalities():
     rows = [row for row in run_all(Diverging) if row.modalities == 3 and row.outcome == "FAIL"]
-    assert "at epoch 0, step 2" in rows[0].detail
+    assert "at epoch 1, step 3" in rows[0].detail
     assert {row.detail for row in rows[1:]} == {"as in learns"}
     assert not any("trainer.lr" in row.detail or "verify" in row.detail for row in rows)
 

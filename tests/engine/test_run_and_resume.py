@@ -121,7 +121,7 @@ def test_nan_loss_fails_the_cell_with_epoch_and_step(cache, tmp_path):
         "--set", "trainer.momentum=0",
     )  # fmt: skip
     assert done.returncode == 1
-    assert "the loss is not finite at epoch 0, step" in done.stdout
+    assert "the loss is not finite at epoch 1, step" in done.stdout
     assert len(list(tmp_path.glob("runs/*/failed-001.json"))) == 2
 
 

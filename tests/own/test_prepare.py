@@ -1,5 +1,6 @@
 """A user's table from the command line: prepared, verified, trained on; stopped and resumed."""
 
+import fcntl
 import json
 import os
 import re
@@ -82,6 +83,18 @@ def test_vectors_are_standardised_by_train(zoo):
     assert x.mean(0) == pytest.approx(0, abs=1e-5) and x.std(0) == pytest.approx(1, abs=1e-4)
 
 
+def test_a_column_of_numbers_is_one_standardised_number_a_sample(tmp_path):
+    lines = [f"{'cold' if i % 2 else 'warm'},{20 - 15 * (i % 2) + i / 10}" for i in range(40)]
+    (tmp_path / "days.csv").write_text("\n".join(["label,degrees", *lines]))
+    done = mmbench("prepare", tmp_path / "days.csv", "--cache", tmp_path / "c")
+    assert done.returncode == 0, done.stderr
+    assert "modalities: degrees (number)" in done.stderr and "degrees: number, 1" in done.stdout
+    (train,) = (tmp_path / "c" / "days").glob("*/train.degrees.npy")
+    x = np.load(train)
+    assert x.shape[1:] == (1,) and x.std() == pytest.approx(1, abs=1e-4)
+    assert mmbench("verify", "days", "--cache", tmp_path / "c").returncode == 0
+
+
 def test_other_options_make_another_cache(zoo):
     folder, _ = zoo
     before = set((folder / "cache" / "zoo").iterdir())
@@ -100,6 +113,23 @@ def test_groups_are_not_split(tmp_path):
     checks = json.loads(mmbench("verify", "g", "--cache", tmp_path / "cache", "--json").stdout)
     shared = {c["name"]: c["detail"] for c in checks if c["name"].startswith("groups")}
     assert set(shared.values()) == {"0 shared"} and len(shared) == 3
+
+
+def test_a_file_that_lies_in_two_splits_is_told_and_fails_verify(tmp_path):
+    rows = animals(tmp_path, samples=24, columns=("sound", "told"))
+    named = ("train",) * 15 + ("val",) * 3 + ("test",) * 6
+    listed = [row | {"split": s} for row, s in zip(rows, named, strict=True)]
+    listed[20]["sound"] = listed[2]["sound"]  # one file in two rows
+    (tmp_path / "copy.wav").write_bytes((tmp_path / listed[3]["sound"]).read_bytes())
+    listed[21]["sound"] = "copy.wav"  # one content under two names
+    done = prepare(write_table(tmp_path / "leaky.csv", listed), tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    told = "2 of 6 samples of test are in train too, as '22', there '4'"
+    assert f"{told}: see mmbench verify leaky" in done.stdout
+    verified = mmbench("verify", "leaky", "--cache", tmp_path / "cache", "--json")
+    assert verified.returncode == 1
+    (failed,) = (check for check in json.loads(verified.stdout) if not check["ok"])
+    assert failed["name"] == "content train/test" and told in failed["detail"]
 
 
 def test_unreadable_files_stop_prepare_and_can_be_mended_or_left_out(tmp_path):
@@ -171,6 +201,49 @@ def test_a_change_of_the_table_is_noticed(tmp_path):
     assert done.returncode == 2 and "changed since it was prepared" in done.stderr
     assert prepare(table, tmp_path / "cache").returncode == 0
     assert len(list((tmp_path / "cache" / "my").glob("*/manifest.json"))) == 2
+
+
+def test_a_prepared_table_is_removed_and_what_it_was_made_from_stays(tmp_path):
+    rows = animals(tmp_path, samples=30, columns=("told", "numbers"))
+    table = write_table(tmp_path / "my.csv", rows)
+    place = tmp_path / "cache" / "my"
+    assert prepare(table, tmp_path / "cache").returncode == 0
+    files = {file: file.read_bytes() for file in tmp_path.glob("*.*")}
+    (place / "notes by hand.txt").write_text("mine")
+    clean = ["clean", "--data", "my", "--cache", tmp_path / "cache"]
+    before = sorted(place.iterdir())
+    planned = mmbench(*clean, "--dry-run")
+    assert f"would remove {place / 'own.json'}" in planned.stdout
+    assert sorted(place.iterdir()) == before
+    done = mmbench(*clean)
+    assert done.returncode == 0, done.stderr
+    assert f"removed {place / 'own.json'}" in done.stdout
+    assert f"the table {table} and its files, runs and records stay" in done.stdout
+    assert [file.name for file in place.iterdir()] == ["notes by hand.txt"]
+    assert {file: file.read_bytes() for file in tmp_path.glob("*.*")} == files
+    again = mmbench(*clean)
+    assert again.returncode == 2 and "(there are none)" in again.stderr
+    assert mmbench("verify", "my", "--cache", tmp_path / "cache").returncode == 2
+    assert prepare(table, tmp_path / "cache").returncode == 0
+
+
+def test_data_that_is_not_there_or_being_prepared_is_not_removed(tmp_path):
+    folder = tmp_path / "mfeat3"
+    (folder / "0123456789ab").mkdir(parents=True)
+    (tmp_path / "weights" / "owner").mkdir(parents=True)
+    for name in ("mfaet3", "weights", "../mfeat3", "."):
+        done = mmbench("clean", "--data", name, "--cache", tmp_path)
+        assert done.returncode == 2, name
+        assert "(there are mfeat3)" in done.stderr
+    done = mmbench("clean", "--data", "mfaet3", "--cache", tmp_path)
+    assert "did you mean 'mfeat3'?" in done.stderr
+    with (folder / ".progress-0123456789ab.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        done = mmbench("clean", "--data", "mfeat3", "--cache", tmp_path)
+    assert done.returncode == 2 and "a process is preparing mfeat3" in done.stderr
+    assert (folder / "0123456789ab").is_dir()
+    both = mmbench("clean", "--data", "mfeat3", "--failed", "--cache", tmp_path)
+    assert both.returncode == 2 and "--data is about the cache" in both.stderr
 
 
 def test_names_that_are_taken_are_refused(tmp_path):

@@ -160,6 +160,41 @@ def test_values_that_pandas_leaves_out_are_empty_and_nested_ones_are_refused(tmp
     assert read_table(whole).classes == ("9.0", "10.0")
 
 
+def numbers(file, *values):
+    lines = [f"{'xy'[i % 2]},{v}" for i, v in enumerate(values)]
+    file.write_text("\n".join(["label,age", *lines]) + "\n")
+    return file
+
+
+def test_a_column_of_numbers_is_read_as_numbers_unless_stated_as_text(tmp_path):
+    file = numbers(tmp_path / "n.csv", "3", "-4.5", "1e3", "0")
+    assert read_table(file).kinds == {"age": "number"}
+    assert read_table(file, columns=("age",)).rows[1].values == {"age": "-4.5"}
+    assert read_table(file, kinds={"age": "text"}).kinds == {"age": "text"}
+
+
+@pytest.mark.parametrize("dirty", ["NA", "nan", "inf", "1e99", "1_000", "four"])
+def test_a_dirty_value_among_numbers_is_told_with_its_row_and_not_taken_for_text(dirty, tmp_path):
+    file = numbers(tmp_path / "n.csv", "3", "4", dirty, "5")
+    with pytest.raises(UserError) as caught:
+        read_table(file)
+    said = f"the column 'age' of {file} holds numbers in 3 of 4 rows, but n.csv, line 4: {dirty!r}"
+    assert str(caught.value).startswith(said)
+    assert "--kind age=number" in str(caught.value) and "--kind age=text" in str(caught.value)
+    with pytest.raises(UserError, match=f"line 4, column age: {dirty!r} is not a finite number"):
+        read_table(file, kinds={"age": "number"})
+    assert read_table(file, kinds={"age": "text"}).kinds == {"age": "text"}
+
+
+def test_a_number_that_is_missing_is_told_with_its_row(tmp_path):
+    with pytest.raises(UserError, match="line 3, column age: empty"):
+        read_table(numbers(tmp_path / "n.csv", "3", "", "4"))
+
+
+def test_texts_may_hold_a_number_here_and_there(tmp_path):
+    assert read_table(numbers(tmp_path / "n.csv", "so", "4", "you", "5")).kinds == {"age": "text"}
+
+
 def test_a_column_without_a_name_is_explained(tmp_path):
     (tmp_path / "t.csv").write_text(",label,said\n0,x,a\n1,y,b\n")
     with pytest.raises(UserError, match=r"column without a name \(pandas .*index=False"):

@@ -1,11 +1,13 @@
 """A number leads to its records, and a cell to the command that makes it again."""
 
+import json
 import shlex
 from pathlib import Path
 
 import pytest
 
 from mmbench.cli.asking import Options, make_cells
+from mmbench.cli.provenance import explain as print_explained
 from mmbench.errors import UserError
 from mmbench.registry import METHODS
 from mmbench.report.build import report
@@ -35,6 +37,15 @@ def test_a_number_is_computed_again_from_the_files_of_its_records(tables):
     assert [(s.seed, s.value) for s in found.own] == [(0, 0.7), (1, 0.9)]
     assert found.agrees
     assert all(found.files[s.record].exists() for s in found.own)
+
+
+def test_a_person_reads_epochs_from_1_and_a_program_as_records_have_them(tables, template, capsys):
+    target = f"{tables}/naive.md:iprm:toy:Accuracy"
+    assert print_explained(target, "runs", True) == 0
+    (number,) = json.loads(capsys.readouterr().out)
+    assert {r["epoch"] for r in number["records"]} == {template.selection.epoch}
+    assert print_explained(target, "runs", False) == 0
+    assert f"  epoch {template.selection.epoch + 1}  " in capsys.readouterr().out
 
 
 def test_a_difference_names_the_records_of_the_baseline(tables):

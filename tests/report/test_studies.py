@@ -127,6 +127,89 @@ def options(**changed):
     return Options(**{**plain, **changed, "given": given | changed.get("given", {})})
 
 
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Return a function that writes a study of the user's own and returns its path."""
+    monkeypatch.setattr("mmbench.report.study.OWN", {})
+
+    def written(text, name="mine.toml"):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return written
+
+
+MINE = """
+title = "Mine"
+rows = ["concat", { method = "iprm", name = "none", set = { alpha = 1 } }, "iprm"]
+baselines = ["concat"]
+datasets = ["mfeat3"]
+seeds = 1
+"""
+
+
+def test_a_study_of_ones_own_is_run_and_reported_by_the_path_of_its_file(
+    own, template, make, tmp_path
+):
+    path = own(MINE)
+    cells = make_cells(options(study=path))
+    assert [(c.method, c.changed) for c in cells] == [
+        ("concat", {}), ("iprm", {"method.alpha": 1.0}), ("iprm", {}),
+    ]  # fmt: skip
+    write(tmp_path, [
+        make(template, c.method, 0, 0.5, changed=c.changed, method_config=c.method_config)
+        for c in cells
+    ])  # fmt: skip
+    assert names(report(tmp_path, [path], "runs", figures=False)) == ["mine"]
+    text = (tmp_path / "tables" / "mine.md").read_text()
+    assert "50.00" in line(text, "none") and "missing" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "said"),
+    [
+        (None, "gone.toml", r"cannot read the study .*gone.toml: No such file"),
+        ("title = ", "mine.toml", r"cannot read the study .*mine.toml: Invalid value"),
+        (MINE + 'rowz = ["sum"]', "mine.toml", r"mine.toml is no study: .*'mine.rowz'.*'rows'"),
+        (MINE + 'order = "first"', "mine.toml", "'mine.order' cannot be 'first'; allowed: integer"),
+        ('title = "T"\nbaselines = []', "mine.toml", "'mine.rows' is missing"),
+        (MINE.replace("alpha = 1 }", "alpha = 1 }, x = 2"), "mine.toml", r"'mine.rows.*x'"),
+        (MINE + 'name = "naive"', "mine.toml", "sets 'name'; a study is called as its file"),
+        (MINE.replace('["concat"]', '["conact"]'), "mine.toml",
+         "has the baseline 'conact', and no row of that method; did you mean 'concat'"),
+        (MINE, "naive.toml", "'naive' is a study of mmbench; give .*naive.toml another name"),
+        (MINE, "my-wins.toml", "tables and figures are called STUDY-wins"),
+        (MINE, "my study.toml", "cannot use the name 'my study'"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_study_is_refused_with_what_to_mend(text, name, said, own, tmp_path):
+    path = own(text, name) if text is not None else str(tmp_path / name)
+    with pytest.raises(UserError, match=said):
+        load_study(path)
+
+
+def test_two_files_cannot_be_one_study(own, tmp_path):
+    load_study(own(MINE))
+    (tmp_path / "other").mkdir()
+    load_study(own(MINE))  # the same file again
+    with pytest.raises(UserError, match="two studies are called 'mine'"):
+        load_study(own(MINE, "other/mine.toml"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("alpha = 1", "alpha = 0.8"), "sets 'method.alpha', which changes nothing of iprm on mf"),
+        (("seeds = 1", 'settings = { "mfeat3.preset" = "hard" }'), "records call 'dataset.preset'"),
+        (("alpha = 1", "alhpa = 1"), "'method.alhpa'|no option 'alhpa'"),
+        (('"iprm"]', '"iprmm"]'), "unknown method 'iprmm'; did you mean 'iprm'"),
+    ],
+)
+def test_a_study_whose_rows_no_record_could_fill_is_not_run(change, said, own):
+    with pytest.raises(UserError, match=said):
+        make_cells(options(study=own(MINE.replace(*change))))
+
+
 def test_every_study_expands_to_cells_and_finds_its_own_rows():
     for name in study_names():
         study = load_study(name)
