@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 from mmbench import collect as collecting
 from mmbench.cli.output import console
 from mmbench.errors import UserError
+from mmbench.hints import typed
 from mmbench.wording import counted
 
 if TYPE_CHECKING:
+    from mmbench.report.build import Built
     from mmbench.report.table import Table
 
 PRINTED = 60  # tables; a terminal full of them helps nobody, and prints for longer than it takes
+NAMED = 10  # removed tables and figures that are named
 ABSENT = ("left-out", "zero")
 
 
@@ -60,14 +63,30 @@ def report(
         return _complain(built.unreadable)
     if silent:
         print(f"{silent} more tables are in the files below; --study NAME prints its own")
-    for line in built.left_out:
+    for line in (*built.left_out, *built.remarks):
         print(line)
     for path in built.files:
         print(f"wrote {path}")
+    _tell_removed(built, results)
     if readme is not None:
         render.update_readme(readme, kept)
         print(f"updated {readme}")
     return _complain(built.unreadable)
+
+
+def _tell_removed(built: "Built", results: Path) -> None:
+    """Say which files of earlier reports are gone, and how those of the committed records come."""
+    if not built.removed:
+        return
+    names = list(dict.fromkeys(path.stem for path in built.removed))
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    print(
+        f"removed {counted(len(built.removed), 'file')} of earlier reports, which the records in "
+        f"{built.folder} do not make: {', '.join(names[:NAMED])}{more}"
+    )
+    if built.folder.name != "records" and (results / "records").is_dir():
+        again = typed("mmbench report --source records", results)
+        print(f"{again} writes what the records in {results / 'records'} make")
 
 
 def _complain(unreadable: Sequence[str]) -> int:
