@@ -22,7 +22,7 @@ KINDS: dict[str, Registry] = {"methods": METHODS, "datasets": DATASETS, "encoder
 def list_things(what: str, results: Path, plugins: Sequence[str], as_json: bool) -> None:
     """Print the names of one kind."""
     if what == "runs":
-        print_rows(_runs(results), as_json, f"no runs in {results}")
+        print_rows(_runs(results, as_json), as_json, f"no runs in {results}")
         return
     if what == "studies":
         from mmbench.report.study import load_study, study_names
@@ -50,13 +50,12 @@ def _directories(results: Path) -> list[RunDirectory]:
     return [RunDirectory(p.parent) for p in sorted(folder.glob("*/cell.json"))]
 
 
-def _runs(results: Path) -> list[dict[str, Any]]:
+def _runs(results: Path, whole: bool) -> list[dict[str, Any]]:
+    """Return a row for each run; unless ``whole``, without what its name says already."""
     return [
         {
             "run": seen.name,
-            "dataset": seen.dataset,
-            "method": seen.label,
-            "seed": seen.seed,
+            **({"dataset": seen.dataset, "method": seen.label, "seed": seen.seed} if whole else {}),
             "state": seen.state,
             "epoch": f"{seen.epoch}/{seen.epochs}" if seen.epochs is not None else None,
         }

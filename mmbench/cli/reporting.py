@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmbench import collect as collecting
-from mmbench.cli.output import console
+from mmbench.cli.output import printing
 from mmbench.errors import UserError
 from mmbench.hints import typed
 from mmbench.wording import counted
@@ -52,7 +52,8 @@ def report(
             silent += 1
             return
         printed += 1
-        render.print_table(table, console())
+        with printing() as shown:
+            render.print_table(table, shown)
 
     built = build.report(
         results, list(studies), source, figures=figures, html=html, document=document,

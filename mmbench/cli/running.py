@@ -211,7 +211,9 @@ def _print_plan(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    print_rows(rows, False, "no cells")
+    # In a terminal's width every letter counts.
+    print_rows([{"MiB" if k == "memory_mib" else k: v for k, v in row.items()} for row in rows],
+               False, "no cells")  # fmt: skip
     _print_remarks(cells)
     total = sum(guess.seconds for guess in guesses.values())
     print(

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from mmbench.cli.output import clock, console
+from mmbench.cli.output import clock, console, grid, printing
 from mmbench.launch import squeue
 from mmbench.launch.squeue import Answer
 from mmbench.launch.strikes import SAME
@@ -50,7 +49,8 @@ def status(results: Path, as_json: bool, watch: bool, every: float) -> int:
     if as_json:
         print(json.dumps(_as_json(seen, told), indent=1))
     else:
-        console().print(_page(seen, told, results))
+        with printing() as shown:
+            shown.print(_page(seen, told, results))
     return _code(seen)
 
 
@@ -204,9 +204,8 @@ def _tables(seen: Survey, told: Answer | None) -> list[RenderableType]:
     parts: list[RenderableType] = []
     asked = {job for sweep in seen.sweeps if sweep.open for job in sweep.jobs}
     slurm = bool(told and not told.silence)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("cell", "state", "epoch", "left", "where", *(["SLURM"] if slurm else [])):
-        table.add_column(title, overflow="fold")
+    titles = ["cell", "state", "epoch", "left", "where", *(["SLURM"] if slurm else [])]
+    rows: list[list[str]] = []
     more = []
     for state, most in LISTED.items():
         cells = [
@@ -214,12 +213,13 @@ def _tables(seen: Survey, told: Answer | None) -> list[RenderableType]:
             for each in seen.cells.values()
             if each.state == state and (each.deaths or state != "waiting")
         ]
-        for each in cells[:most]:
-            table.add_row(*_row(each), *([_job_of(each, told, asked)] if slurm else []))
+        rows += [
+            [*_row(each), *([_job_of(each, told, asked)] if slurm else [])] for each in cells[:most]
+        ]
         if len(cells) > most:
             more.append(f"{len(cells) - most} more {state}")
-    if table.row_count:
-        parts.append(table)
+    if rows:
+        parts.append(grid(titles, rows, console().width))
     if more:
         parts.append(Text(f"and {', '.join(more)}: mmbench list runs, mmbench status --json"))
     return parts

@@ -144,13 +144,9 @@ FORMS = {  # by what the file's name ends with
 
 def print_table(table: Table, console: Console) -> None:
     """Print one table, in several parts where its columns do not fit side by side."""
-    for part, shown in enumerate(_parts(table, console.width)):
-        printed = RichTable(
-            title=None if part else table.heading,
-            box=box.SIMPLE_HEAD,
-            title_justify="left",
-            pad_edge=False,
-        )
+    console.print(Text(table.heading, "italic"))
+    for shown in _parts(table, console.width):
+        printed = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
         for i in shown:
             printed.add_column(table.columns[i], justify="right" if i else "left", no_wrap=True)
         for number, (name, entries) in enumerate(table.rows):
