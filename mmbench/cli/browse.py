@@ -8,6 +8,7 @@ from typing import Any
 
 from mmbench.cli.output import print_rows
 from mmbench.errors import UserError, nearest
+from mmbench.hints import typed
 from mmbench.own.dataset import discover
 from mmbench.plugins import load_plugin, make_known
 from mmbench.registry import DATASETS, ENCODERS, METHODS, Registry
@@ -78,8 +79,9 @@ def show(name: str, results: Path, plugins: Sequence[str], as_json: bool) -> Non
         return
     known = [n for registry in KINDS.values() for n in registry.names()]
     raise UserError(
-        f"nothing is called {name!r}{nearest(name, known)} (mmbench list methods|datasets|"
-        "encoders|runs shows what there is)"
+        f"nothing is called {name!r}{nearest(name, known)} "
+        f"({typed('mmbench list methods|datasets|encoders|runs', results, plugins)} shows what "
+        "there is)"
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbench.errors import UserError, nearest
+from mmbench.hints import typed
 from mmbench.plugins import make_known
 from mmbench.reproduce import Comparison, command_line, compare
 from mmbench.settings import RunSettings, default_cache, validate
@@ -127,7 +128,7 @@ def reproduce(
     make_known(plugins, cache)
     old = _find(name, results, source)
     print(f"{old.cell.folder}, {old.status} on {old.environment.hardware}\n")
-    print(f"    {command_line(old.cell)}\n")
+    print(f"    {typed(command_line(old.cell), plugins=plugins)}\n")
     if not _still_made(old.cell, cache):
         print(
             "typed today, this makes another cell: options, a recipe, the data or the code of the "
@@ -186,7 +187,7 @@ def _find(name: str, results: Path, source: str) -> "Record":
         near = nearest(name, list(files))
         raise UserError(
             f"{name!r} is in the name of {len(found)} records of {results}{near}; "
-            "give the id of one cell (mmbench list runs, mmbench explain)"
+            f"give the id of one cell ({typed('mmbench list runs', results)}, mmbench explain)"
         )
     return read_record(files[found[0]])
 

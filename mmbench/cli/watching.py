@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from mmbench.cli.output import clock, console, grid, printing
+from mmbench.hints import typed
 from mmbench.launch import squeue
 from mmbench.launch.squeue import Answer
 from mmbench.launch.strikes import SAME
@@ -120,7 +121,8 @@ def _line(seen: Survey) -> str:
 
 def _page(seen: Survey, told: Answer | None, results: Path) -> Group:
     if not seen.cells and not seen.damaged:
-        return Group(Text(f"no runs in {results}; start some with: mmbench run --help"))
+        begin = typed("mmbench run --methods all", results)
+        return Group(Text(f"no runs in {results}; start some, e.g. {begin}"))
     parts: list[RenderableType] = [Text(_line(seen))]
     over = [sweep.id for sweep in seen.sweeps if not sweep.open][:-SWEEPS]
     groups = [sweep for sweep in (*seen.pools, *seen.sweeps) if sweep.id not in over]
@@ -129,14 +131,16 @@ def _page(seen: Survey, told: Answer | None, results: Path) -> Group:
     if told and told.silence:
         parts.append(Text(f"SLURM: {told.silence}; what is shown is from files alone"))
     parts += [Text(line) for line in seen.damaged.values()]
-    parts += _tables(seen, told)
+    parts += _tables(seen, told, results)
     if seen.counts["failed"]:
-        parts.append(Text("failed: mmbench logs CELL says why, mmbench retry --failed forgives"))
+        logs, retry = typed("mmbench logs CELL", results), typed("mmbench retry --failed", results)
+        parts.append(Text(f"failed: {logs} says why, {retry} forgives"))
     if any(each.deaths for each in seen.cells.values()):
         parts.append(
             Text(
-                f"workers died: mmbench logs CELL says where; at {SAME} deaths with no checkpoint "
-                "in between a cell is marked failed, mmbench retry CELL forgives them"
+                f"workers died: {typed('mmbench logs CELL', results)} says where; at {SAME} deaths "
+                "with no checkpoint in between a cell is marked failed, "
+                f"{typed('mmbench retry CELL', results)} forgives them"
             )
         )
     closed = sum(bool(each.reason) for each in seen.cells.values())
@@ -200,7 +204,7 @@ def _size(job: squeue.Job) -> int:
     return total
 
 
-def _tables(seen: Survey, told: Answer | None) -> list[RenderableType]:
+def _tables(seen: Survey, told: Answer | None, results: Path) -> list[RenderableType]:
     parts: list[RenderableType] = []
     asked = {job for sweep in seen.sweeps if sweep.open for job in sweep.jobs}
     slurm = bool(told and not told.silence)
@@ -221,7 +225,8 @@ def _tables(seen: Survey, told: Answer | None) -> list[RenderableType]:
     if rows:
         parts.append(grid(titles, rows, console().width))
     if more:
-        parts.append(Text(f"and {', '.join(more)}: mmbench list runs, mmbench status --json"))
+        every = typed("mmbench list runs", results)
+        parts.append(Text(f"and {', '.join(more)}: {every}"))
     return parts
 
 
