@@ -74,7 +74,8 @@ def _print(number: "Explained") -> None:
     what = f"mean over seeds of the {number.pairing} to the baseline" if number.against else "mean"
     said = {
         True: "the file says the same",
-        False: f"THE FILE SAYS {number.scale * (number.written or 0.0):.4f}; make the tables again",
+        False: f"THE FILE SAYS {number.scale * (number.written or 0.0):.4f}; make the tables again,"
+        " or name the --source that they were made of",
         None: "the file holds no value to compare with",
     }[number.agrees]
     print(f"  computed again from {seeds}, {what}: {number.scale * number.value:.4f}; {said}")

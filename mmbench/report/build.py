@@ -44,7 +44,7 @@ class Built:
         unreadable: what is wrong with each file that is no record.
         tables: number of tables by study.
         files: what it wrote.
-        changed: studies whose tables were others, or none, before.
+        changed: studies whose tables were others before.
         removed: files of earlier reports that the records do not make.
         remarks: what was not pooled, and why, in words.
     """
@@ -327,7 +327,7 @@ def _write(
         for suffix, form in render.FORMS.items():
             file = folder / f"{stem(study, kind)}.{suffix}"
             text = (form.head + "".join(parts[suffix])).encode()
-            if not (file.is_file() and file.read_bytes() == text):
+            if file.is_file() and file.read_bytes() != text:
                 built.changed.add(study)
             write_atomic(file, text)
             built.files.append(file)

@@ -27,8 +27,8 @@ def remove(
         kept: what this report wrote.
         tables: studies whose tables are all among it.
         figures: studies whose earlier figures are out of date.
-        changed: whether this report says anything else than an earlier one, so that its page is
-            out of date.
+        changed: whether a table says something else than before, so that an earlier page is out
+            of date.
 
     Raises:
         UserError: if something cannot be removed.
