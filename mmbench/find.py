@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mmbench.errors import UserError, nearest
+from mmbench.hints import typed
 from mmbench.launch.sweepfolder import open_sweep, sweeps
 
 SHOWN = 5
@@ -41,7 +42,7 @@ def find_cell(name: str, names: Sequence[str], results: Path) -> str:
     if not found:
         raise UserError(
             f"no cell of {results} is called {name!r}{nearest(name, names)} "
-            "(mmbench list runs, or --results DIR for another folder)"
+            f"({typed('mmbench list runs', results)}, or --results DIR for another folder)"
         )
     shown = ", ".join(found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
     raise UserError(f"{name!r} is in the name of {len(found)} cells: {shown}; give more of it")

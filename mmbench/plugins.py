@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import ClassVar
 
 from mmbench.errors import UserError
-from mmbench.registry import REGISTRIES
+from mmbench.registry import PLUGIN, REGISTRIES
 from mmbench.scan import module_file
 
 
@@ -29,7 +29,7 @@ def load_plugin(spec: str) -> None:
         if not file.is_file():
             raise UserError(f"there is no plug-in file {spec}; give a .py file or a module name")
         key = hashlib.sha256(str(file).encode()).hexdigest()[:8]
-        module = re.sub(r"\W", "_", f"mmbench_plugin_{file.stem}_{key}")
+        module = re.sub(r"\W", "_", f"{PLUGIN}{file.stem}_{key}")
         _PluginFinder.files[module] = file
     else:
         if str(Path.cwd()) not in sys.path:

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mmbench.errors import UserError, nearest
+from mmbench.hints import typed
 from mmbench.scan import check_name, first_line, module_file, registered_names
 
 T = TypeVar("T", bound=type)
 OUTSIDE = ("plugin", "entry point")
+PLUGIN = "mmbench_plugin_"  # what the modules of plug-ins begin with that are given by their path
 logger = logging.getLogger(__name__)
 
 
@@ -48,6 +50,16 @@ class Entry:
         if self.origin not in OUTSIDE or not self.file.is_file():
             return None
         return hashlib.sha256(self.file.read_bytes()).hexdigest()[:16]
+
+    @property
+    def plugin(self) -> str:
+        """What ``--plugin`` must be given to make this known; empty if nothing."""
+        if self.origin != "plugin":
+            return ""
+        if not self.module.startswith(PLUGIN):
+            return self.module
+        near = self.file.is_relative_to(Path.cwd())
+        return str(self.file.relative_to(Path.cwd()) if near else self.file)
 
 
 class Registry:
@@ -82,6 +94,11 @@ class Registry:
         """Return all entries, sorted by name."""
         return [self._entries[name] for name in self.names()]
 
+    @property
+    def plugins(self) -> list[str]:
+        """What ``--plugin`` must be given to make all entries known."""
+        return list(dict.fromkeys(entry.plugin for entry in self.entries() if entry.plugin))
+
     def entry(self, name: str, also: Iterable[str] = ()) -> Entry:
         """Return the entry of ``name``.
 
@@ -101,7 +118,8 @@ class Registry:
                 "\n".join(
                     [
                         f"unknown {self.kind} {name!r}{nearest(name, [*names, *also])} "
-                        f"(mmbench list {self.kind}s shows all {len(names)}; "
+                        f"({typed(f'mmbench list {self.kind}s', plugins=self.plugins)} shows all "
+                        f"{len(names)}; "
                         "--plugin FILE adds one)",
                         *self._left_out,
                     ]

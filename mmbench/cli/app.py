@@ -305,7 +305,10 @@ def reproduce(
         str, typer.Option(help="Also draw the test features in RESULTS/figures: pca or tsne.")
     ] = "",
 ) -> None:
-    """Run a cell again and compare; exit code 1: it differs. Example: mmbench reproduce 0123abcd"""
+    """Run a cell again and compare. Example: mmbench reproduce mfeat3.sum.s0
+
+    The exit code is 1 if a number differs.
+    """
     from mmbench.cli import provenance
 
     raise typer.Exit(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from mmbench import hints
 from mmbench.cell import Cell, Fidelity, Preset, Protocol
 from mmbench.cli.output import pairs
 from mmbench.errors import UserError, nearest
@@ -120,7 +121,8 @@ def make_cells(options: Options) -> list[Cell]:
         if asked[key] not in choices:
             raise UserError(f"--{key} is one of {', '.join(choices)}; found {asked[key]!r}")
     if not asked["methods"]:
-        raise UserError("say which methods to run, e.g. --methods all (mmbench list methods)")
+        names = hints.typed("mmbench list methods", plugins=options.plugins)
+        raise UserError(f"say which methods to run, e.g. --methods all ({names})")
     typed = {k: parse_value(v) for k, v in pairs(options.set, "--set").items()}
     typed |= {f"encoder.{k}": v for k, v in pairs(options.encoder, "--encoder").items()}
     from mmbench.sweep import Request, expand, expand_study, in_turns, unprepared  # torch

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmbench.cli.output import print_rows
 from mmbench.errors import UserError, nearest
+from mmbench.hints import typed
 from mmbench.own.dataset import discover, own_table
 from mmbench.plugins import load_plugin, make_known
 from mmbench.registry import DATASETS, ENCODERS, METHODS, Registry
@@ -22,7 +23,7 @@ KINDS: dict[str, Registry] = {"methods": METHODS, "datasets": DATASETS, "encoder
 def list_things(what: str, results: Path, plugins: Sequence[str], as_json: bool) -> None:
     """Print the names of one kind."""
     if what == "runs":
-        print_rows(_runs(results), as_json, f"no runs in {results}")
+        print_rows(_runs(results, as_json), as_json, f"no runs in {results}")
         return
     if what == "studies":
         from mmbench.report.study import load_study, study_names
@@ -50,13 +51,12 @@ def _directories(results: Path) -> list[RunDirectory]:
     return [RunDirectory(p.parent) for p in sorted(folder.glob("*/cell.json"))]
 
 
-def _runs(results: Path) -> list[dict[str, Any]]:
+def _runs(results: Path, whole: bool) -> list[dict[str, Any]]:
+    """Return a row for each run; unless ``whole``, without what its name says already."""
     return [
         {
             "run": seen.name,
-            "dataset": seen.dataset,
-            "method": seen.label,
-            "seed": seen.seed,
+            **({"dataset": seen.dataset, "method": seen.label, "seed": seen.seed} if whole else {}),
             "state": seen.state,
             "epoch": f"{seen.epoch}/{seen.epochs}" if seen.epochs is not None else None,
         }
@@ -79,8 +79,9 @@ def show(name: str, results: Path, plugins: Sequence[str], as_json: bool) -> Non
         return
     known = [n for registry in KINDS.values() for n in registry.names()]
     raise UserError(
-        f"nothing is called {name!r}{nearest(name, known)} (mmbench list methods|datasets|"
-        "encoders|runs shows what there is)"
+        f"nothing is called {name!r}{nearest(name, known)} "
+        f"({typed('mmbench list methods|datasets|encoders|runs', results, plugins)} shows what "
+        "there is)"
     )
 
 

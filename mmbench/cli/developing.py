@@ -5,7 +5,7 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
-from mmbench.cli.output import console, print_rows
+from mmbench.cli.output import print_rows
 from mmbench.errors import UserError
 from mmbench.plugins import load_plugin
 from mmbench.registry import METHODS
@@ -30,9 +30,9 @@ def test(what: str, as_json: bool) -> int:
     print_rows(rows, as_json, "no checks")
     if not as_json:
         passed = sum(row["outcome"] == "pass" for row in rows)
-        console().print(f"{passed} passed, {failed} failed, {len(rows) - passed - failed} refused")
+        print(f"{passed} passed, {failed} failed, {len(rows) - passed - failed} refused")
         if any(row["check"] in FIRST and row["outcome"] == "FAIL" for row in rows):
-            console().print(f"where {' or '.join(FIRST)} fails, nothing more is checked")
+            print(f"where {' or '.join(FIRST)} fails, nothing more is checked")
     return 1 if failed else 0
 
 

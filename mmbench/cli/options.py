@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
-Results = Annotated[Path, typer.Option(help="Results folder.")]
+from mmbench.hints import RESULTS as RESULTS
+
+Results = Annotated[Path, typer.Option(file_okay=False, help="Results folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-RESULTS = Path("results")

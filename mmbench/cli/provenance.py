@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbench.errors import UserError, nearest
+from mmbench.hints import typed
 from mmbench.plugins import make_known
 from mmbench.reproduce import Comparison, command_line, compare
 from mmbench.settings import RunSettings, default_cache, validate
@@ -76,7 +77,8 @@ def _print(number: "Explained") -> None:
     what = f"mean over seeds of the {number.pairing} to the baseline" if number.against else "mean"
     said = {
         True: "the file says the same",
-        False: f"THE FILE SAYS {number.scale * (number.written or 0.0):.4f}; make the tables again",
+        False: f"THE FILE SAYS {number.scale * (number.written or 0.0):.4f}; make the tables again,"
+        " or name the --source that they were made of",
         None: "the file holds no value to compare with",
     }[number.agrees]
     print(f"  computed again from {seeds}, {what}: {number.scale * number.value:.4f}; {said}")
@@ -131,7 +133,7 @@ def reproduce(
     make_known(plugins, cache)
     old = _find(name, results, source)
     print(f"{old.cell.folder}, {old.status} on {old.environment.hardware}\n")
-    print(f"    {command_line(old.cell)}\n")
+    print(f"    {typed(command_line(old.cell), plugins=plugins)}\n")
     if not _still_made(old.cell, cache):
         print(
             "typed today, this makes another cell: options, a recipe, the data or the code of the "
@@ -190,7 +192,7 @@ def _find(name: str, results: Path, source: str) -> "Record":
         near = nearest(name, list(files))
         raise UserError(
             f"{name!r} is in the name of {len(found)} records of {results}{near}; "
-            "give the id of one cell (mmbench list runs, mmbench explain)"
+            f"give the id of one cell ({typed('mmbench list runs', results)}, mmbench explain)"
         )
     return read_record(files[found[0]])
 

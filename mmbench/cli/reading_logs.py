@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmbench.errors import UserError
 from mmbench.find import cell_names, find_cell
+from mmbench.hints import typed
 from mmbench.launch import log, strikes
 from mmbench.launch.log import Section
 from mmbench.store import RunDirectory, read_record
@@ -29,14 +30,15 @@ def logs(name: str, results: Path, lines: int, follow: bool) -> None:
     attempts = log.sections(log.logs(results), directory.path.name)
     state = directory.state()
     if not attempts and not directory.path.is_dir():
-        raise UserError(f"{directory.path.name} has not begun yet (mmbench status)")
+        look = typed("mmbench status", results)
+        raise UserError(f"{directory.path.name} has not begun yet ({look})")
     where = attempts[-1].file if attempts else "none in this folder"
     print(f"{directory.path.name}: {state}; attempt {len(attempts)}; log: {where}", flush=True)
     if attempts:
         _print(attempts[-1], lines, follow and state == "running", directory)
     if state == "failed":
         _print_failure(directory, told=bool(attempts))
-    _print_deaths(directory)
+    _print_deaths(directory, results)
 
 
 def _print(section: Section, lines: int, follow: bool, directory: RunDirectory) -> None:
@@ -83,7 +85,7 @@ def _print_failure(directory: RunDirectory, told: bool) -> None:
         print(failure.traceback.rstrip())
 
 
-def _print_deaths(directory: RunDirectory) -> None:
+def _print_deaths(directory: RunDirectory, results: Path) -> None:
     """Print where workers died at a cell that is not given up for that yet."""
     dead = strikes.deaths_at(directory.path)
     if not dead:
@@ -92,7 +94,5 @@ def _print_deaths(directory: RunDirectory) -> None:
     for owner in (lease.owner for lease in reversed(dead) if lease.owner):
         what = f"job {owner.job}" if owner.job else f"process {owner.pid}"
         print(f"  {owner.host} {what}, which took it at {owner.taken}; log: {owner.log}")
-    print(
-        f"at {strikes.SAME} such deaths it is marked failed; mmbench retry {directory.path.name} "
-        "forgives them"
-    )
+    retry = typed(f"mmbench retry {directory.path.name}", results)
+    print(f"at {strikes.SAME} such deaths it is marked failed; {retry} forgives them")

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmbench import collect as collecting
-from mmbench.cli.output import console
+from mmbench.cli.output import printing
 from mmbench.errors import UserError
+from mmbench.hints import typed
 from mmbench.wording import counted
 
 if TYPE_CHECKING:
+    from mmbench.report.build import Built
     from mmbench.report.table import Table
 
 PRINTED = 60  # tables; a terminal full of them helps nobody, and prints for longer than it takes
+NAMED = 10  # removed tables and figures that are named
 ABSENT = ("left-out", "zero")
 
 
@@ -49,7 +52,8 @@ def report(
             silent += 1
             return
         printed += 1
-        render.print_table(table, console())
+        with printing() as shown:
+            render.print_table(table, shown)
 
     built = build.report(
         results, list(studies), source, figures=figures, html=html, document=document,
@@ -60,14 +64,30 @@ def report(
         return _complain(built.unreadable)
     if silent:
         print(f"{silent} more tables are in the files below; --study NAME prints its own")
-    for line in built.left_out:
+    for line in (*built.left_out, *built.remarks):
         print(line)
     for path in built.files:
         print(f"wrote {path}")
+    _tell_removed(built, results)
     if readme is not None:
         render.update_readme(readme, kept)
         print(f"updated {readme}")
     return _complain(built.unreadable)
+
+
+def _tell_removed(built: "Built", results: Path) -> None:
+    """Say which files of earlier reports are gone, and how those of the committed records come."""
+    if not built.removed:
+        return
+    names = list(dict.fromkeys(path.stem for path in built.removed))
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    print(
+        f"removed {counted(len(built.removed), 'file')} of earlier reports, which do not show the "
+        f"records in {built.folder}: {', '.join(names[:NAMED])}{more}"
+    )
+    if built.folder.name != "records" and (results / "records").is_dir():
+        again = typed("mmbench report --source records", results)
+        print(f"{again} writes what the records in {results / 'records'} make")
 
 
 def _complain(unreadable: Sequence[str]) -> int:

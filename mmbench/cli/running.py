@@ -12,6 +12,7 @@ from mmbench.cli import submitting
 from mmbench.cli.asking import Options, asked_profile, make_cells, one_at_a_time
 from mmbench.cli.output import clock, print_rows
 from mmbench.errors import UserError
+from mmbench.hints import typed
 from mmbench.settings import RunSettings, default_cache, validate
 from mmbench.store import Store, read_record
 from mmbench.wording import counted
@@ -70,7 +71,7 @@ def run(options: Options) -> int:
         kept = store.directory(cell).set_aside()
         print(f"the record of {cell.folder} cannot be read; kept as {kept}, running it again")
     if not todo:
-        print("nothing to do; tables: mmbench report")
+        print(f"nothing to do; tables: {typed('mmbench report', options.results)}")
         return int(given_up > 0)
     if profile is not None:
         submitting.check(todo, options, profile)
@@ -123,12 +124,13 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
         if cell.id in outcome.cancelled:
             print(f"cancelled: {cell.folder}; run the same command to continue it")
     if outcome.failed:
-        print("mmbench show CELL says why; run the same command to try again")
+        why = typed("mmbench show CELL", options.results)
+        print(f"{why} says why; run the same command to try again")
         return 1
     if held or outcome.cancelled:
         return 1
     ended = "all cells done" if not outcome.refused else "nothing failed"
-    print(f"{ended}; tables: mmbench report")
+    print(f"{ended}; tables: {typed('mmbench report', options.results)}")
     return 0
 
 
@@ -236,7 +238,9 @@ def _print_plan(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    print_rows(rows, False, "no cells")
+    # In a terminal's width every letter counts.
+    print_rows([{"MiB" if k == "memory_mib" else k: v for k, v in row.items()} for row in rows],
+               False, "no cells")  # fmt: skip
     _print_remarks(cells)
     total = sum(guess.seconds for guess in guesses.values())
     print(

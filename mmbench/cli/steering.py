@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmbench.errors import UserError
 from mmbench.find import find_cell, matching
+from mmbench.hints import typed
 from mmbench.launch import squeue, strikes
 from mmbench.launch.pools import LocalPool, at_work
 from mmbench.launch.slurm_command import NoAnswer
@@ -100,7 +101,8 @@ def _cancel_cell(name: str, seen: Survey, results: Path) -> None:
         return
     RunDirectory(results / "runs" / name).cancel()
     what = "stops at the next step, after a checkpoint" if state == "running" else "will not be run"
-    print(f"cancelled {name}: it {what}; mmbench retry, or its run typed again, takes that back")
+    retry = typed(f"mmbench retry {name}", results)
+    print(f"cancelled {name}: it {what}; {retry}, or its run typed again, takes that back")
 
 
 def retry(names: Sequence[str], failed: bool, results: Path) -> int:
@@ -143,7 +145,7 @@ def retry(names: Sequence[str], failed: bool, results: Path) -> int:
         f"{counted(len(chosen), 'cell')} put back; failures are kept as "
         "retried-NNN.json. "
         + (f"Workers of {', '.join(helped)} take them next; " if helped else "")
-        + "without workers, type the run again, or mmbench work RESULTS/sweeps/ID"
+        + f"without workers, type the run again, or mmbench work {results / 'sweeps' / 'ID'}"
     )
     return 0
 

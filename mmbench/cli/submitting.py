@@ -13,6 +13,7 @@ from pathlib import Path
 from mmbench.cell import Cell
 from mmbench.cli.asking import Options, one_at_a_time
 from mmbench.errors import UserError, nearest
+from mmbench.hints import typed
 from mmbench.launch import lease, slurm, snapshot, strikes
 from mmbench.launch.estimate import from_records
 from mmbench.launch.lease import Owner
@@ -178,7 +179,8 @@ def without_killers(todo: Sequence[Cell], store: Store) -> list[Cell]:
     for line in [*lost[:SHOWN], *([f"and {len(lost) - SHOWN} more"] if lost[SHOWN:] else [])]:
         print(line)
     if lost:
-        print("mmbench logs CELL says how; mmbench retry CELL lets a cell be tried again")
+        logs, retry = (typed(f"mmbench {verb} CELL", store.results) for verb in ("logs", "retry"))
+        print(f"{logs} says how; {retry} lets a cell be tried again")
     return kept
 
 
@@ -203,7 +205,10 @@ def submit(todo: Sequence[Cell], options: Options, settings: RunSettings, profil
             raise UserError(f"{err}; {queued or 'no'} cells were submitted") from err
         queued += len(cells)
         _tell(cells, jobs, count, short, sweep.path)
-    print("mmbench status --watch shows how it goes; mmbench cancel ends it")
+    watch, cancel = (
+        typed(f"mmbench {words}", options.results) for words in ("status --watch", "cancel SWEEP")
+    )
+    print(f"{watch} shows how it goes; {cancel} ends it")
     return 0
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from mmbench.cli.output import clock, console
+from mmbench.cli.output import clock, console, grid, printing
+from mmbench.hints import typed
 from mmbench.launch import squeue
 from mmbench.launch.squeue import Answer
 from mmbench.launch.strikes import SAME
@@ -50,7 +50,8 @@ def status(results: Path, as_json: bool, watch: bool, every: float) -> int:
     if as_json:
         print(json.dumps(_as_json(seen, told), indent=1))
     else:
-        console().print(_page(seen, told, results))
+        with printing() as shown:
+            shown.print(_page(seen, told, results))
     return _code(seen)
 
 
@@ -120,7 +121,8 @@ def _line(seen: Survey) -> str:
 
 def _page(seen: Survey, told: Answer | None, results: Path) -> Group:
     if not seen.cells and not seen.damaged:
-        return Group(Text(f"no runs in {results}; start some with: mmbench run --help"))
+        begin = typed("mmbench run --methods all", results)
+        return Group(Text(f"no runs in {results}; start some, e.g. {begin}"))
     parts: list[RenderableType] = [Text(_line(seen))]
     over = [sweep.id for sweep in seen.sweeps if not sweep.open][:-SWEEPS]
     groups = [sweep for sweep in (*seen.pools, *seen.sweeps) if sweep.id not in over]
@@ -129,14 +131,16 @@ def _page(seen: Survey, told: Answer | None, results: Path) -> Group:
     if told and told.silence:
         parts.append(Text(f"SLURM: {told.silence}; what is shown is from files alone"))
     parts += [Text(line) for line in seen.damaged.values()]
-    parts += _tables(seen, told)
+    parts += _tables(seen, told, results)
     if seen.counts["failed"]:
-        parts.append(Text("failed: mmbench logs CELL says why, mmbench retry --failed forgives"))
+        logs, retry = typed("mmbench logs CELL", results), typed("mmbench retry --failed", results)
+        parts.append(Text(f"failed: {logs} says why, {retry} forgives"))
     if any(each.deaths for each in seen.cells.values()):
         parts.append(
             Text(
-                f"workers died: mmbench logs CELL says where; at {SAME} deaths with no checkpoint "
-                "in between a cell is marked failed, mmbench retry CELL forgives them"
+                f"workers died: {typed('mmbench logs CELL', results)} says where; at {SAME} deaths "
+                "with no checkpoint in between a cell is marked failed, "
+                f"{typed('mmbench retry CELL', results)} forgives them"
             )
         )
     closed = sum(bool(each.reason) for each in seen.cells.values())
@@ -200,13 +204,12 @@ def _size(job: squeue.Job) -> int:
     return total
 
 
-def _tables(seen: Survey, told: Answer | None) -> list[RenderableType]:
+def _tables(seen: Survey, told: Answer | None, results: Path) -> list[RenderableType]:
     parts: list[RenderableType] = []
     asked = {job for sweep in seen.sweeps if sweep.open for job in sweep.jobs}
     slurm = bool(told and not told.silence)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("cell", "state", "epoch", "left", "where", *(["SLURM"] if slurm else [])):
-        table.add_column(title, overflow="fold")
+    titles = ["cell", "state", "epoch", "left", "where", *(["SLURM"] if slurm else [])]
+    rows: list[list[str]] = []
     more = []
     for state, most in LISTED.items():
         cells = [
@@ -214,14 +217,16 @@ def _tables(seen: Survey, told: Answer | None) -> list[RenderableType]:
             for each in seen.cells.values()
             if each.state == state and (each.deaths or state != "waiting")
         ]
-        for each in cells[:most]:
-            table.add_row(*_row(each), *([_job_of(each, told, asked)] if slurm else []))
+        rows += [
+            [*_row(each), *([_job_of(each, told, asked)] if slurm else [])] for each in cells[:most]
+        ]
         if len(cells) > most:
             more.append(f"{len(cells) - most} more {state}")
-    if table.row_count:
-        parts.append(table)
+    if rows:
+        parts.append(grid(titles, rows, console().width))
     if more:
-        parts.append(Text(f"and {', '.join(more)}: mmbench list runs, mmbench status --json"))
+        every = typed("mmbench list runs", results)
+        parts.append(Text(f"and {', '.join(more)}: {every}"))
     return parts
 
 

@@ -28,6 +28,7 @@ from mmbench.data import integrity
 from mmbench.data import manifest as manifests
 from mmbench.dataset import SPLITS, Dataset, Prepared, SplitArrays
 from mmbench.errors import MMBenchError, UserError
+from mmbench.registry import DATASETS
 from mmbench.locking import alone
 from mmbench.settings import as_typed, default_cache, validate
 
@@ -68,9 +69,12 @@ def command(dataset: Dataset, cache: Path, *flags: str, verb: str = "prepare") -
 
 
 def options(dataset: Dataset, cache: Path, prefix: str = "") -> list[str]:
-    """Return the words that say this config, its keys behind ``prefix``, and this cache."""
+    """Return the words that say this dataset, its config behind ``prefix``, and this cache."""
     changed = dataset.config.model_dump(mode="json", exclude_defaults=True)
-    words = [w for k, v in changed.items() for w in ("--set", f"{prefix}{k}={as_typed(v)}")]
+    known = dataset.name in DATASETS.names()
+    plugin = DATASETS.entry(dataset.name).plugin if known else ""
+    words = ["--plugin", plugin] if plugin else []
+    words += [w for k, v in changed.items() for w in ("--set", f"{prefix}{k}={as_typed(v)}")]
     return words + (["--cache", str(cache)] if cache != default_cache() else [])
 
 

@@ -1,7 +1,7 @@
 """From records to the tables of a study."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,33 +11,52 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from mmbench.errors import UserError
-from mmbench.report import render
+from mmbench.hints import typed
+from mmbench.report import leftovers, render
 from mmbench.report.cost import cost_tables
 from mmbench.report.current import current
 from mmbench.report.frame import absent_as_zero, tasks_of
 from mmbench.report.imbalance import imbalance_tables
 from mmbench.report.index import load_frame
-from mmbench.report.overall import Pooled, overall_tables, pools
+from mmbench.report.overall import overall_tables
+from mmbench.report.pooling import Pooled, pools, remarks
 from mmbench.report.published import Number, load_published, published_tables
 from mmbench.report.published_cost import published_costs
 from mmbench.report.rows import Group, concerns, groups, members
 from mmbench.report.scores import score_table
 from mmbench.report.study import Study, load_study, study_names
 from mmbench.report.table import Table
+from mmbench.report.titles import stem
 from mmbench.report.wins import win_tables
 from mmbench.store import write_atomic
 
 SOURCES = ("auto", "runs", "records")
+RUN = "mmbench run --methods concat,iprm --datasets mfeat3 --seeds 3"
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a report wrote: number of tables by study, files, what it left out or could not read."""
+    """What a report did.
 
-    tables: dict[str, int]
-    files: list[Path]
+    Attributes:
+        folder: the records that it read.
+        left_out: which of them it does not show, in words.
+        unreadable: what is wrong with each file that is no record.
+        tables: number of tables by study.
+        files: what it wrote.
+        changed: studies whose tables were others before.
+        removed: files of earlier reports that the records do not make.
+        remarks: what was not pooled, and why, in words.
+    """
+
+    folder: Path
     left_out: list[str]
     unreadable: list[str]
+    tables: dict[str, int] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)
+    removed: list[Path] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 def report(
@@ -53,6 +72,8 @@ def report(
 ) -> Built:
     """Write the tables and figures of ``studies`` to ``<results>/tables`` and ``figures``.
 
+    What an earlier report wrote there of them and this one does not make is removed.
+
     Args:
         results: the results folder.
         studies: names of studies; none: those that the records are about, and whatever else was
@@ -66,16 +87,18 @@ def report(
             memory does not grow with their number.
 
     Raises:
-        UserError: if there is no record, or the tables cannot be written.
+        UserError: if there is no record, or none of a study asked for, or the tables cannot be
+            written.
     """
-    loaded = load_results(results, source)
+    asked = [load_study(name) for name in studies]
+    loaded = load_results(results, source, _command(asked[0]) if asked else RUN)
     if absent_class == "zero":
         loaded = replace(loaded, frame=absent_as_zero(loaded.frame))
-    built = Built({}, [], loaded.left_out, loaded.unreadable)
+    built = Built(loaded.folder, loaded.left_out, loaded.unreadable)
     kept: dict[str, dict[str, list[Table]]] = {}  # the pages alone need them all at once
     # The sums are small: threads would wait for one another longer than the sums take.
     with threadpool_limits(1, user_api="blas"):
-        for study in _wanted(studies, loaded):
+        for study in _with_records(asked, loaded) or _concerned(loaded):
             for kind, table in _study(study, loaded, results, figures, built):
                 if show is not None and kind == "":
                     show(study.name, table)
@@ -89,6 +112,14 @@ def report(
         from mmbench.report.page import write_page
 
         built.files.append(write_page(results / "report.html", kept, built.files, loaded.files))
+    scope = set(studies or study_names())
+    made = built.tables.keys()
+    built.removed.extend(
+        leftovers.remove(
+            results, built.files, tables=scope, changed=bool(built.changed),
+            figures=scope if figures else built.changed | (scope - made),
+        )
+    )  # fmt: skip
     return built
 
 
@@ -98,6 +129,8 @@ def _study(
     """Write one study and yield its tables with their kind, as they are rendered."""
     formed = list(groups(study, loaded.frame, loaded.tasks))
     pooled = pools(study, formed)
+    if not study.cost:
+        built.remarks.extend(line for pool in pooled for line in remarks(pool))
     for kind, tables in kinds_of(study, formed, pooled, loaded):
         parts: dict[str, list[str]] = {suffix: [] for suffix in render.FORMS}
         for table in tables:
@@ -106,8 +139,7 @@ def _study(
             built.tables[study.name] = built.tables.get(study.name, 0) + 1
             yield kind, table
         if parts["md"]:
-            name = "-".join(filter(None, [study.name, kind]))
-            built.files.extend(_write(name, parts, results / "tables"))
+            _write(study.name, kind, parts, results / "tables", built)
     if figures:
         built.files.extend(_draw(study, formed, pooled, loaded, results / "figures"))
 
@@ -147,12 +179,13 @@ class Loaded:
         return {str(record): self.folder / str(file) for record, file in places}
 
 
-def load_results(results: Path, source: str) -> Loaded:
+def load_results(results: Path, source: str, command: str = RUN) -> Loaded:
     """Read the records of a results folder.
 
     Args:
         results: the results folder.
         source: ``runs``, ``records`` (reference records), or ``auto``: runs if there are any.
+        command: what to suggest if there is no record.
 
     Raises:
         UserError: for another source, or if there is no record.
@@ -166,7 +199,8 @@ def load_results(results: Path, source: str) -> Loaded:
         folder = results / "records"
         frame = load_frame(folder, unreadable)
     if frame.empty:
-        none = f"no records in {results}; make some with: mmbench run --help"
+        looked = f"{results / 'runs'} or {folder}" if source == "auto" else folder
+        none = f"no record in {looked}; make some first, e.g. {typed(command, results)}"
         raise UserError("\n".join([*unreadable, none]))
     frame, left_out = current(frame)
     return Loaded(frame, folder, load_published(results / "published"), left_out, unreadable)
@@ -230,16 +264,47 @@ def _draw(
     return drawn + write_strength(study, plain, loaded.files, folder)
 
 
-def _wanted(names: Sequence[str], loaded: Loaded) -> list[Study]:
-    """Return the studies asked for; if none is, those that the records are about.
+def _with_records(studies: Sequence[Study], loaded: Loaded) -> Sequence[Study]:
+    """Return ``studies``.
+
+    Raises:
+        UserError: if there is no record of one.
+    """
+    for study in studies:
+        if next(groups(study, loaded.frame, loaded.tasks), None) is None:
+            results = loaded.folder.parent
+            raise UserError(
+                f"no record of the study {study.name} among the {len(loaded.frame)} in "
+                f"{loaded.folder}; run it: {typed(_command(study), results)}"
+                f"{'' if loaded.reference else _committed(results, study)}"
+            )
+    return studies
+
+
+def _command(study: Study) -> str:
+    """Return how to run a study; of one that shows whatever was found, something."""
+    return RUN if study.rows == "found" else f"mmbench run --study {study.name}"
+
+
+def _committed(results: Path, study: Study) -> str:
+    """Return how to see the committed records of a study, if there are any."""
+    try:
+        held = load_results(results, "records")
+    except UserError:
+        return ""
+    if next(groups(study, held.frame, held.tasks), None) is None:
+        return ""
+    return f", or show those of {held.folder}: --source records"
+
+
+def _concerned(loaded: Loaded) -> list[Study]:
+    """Return the studies that the records are about.
 
     A study of options is shown once one of its options was run, and a study of what was found only
     if the others leave something out. With the committed records stand all published numbers.
     """
     frame = loaded.frame
     published = {number.study for number in loaded.published if loaded.reference}
-    if names:
-        return [load_study(name) for name in names]
     shown, seen = [], np.zeros(len(frame), bool)
     every = sorted(map(load_study, study_names()), key=lambda study: (study.order, study.name))
     for study in every:
@@ -254,12 +319,17 @@ def _wanted(names: Sequence[str], loaded: Loaded) -> list[Study]:
     return shown + [study for study in every if study.rows == "found" and not seen.all()]
 
 
-def _write(name: str, parts: Mapping[str, Sequence[str]], folder: Path) -> list[Path]:
+def _write(
+    study: str, kind: str, parts: Mapping[str, Sequence[str]], folder: Path, built: Built
+) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for suffix, form in render.FORMS.items():
-            text = form.head + "".join(parts[suffix])
-            write_atomic(folder / f"{name}.{suffix}", text.encode())
+            file = folder / f"{stem(study, kind)}.{suffix}"
+            text = (form.head + "".join(parts[suffix])).encode()
+            if file.is_file() and file.read_bytes() != text:
+                built.changed.add(study)
+            write_atomic(file, text)
+            built.files.append(file)
     except OSError as err:
         raise UserError(f"cannot write the tables to {folder}: {err.strerror}") from err
-    return [folder / f"{name}.{suffix}" for suffix in render.FORMS]

@@ -12,7 +12,7 @@ from mmbench.report.frame import row_of
 from mmbench.report.rows import unmarked
 from mmbench.report.study import study_names
 from mmbench.report.table import Entry, Source, Sources, Table
-from mmbench.report.titles import KINDS
+from mmbench.report.titles import KINDS, stem
 from mmbench.store import read_record
 
 TOLERANCE = 1e-9  # a table's CSV has all digits; what differs by more is another number
@@ -119,7 +119,7 @@ def _study_of(file: Path) -> tuple[str, str]:
     """Return study and kind of a table file: ``STUDY.md`` or ``STUDY-KIND.md``."""
     for kind in KINDS:
         study = file.stem.removesuffix(f"-{kind}") if kind else file.stem
-        if study in study_names() and "-".join(filter(None, [study, kind])) == file.stem:
+        if study in study_names() and stem(study, kind) == file.stem:
             return study, kind
     raise UserError(
         f"{file.name} is no table of a study{nearest(file.stem, study_names())} "

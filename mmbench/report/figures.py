@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mmbench.report.cost import Point, comparable, points
 from mmbench.report.drawing import COLOURS, line_style, new_figure, save, styled
-from mmbench.report.overall import Pooled
+from mmbench.report.pooling import Pooled
 from mmbench.report.rows import Group, unmarked
 from mmbench.report.statistics import FEW_DATASETS, cliques, critical_difference
 from mmbench.report.study import Study

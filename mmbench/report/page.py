@@ -15,7 +15,7 @@ from mmbench.record import Record
 from mmbench.report.scores import TITLES
 from mmbench.report.study import load_study
 from mmbench.report.table import Entry, Sources, Table
-from mmbench.report.titles import FIGURES, KINDS, figure_kind
+from mmbench.report.titles import FIGURES, KINDS, PAGE, figure_kind
 from mmbench.store import read_record, write_atomic
 
 CURVES = 2000  # records; the curves of more would make a page of tens of megabytes
@@ -85,7 +85,7 @@ def write_page(
         metrics=[m for m in TITLES.values() if any(m in t.columns for t in every)],
         protocols=sorted({t.protocol for t in every if t.protocol}),
         studies=studies,
-        footer="Made by mmbench report --html from records alone; nothing is loaded from elsewhere."
+        footer=f"{PAGE}; nothing is loaded from elsewhere."
         + ("" if len(shown) <= CURVES else f" Curves are left out of a page of over {CURVES}"
            " records; --study NAME makes a smaller one."),
         style=(folder / "page.css").read_text(encoding="utf-8"),

@@ -37,6 +37,7 @@ TEX = str.maketrans({
     "\u200b": "{}",
     "±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$", "†": r"$\dagger$", "“": "``", "”": "''",
 })  # fmt: skip
+MARKERS = "<!-- table:naive --> and <!-- /table:naive -->"
 RICH = {"best": "bold", "second": "underline", "absent": "dim", "cited": "italic", "plain": ""}
 
 
@@ -143,13 +144,9 @@ FORMS = {  # by what the file's name ends with
 
 def print_table(table: Table, console: Console) -> None:
     """Print one table, in several parts where its columns do not fit side by side."""
-    for part, shown in enumerate(_parts(table, console.width)):
-        printed = RichTable(
-            title=None if part else table.heading,
-            box=box.SIMPLE_HEAD,
-            title_justify="left",
-            pad_edge=False,
-        )
+    console.print(Text(table.heading, "italic"))
+    for shown in _parts(table, console.width):
+        printed = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
         for i in shown:
             printed.add_column(table.columns[i], justify="right" if i else "left", no_wrap=True)
         for number, (name, entries) in enumerate(table.rows):
@@ -177,8 +174,22 @@ def _parts(table: Table, width: int) -> list[list[int]]:
 
 
 def markers(file: Path) -> set[str]:
-    """Return the studies whose tables a file has room for."""
-    return set(re.findall(r"<!-- table:(\S+) -->\n", file.read_text(encoding="utf-8")))
+    """Return the studies whose tables a file has room for.
+
+    Raises:
+        UserError: if it cannot be read, or has room for none.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        said = err.strerror if isinstance(err, OSError) else "it is not UTF-8 text"
+        raise UserError(
+            f"cannot read {file}: {said}; tables go into a file with markers such as {MARKERS}"
+        ) from err
+    found = set(re.findall(r"<!-- table:(\S+) -->\n", text))
+    if not found:
+        raise UserError(f"{file} has no markers such as {MARKERS}, each on a line of its own")
+    return found
 
 
 def update_readme(file: Path, tables: dict[str, list[Table]]) -> None:
@@ -187,11 +198,14 @@ def update_readme(file: Path, tables: dict[str, list[Table]]) -> None:
     Tables of other bundles (released, authors) are left to their files.
 
     Raises:
-        UserError: if the file has no such markers.
+        UserError: if the file has no markers, or none of these tables.
     """
     found = markers(file) & set(tables)
     if not found:
-        raise UserError(f"{file} has no markers such as <!-- table:{next(iter(tables), 'x')} -->")
+        raise UserError(
+            f"{file} has markers for the tables of {', '.join(sorted(markers(file)))}, of which "
+            "this report made none"
+        )
     for name in found:
         plain = [table for table in tables[name] if not table.bundle]
         fill(file, f"table:{name}", markdown(plain))

@@ -18,6 +18,12 @@ FIGURES = {
     "strength": "each modality over training",
     "cost": "score against the time of a whole run",
 }
+PAGE = "Made by mmbench report --html from records alone"
+
+
+def stem(study: str, kind: str) -> str:
+    """Return what the files of one kind of a study's tables are called, without suffix."""
+    return "-".join(filter(None, [study, kind]))
 
 
 def figure_kind(file: Path, study: str) -> str | None:

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mmbench.report.overall import Pooled, pool_caption, pool_heading, pool_name
+from mmbench.report.overall import pool_caption, pool_heading, pool_name
+from mmbench.report.pooling import Pooled
 from mmbench.report.statistics import wins_ties_losses
 from mmbench.report.table import Entry, Table
 

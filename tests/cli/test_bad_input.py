@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -140,7 +141,33 @@ def test_results_that_cannot_be_a_folder(cache, tmp_path):
     (tmp_path / "file").write_text("")
     done = mmbench(*RUN, "--results", tmp_path / "file", "--cache", cache)
     assert done.returncode == 2
-    assert "cannot write to the results folder" in done.stderr
+    assert "is a file" in done.stderr
+
+
+@pytest.mark.parametrize("command", [[*RUN, "--dry-run"], ["status"], ["list", "runs"], ["report"]])
+def test_a_file_is_no_results_folder_for_any_command(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = mmbench(*command, "--results", tmp_path / "file")
+    assert done.returncode == 2
+    assert "Invalid value for '--results'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "No such file"), (b"\xff\xfe\x00", "not UTF-8"), (b"words", "has no markers such as")],
+)
+def test_a_readme_without_room_is_named_before_anything_is_written(content, message, tmp_path):
+    if content is not None:
+        (tmp_path / "README.md").write_bytes(content)
+    records = Path(__file__).parents[2] / "results" / "records"
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "records").symlink_to(records)
+    done = mmbench("report", "--results", tmp_path / "results", "--readme", tmp_path / "README.md")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results" / "tables").exists()
 
 
 def test_record_of_a_newer_version_is_refused(tmp_path):

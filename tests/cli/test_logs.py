@@ -68,7 +68,7 @@ def test_workers_that_died_at_a_cell_are_told(cell, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "\n2 workers died at it (on n1, n2), with no checkpoint in between:\n" in text
     assert text.index("  n1 job 7_1, which") < text.index("  n2 job 7_2, which")
-    assert "mmbench retry d.m.s1.aa forgives them" in text
+    assert f"mmbench retry d.m.s1.aa --results {tmp_path} forgives them" in text
 
 
 @pytest.mark.parametrize(("name", "message"), [("d.m", "in the name of 2 cells"),

@@ -54,6 +54,19 @@ def test_a_package_in_the_working_folder_is_a_plugin_of_the_workers_too(workplac
     assert json.loads(file.read_text())["status"] == "done"
 
 
+def test_hints_carry_the_folder_and_the_plugins_that_were_given(workplace, cache):
+    given = ["--plugin", "mypack/mine.py", "--results", "mine"]
+    asked = ["--set", "trainer.epochs=1", "--jobs", "1", "--cache", cache]
+    done = mmbench(workplace, "run", "--methods", "my-sum", "--datasets", "mfeat3", *asked, *given)
+    assert done.stdout.splitlines()[-1].endswith("tables: mmbench report --results mine")
+    wrong = mmbench(workplace, "run", "--methods", "my-summ", "--datasets", "mfeat3", *given)
+    assert "(mmbench list methods --plugin mypack/mine.py shows all" in wrong.stderr
+    unknown = mmbench(workplace, "show", "nix", *given)
+    assert "encoders|runs --results mine --plugin mypack/mine.py shows" in unknown.stderr
+    again = mmbench(workplace, "reproduce", "my-sum.s0", "--dry-run", "--cache", cache, *given)
+    assert "--set trainer.epochs=1 --plugin mypack/mine.py\n" in again.stdout
+
+
 def test_an_edited_plugin_runs_again_and_the_table_shows_the_newest(workplace, cache):
     file = workplace / "mypack" / "mine.py"
     for _ in range(2):

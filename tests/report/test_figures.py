@@ -10,7 +10,7 @@ from matplotlib.text import Text
 
 from mmbench.report.drawing import styled
 from mmbench.report.figures import forest, heat, knob, rank_diagram, sweep, write_figures
-from mmbench.report.overall import Pooled
+from mmbench.report.pooling import Pooled
 
 BUNDLE = ("validated", "corrected", "common")
 

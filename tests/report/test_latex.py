@@ -8,7 +8,8 @@ import pytest
 
 from mmbench.report.cost import cost_tables
 from mmbench.report.frame import to_frame
-from mmbench.report.overall import overall_tables, pools
+from mmbench.report.overall import overall_tables
+from mmbench.report.pooling import pools
 from mmbench.report.published import Number, published_tables
 from mmbench.report.render import FORMS
 from mmbench.report.rows import groups

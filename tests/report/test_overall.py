@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mmbench.report.frame import to_frame
-from mmbench.report.overall import conclusion, overall_tables, pools
+from mmbench.report.overall import conclusion, overall_tables
+from mmbench.report.pooling import pools, remarks
 from mmbench.report.rows import groups
 from mmbench.report.statistics import Comparison
 from mmbench.report.study import Study
@@ -114,6 +115,65 @@ def test_rows_of_other_epochs_are_left_out_and_named(template, make):
     assert list(pool.scores) == ["concat", "sum"]
     (table,) = overall_tables([pool])
     assert "Left out, trained for other epochs than concat: iprm." in table.notes
+
+
+def retrained(template, make):
+    """Return records of one dataset by two trainings, and of another by the usual one alone."""
+    short = {
+        "changed": {"trainer.epochs": 3},
+        "trainer": template.cell.trainer.model_copy(update={"epochs": 3}),
+    }
+    return [
+        make(template, method, seed, 0.5 + seed / 10, dataset=dataset, **more)
+        for method in ("concat", "iprm")
+        for seed in (0, 1)
+        for dataset, more in (("one", {}), ("two", {}), ("two", short))
+    ]
+
+
+def test_a_dataset_trained_in_two_ways_is_pooled_once_and_that_is_told(template, make):
+    records = retrained(template, make)
+    tasks = dict.fromkeys(("one", "two"), records[0].task)
+    (pool,) = pools(STUDY, groups(STUDY, to_frame(records), tasks))
+    assert pool.datasets == ("one", "two")
+    assert "s: not pooled with one, two: two (trainer.epochs=3), trained with other settings" in (
+        list(remarks(pool))
+    )
+    (table,) = overall_tables([pool])
+    assert "Left out, trained with other settings: two (trainer.epochs=3)." in table.notes
+
+
+def test_a_training_that_all_share_is_pooled(template, make):
+    records = [r for r in retrained(template, make) if r.cell.changed]
+    (pool,) = pools(STUDY, groups(STUDY, to_frame(records), {"two": records[0].task}))
+    assert pool.datasets == ("two (trainer.epochs=3)",)
+    assert pool.apart == ()
+
+
+def test_what_is_not_pooled_is_told_with_the_reason(build):
+    (pool,) = build({"one": TWO["one"], "two": {"iprm": (0.7, 0.7)}})
+    assert list(remarks(pool)) == [
+        "s: no statistics over one, two: no baseline has a score on each",
+        "s: not pooled, without a score on two: concat, sum",
+    ]
+    (pool,) = build({"one": {"concat": (0.5, 0.6)}})
+    assert list(remarks(pool)) == [
+        "s: no statistics over one: no row but concat has a score, for the same epochs, on each"
+    ]
+    assert not list(remarks(build(TWO)[0]))
+
+
+def test_rows_of_one_modality_each_are_not_told_as_missing(template, make):
+    study = Study(name="s", title="T", rows=("concat", "unimodal"), baselines=("concat",))
+    records = [
+        make(template, method, 0, 0.5, dataset=dataset, label=label)
+        for dataset, modality in (("one", "audio"), ("two", "text"))
+        for method, label in (("concat", "concat"), ("unimodal", f"unimodal-{modality}"))
+    ]
+    tasks = dict.fromkeys(("one", "two"), records[0].task)
+    (pool,) = pools(study, groups(study, to_frame(records), tasks))
+    assert pool.partial == ("unimodal-audio", "unimodal-text")
+    assert not pool.lacking
 
 
 def test_the_study_of_a_knob_says_what_no_classifier_exceeds():

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
+from mmbench.cli.output import printing
 from mmbench.record import Record
 from mmbench.report.render import FORMS, markdown, print_table
 from mmbench.report.study import Study
@@ -89,6 +90,15 @@ def test_no_number_is_cut_short_on_a_narrow_terminal(width, template, make, scor
     assert max(map(len, out.getvalue().splitlines())) <= width
     for _, entries in table.rows:
         assert all(e.text in out.getvalue() for e in entries)
+
+
+def test_behind_a_pipe_no_line_of_a_table_is_wrapped(template, make, score_tables, capsys):
+    (table,) = score_tables(STUDY, grid(template, make))
+    with printing() as shown:
+        print_table(table, shown)
+    lines = capsys.readouterr().out.splitlines()
+    assert {table.heading, table.caption, *table.notes} <= set(lines)
+    assert all(line == line.rstrip() for line in lines)
 
 
 def test_latex_is_escaped_and_balanced(template, make, score_tables):

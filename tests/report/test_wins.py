@@ -1,6 +1,6 @@
 """The matrix of wins, ties and losses, counted by hand."""
 
-from mmbench.report.overall import Pooled
+from mmbench.report.pooling import Pooled
 from mmbench.report.wins import MOST, win_tables
 
 BUNDLE = ("validated", "corrected", "common")

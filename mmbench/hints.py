@@ -1,0 +1,15 @@
+"""Commands that a message suggests, as they must be typed after the one that suggests them."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+RESULTS = Path("results")  # the results folder unless --results says another
+
+
+def typed(command: str, results: Path = RESULTS, plugins: Sequence[str] = ()) -> str:
+    """Return ``command`` with the results folder and the plug-ins that were given."""
+    given = [] if results.absolute() == RESULTS.absolute() else ["--results", str(results)]
+    for plugin in plugins:
+        given += ["--plugin", plugin]
+    return f"{command} {shlex.join(given)}" if given else command
