@@ -13,21 +13,29 @@ What evaluating the same samples takes is told beside: an epoch ends with the se
 ``--methods all`` is the study's table of cost at these shapes.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from mmbench.errors import MMBenchError
-from mmbench.registry import METHODS
 from mmbench.settings import RunSettings, TrainerSettings
+from mmbench.testing.command_line import (
+    Page,
+    add_shapes,
+    how_many,
+    method_names,
+    parser,
+    script,
+    table,
+)
 from mmbench.testing.speed import (
     CREMAD,
     LATE,
@@ -35,11 +43,7 @@ from mmbench.testing.speed import (
     make_trainer,
     random_loader,
     sample_flops,
-    script,
-    show,
-    sizes,
     steps_seconds,
-    table,
 )
 from mmbench.training.device import choose, peak_memory, reset_peak, synchronize
 from mmbench.training.environment import conditions
@@ -47,7 +51,7 @@ from mmbench.training.evaluation import evaluate
 from mmbench.training.trainer import Trainer
 
 CLASSES = 6
-AUDIO, VISUAL, BATCH = CREMAD
+FORMATS = get_args(RunSettings.model_fields["memory_format"].annotation)
 
 
 def peak_flops(device: torch.device, precision: str) -> float:
@@ -83,38 +87,54 @@ def _or_left_out(name: str, failed: set[str]) -> Iterator[None]:
         failed.add(name)
 
 
+def arguments(argv: Sequence[str] | None) -> Namespace:
+    """Read the command line."""
+    made = parser(__doc__, "--device", "--into")
+    made.add_argument(
+        "--methods", default="concat,iprm",
+        help="comma-separated, the reference first; or all (default: %(default)s)",
+    )  # fmt: skip
+    made.add_argument(
+        "--samples", type=how_many, default=6698, help="of an epoch (default: %(default)s)"
+    )
+    made.add_argument(
+        "--batch", type=how_many, default=CREMAD[2], help="samples per step (default: %(default)s)"
+    )
+    add_shapes(made, CREMAD)
+    made.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="(default: bf16 on a GPU, fp32 elsewhere)"
+    )
+    made.add_argument(
+        "--memory-format", choices=FORMATS, default="auto", help="(default: %(default)s)"
+    )
+    made.add_argument("--compile", action="store_true", help="compile encoders (default: no)")
+    made.add_argument(
+        "--epochs",
+        type=how_many,
+        default=4,
+        help="counted; two more warm up (default: %(default)s)",
+    )
+    return made.parse_args(argv)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; return the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--methods", default="concat,iprm", help="comma-separated, the reference first; or all"
-    )
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--samples", type=int, default=6698)
-    parser.add_argument("--batch", type=int, default=BATCH)
-    parser.add_argument("--audio", type=sizes, default=AUDIO)
-    parser.add_argument("--visual", type=sizes, default=VISUAL)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: bf16 on a GPU")
-    parser.add_argument("--memory-format", default="auto")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--epochs", type=int, default=4, help="counted; one more warms up")
-    parser.add_argument("--into", type=Path, help="put the table between the markers there")
-    options = parser.parse_args(argv)
+    options = arguments(argv)
     device = choose(options.device)
+    place = device.type + ("_compiled" if options.compile else "")
+    page = Page(options.into, f"epoch-{place}")
     precision: Literal["fp32", "bf16"] = "bf16" if device.type == "cuda" else "fp32"
     precision = options.precision or precision
     run = RunSettings(memory_format=options.memory_format, compile=options.compile)
+    names = method_names(options.methods)
+    if options.methods == "all":
+        names = ["concat", *(n for n in names if n != "concat")]
     task = audiovisual(options.audio, options.visual, CLASSES)
     loader = random_loader(task, options.samples, options.batch, device, "float16")
     settings = TrainerSettings(precision=precision, batch_size=options.batch)
     peak = peak_flops(device, precision)
     encoders = dict.fromkeys(task.names, "resnet18")
     operations = options.samples * sample_flops("concat", task, encoders)
-    names = options.methods.split(",")
-    if options.methods == "all":
-        names = ["concat", *(n for n in METHODS.names() if n != "concat")]
-    for name in names:
-        METHODS.load(name)  # or a wrong name is an error
     trainers: dict[str, Trainer] = {}
     failed: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
@@ -167,8 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         },
         rows,
     )
-    place = device.type + ("_compiled" if options.compile else "")
-    show(text, options.into, f"epoch-{place}")
+    page.show(text)
     return 1 if failed else 0
 
 

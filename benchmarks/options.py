@@ -9,10 +9,10 @@ difference of the loss from the default's over the steps of the first round, rel
 start from the same weights and batches.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
+from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,16 +20,13 @@ import torch
 
 from mmbench.method import Batch
 from mmbench.settings import RunSettings, TrainerSettings
+from mmbench.testing.command_line import Page, add_shapes, how_many, parser, script, table
 from mmbench.testing.speed import (
     CREMAD,
     SMALL,
     audiovisual,
     make_trainer,
     random_loader,
-    script,
-    show,
-    sizes,
-    table,
 )
 from mmbench.training import optimizers
 from mmbench.training.device import allow_tf32, choose, memory_format, synchronize
@@ -76,17 +73,23 @@ def variants(device: torch.device, compiled: bool) -> dict[str, tuple[RunSetting
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--method", default="concat")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--audio", type=sizes, help="C,H,W of the spectrogram")
-    parser.add_argument("--visual", type=sizes, help="C,K,H,W of the frames")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--into", type=Path, help="put the table between the markers there")
-    options = parser.parse_args(argv)
+    arguments = parser(__doc__, "--device", "--into")
+    arguments.add_argument("--method", default="concat", help="(default: %(default)s)")
+    arguments.add_argument(
+        "--rounds", type=how_many, default=5, help="turns of each variant (default: %(default)s)"
+    )
+    arguments.add_argument(
+        "--batch", type=how_many,
+        help=f"samples per step (default: {CREMAD[2]} on a GPU, {SMALL[2]} elsewhere)",
+    )  # fmt: skip
+    add_shapes(arguments, CREMAD, SMALL)
+    arguments.add_argument(
+        "--compile", action=BooleanOptionalAction, default=True,
+        help="measure compiled encoders too (default: yes)",
+    )  # fmt: skip
+    options = arguments.parse_args(argv)
     device = choose(options.device)
+    page = Page(options.into, f"options-{device.type}")
     default = CREMAD if device.type == "cuda" else SMALL
     audio, visual = options.audio or default[0], options.visual or default[1]
     batch = options.batch or default[2]
@@ -121,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"`{options.method}` on ResNet-18 encoders, {shapes}, batch {batch}; a step of the default "
         f"takes {step:.0f} ms;\n{options.rounds} rounds. {conditions(device)}.\n\n"
     ) + table({"variant": "l", "relative time": "r", "range": "c", "parity": "r"}, rows)
-    show(text, options.into, f"options-{device.type}")
+    page.show(text)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
-"""What the scripts of ``benchmarks/`` share: random data, trainers ready to step, tables."""
+"""What the scripts of ``benchmarks/`` measure with: random data, trainers ready to step, counts."""
 
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import torch
@@ -13,11 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmbench.data.loader import Loader, fits
 from mmbench.dataset import Modality, SplitArrays, Task
-from mmbench.errors import MMBenchError, UserError
 from mmbench.method import Batch
 from mmbench.nets.encoders import build_encoders
 from mmbench.registry import METHODS
-from mmbench.report.render import fill
 from mmbench.settings import RunSettings, TrainerSettings
 from mmbench.training.device import allow_tf32, synchronize
 from mmbench.training.layout import arrange
@@ -28,13 +24,6 @@ from mmbench.training.trainer import Hooks, Trainer
 CREMAD = ((1, 257, 1250), (3, 2, 224, 224), 64)
 SMALL = ((1, 65, 313), (3, 2, 56, 56), 8)  # a quarter of its sides
 LATE = 4  # an epoch in which methods that add modalities one by one have all of them
-
-
-def sizes(text: str) -> tuple[int, ...]:
-    """Read ``1,65,128``; a size is at least 1."""
-    if any(int(part) < 1 for part in text.split(",")):
-        raise ValueError(text)
-    return tuple(int(part) for part in text.split(","))
 
 
 def audiovisual(audio: tuple[int, ...], visual: tuple[int, ...], classes: int) -> Task:
@@ -59,15 +48,6 @@ def random_loader(
     ids = tuple(map(str, range(samples)))
     arrays = SplitArrays(inputs, rng.integers(0, len(task.classes), samples), ids, ids)
     return Loader([arrays], device, torch.float32, batch, 0, resident=fits([arrays], device, 0.9))
-
-
-def script(main: Callable[[], int | None]) -> NoReturn:
-    """Run a benchmark's ``main`` and end; a user's mistake with exit code 2, and no traceback."""
-    try:
-        sys.exit(main())
-    except MMBenchError as err:
-        print(f"error: {err}", file=sys.stderr)
-        sys.exit(2 if isinstance(err, UserError) else 1)
 
 
 def make_trainer(
@@ -150,32 +130,3 @@ def sample_flops(name: str, task: Task, encoders: Mapping[str, str]) -> float:
         with FlopCounterMode(display=False) as counter:
             method.predict(inputs)["fused"].sum().backward()
     return float(counter.get_total_flops()) / batch
-
-
-def table(columns: Mapping[str, str], rows: Sequence[tuple[str, ...]]) -> str:
-    """Return a Markdown table.
-
-    Args:
-        columns: heading -> ``l``, ``r`` or ``c``.
-        rows: one text per column.
-    """
-    marks = {"l": ":--", "r": "--:", "c": ":-:"}
-    lines = [list(columns), [marks[side] for side in columns.values()], *map(list, rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def show(text: str, into: Path | None, name: str) -> None:
-    """Print ``text``, and put it between ``<!-- NAME -->`` and ``<!-- /NAME -->`` of a file.
-
-    Raises:
-        UserError: if the file cannot be read or has no such markers.
-    """
-    print(text, end="")
-    if into is None:
-        return
-    try:
-        found = fill(into, name, text)
-    except OSError as err:
-        raise UserError(f"cannot put the table into {into}: {err.strerror}") from err
-    if not found:
-        raise UserError(f"{into} has no line <!-- {name} --> followed by <!-- /{name} -->")

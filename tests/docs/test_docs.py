@@ -72,14 +72,15 @@ def test_config_files_shown_are_read(page, tmp_path):
 
 
 def test_every_table_of_speed_has_a_script_and_every_script_its_place():
-    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    pages = (ROOT / "docs" / name for name in ("performance.md", "scale.md"))
+    page = "".join(file.read_text(encoding="utf-8") for file in pages)
     opened = re.findall(r"<!-- ([\w-]+) -->", page)
     assert opened == re.findall(r"<!-- /([\w-]+) -->", page)
-    written = re.compile(r'show\(text, options\.into, f?"([^"]+)"\)')
+    written = re.compile(r'Page\(options\.into, f?"([^"]+)"\)')
     for file in (ROOT / "benchmarks").glob("*.py"):
         for name in written.findall(file.read_text(encoding="utf-8")):
             places = [m for m in opened if re.fullmatch(re.sub(r"\{[^}]*\}", r"\\w+", name), m)]
-            assert places, f"{file.name} writes {name}, for which the page has no place"
+            assert places, f"{file.name} writes {name}, for which no page has a place"
             opened = [m for m in opened if m not in places]
     assert not opened, f"no script writes {opened}"
 
