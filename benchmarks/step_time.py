@@ -229,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     each = [parts(trainers[BASELINE], batches) for _ in range(min(options.rounds, 5))]
     backward, update = (statistics.median(shares) for shares in zip(*each, strict=True))
     milliseconds = 1000 * statistics.median(seconds[BASELINE]) / options.steps
-    counted = {name: operations(trainer, batches) for name, trainer in trainers.items()}
+    counted = {name: sum(operations(trainer, batches)) for name, trainer in trainers.items()}
     step = (
         f"A step of `{BASELINE}` takes {milliseconds:.0f} ms: {1 - backward - update:.0%} forward, "
         f"{backward:.0%} backward, {update:.0%} update; a second\nbackward pass alone would make "

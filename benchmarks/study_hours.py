@@ -63,7 +63,7 @@ def counted(epochs: int) -> dict[str, float]:
     for name in single():
         with tempfile.TemporaryDirectory() as folder:
             trainer = make_trainer(name, TASK, loader, settings, Path(folder))
-            found[name] = operations(trainer, batches) * trainer.method.passes(epochs) / epochs
+            found[name] = sum(operations(trainer, batches)) * trainer.method.passes(epochs) / epochs
             trainer.epoch = 0
             with FlopCounterMode(display=False) as counter:
                 trainer.method.on_fit_start()

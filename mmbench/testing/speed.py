@@ -1,5 +1,6 @@
 """What the scripts of ``benchmarks/`` measure with: random data, trainers ready to step, counts."""
 
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmbench.data.loader import Loader, fits
@@ -33,7 +35,12 @@ def audiovisual(audio: tuple[int, ...], visual: tuple[int, ...], classes: int) -
 
 
 def random_loader(
-    task: Task, samples: int, batch: int, device: torch.device, dtype: str = "float32"
+    task: Task,
+    samples: int,
+    batch: int,
+    device: torch.device,
+    dtype: str = "float32",
+    augmentations: Mapping[str, str] | None = None,
 ) -> Loader:
     """Return a loader of normal noise, stored as ``dtype``, with random labels.
 
@@ -47,7 +54,10 @@ def random_loader(
         inputs[m.name] = np.resize(noise, (samples, *m.shape))
     ids = tuple(map(str, range(samples)))
     arrays = SplitArrays(inputs, rng.integers(0, len(task.classes), samples), ids, ids)
-    return Loader([arrays], device, torch.float32, batch, 0, resident=fits([arrays], device, 0.9))
+    return Loader(
+        [arrays], device, torch.float32, batch, 0,
+        augmentations=augmentations, resident=fits([arrays], device, 0.9),
+    )  # fmt: skip
 
 
 def make_trainer(
@@ -77,17 +87,33 @@ def make_trainer(
     return trainer
 
 
-def operations(trainer: Trainer, batches: Iterable[Batch]) -> int:
-    """Return the floating-point operations of one step of each batch, in epochs from `LATE` on."""
-    total = 0
+def operations(trainer: Trainer, batches: Iterable[Batch], first: int = LATE) -> list[int]:
+    """Return the floating-point operations of a step of each batch, in epochs from ``first`` on."""
+    found = []
     for offset, batch in enumerate(batches):
-        trainer.epoch, trainer.step_in_epoch = LATE + offset, 0
+        trainer.epoch, trainer.step_in_epoch = first + offset, 0
         trainer.method.on_epoch_start()
         with FlopCounterMode(display=False) as counter:
             trainer.method.step(batch)
         trainer.step += 1
-        total += int(counter.get_total_flops())
-    return total
+        found.append(int(counter.get_total_flops()))
+    return found
+
+
+def step_flops(name: str, task: Task, settings: TrainerSettings, epochs: range) -> list[int]:
+    """Return the floating-point operations of a step of a method in each of ``epochs``.
+
+    They are counted as a CPU would take them, on tensors without values, so that the shapes cost
+    nothing; on a GPU a ResNet's first layer takes some more, for which it is quicker.
+    """
+    batch = settings.batch_size
+    loader = random_loader(task, 2, batch, torch.device("cpu"))  # no step reads it
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(name, task, loader, settings, Path(folder))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        label, index = torch.zeros(batch, dtype=torch.int64), torch.arange(batch)
+        inputs = {m.name: torch.zeros(batch, *m.shape) for m in task.modalities}
+        return operations(trainer, [Batch(inputs, label, index)] * len(epochs), epochs[0])
 
 
 @contextmanager

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from mmbench.errors import MMBenchError, UserError
-from mmbench.registry import METHODS
+from mmbench.registry import DATASETS, METHODS
 from mmbench.settings import TrainerSettings
-from mmbench.testing.speed import audiovisual, make_trainer, random_loader
+from mmbench.testing.speed import audiovisual, make_trainer, random_loader, sample_flops
 from mmbench.training.device import allow_tf32
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -27,7 +27,7 @@ SCRIPTS = {
         ["--methods", "concat,iprm", "--rounds", "2", "--batch", "2", *TINY],
     ),
     "epoch_time.py": (
-        "epoch-cpu", "method | s/epoch | range | samples/s | floor over time | ratio",
+        "epoch-cpu", "method | s/epoch | range | samples/s | own floor over time | ratio",
         ["--samples", "8", "--batch", "4", "--epochs", "1", *TINY],
     ),
     "options.py": (
@@ -298,3 +298,40 @@ def test_a_process_that_ends_without_a_word_is_told(monkeypatch):
     monkeypatch.setattr("subprocess.run", lambda *given, **more: ended)
     with pytest.raises(MMBenchError, match="concat: ended with code -9"):
         memory.main(["--device", "cpu", "--methods", "concat"])
+
+
+@pytest.fixture
+def epochs_of_a_second(monkeypatch):
+    """Return ``epoch_time`` without measuring: its epochs take a second, its loaders are kept."""
+    made = module("epoch_time")
+    loaders = []
+
+    def make(name, task, loader, *given):
+        loaders.append(loader)
+        return make_trainer(name, task, loader, *given)
+
+    monkeypatch.setattr(made, "make_trainer", make)
+    monkeypatch.setattr(made, "steps_seconds", lambda *given, **more: 1.0)
+    monkeypatch.setattr(made, "_evaluation_seconds", lambda trainer: 1.0)
+    made.loaders = loaders
+    return made
+
+
+def test_the_floor_of_an_epoch_is_that_of_its_own_method(epochs_of_a_second, monkeypatch, capsys):
+    task = audiovisual((1, 33, 33), (3, 1, 33, 33), 6)
+    each = sample_flops("concat", task, dict.fromkeys(task.names, "resnet18"))
+    monkeypatch.setattr(epochs_of_a_second, "peak_flops", lambda *given: 8 * each / 0.2)
+    options = ["--device", "cpu", *SCRIPTS["epoch_time.py"][2], "--methods", "concat,agm"]
+    assert epochs_of_a_second.main(options) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    shown = {row[0]: row[4] for row in rows if row[0] in ("| concat", "| agm")}
+    assert shown == {"| concat": "20 %", "| agm": "45 %"}  # 2 + 1 / 4 times as much
+
+
+def test_epochs_are_augmented_as_cremad_is_by_default(epochs_of_a_second, capsys):
+    cls = DATASETS.load("cremad")
+    name = cls(cls.Config()).augmentations()["video"]
+    options = ["--device", "cpu", *SCRIPTS["epoch_time.py"][2], "--methods", "concat"]
+    assert epochs_of_a_second.main(options) == 0
+    assert f"augmented as by a run of `cremad` (visual: {name})" in capsys.readouterr().out
+    assert [loader.augmentations for loader in epochs_of_a_second.loaders] == [{"visual": name}]
