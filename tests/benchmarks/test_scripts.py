@@ -31,7 +31,7 @@ SCRIPTS = {
         ["--samples", "8", "--batch", "4", "--epochs", "1", *TINY],
     ),
     "options.py": (
-        "options-cpu", "variant | relative time | range | parity",
+        "options-cpu", "variant | relative time | range | parity of loss | parity of step",
         ["--rounds", "1", "--batch", "2", "--no-compile", *TINY],
     ),
     "step_profile.py": (
@@ -335,3 +335,17 @@ def test_epochs_are_augmented_as_cremad_is_by_default(epochs_of_a_second, capsys
     assert epochs_of_a_second.main(options) == 0
     assert f"augmented as by a run of `cremad` (visual: {name})" in capsys.readouterr().out
     assert [loader.augmentations for loader in epochs_of_a_second.loaders] == [{"visual": name}]
+
+
+def test_parity_compares_one_step_from_the_same_weights(tmp_path):
+    task = audiovisual((1, 33, 33), (3, 1, 33, 33), 3)
+    loader = random_loader(task, 2, 2, torch.device("cpu"))
+    trainers = {
+        f"rate {lr}, number {number}": make_trainer(
+            "concat", task, loader, TrainerSettings(lr=lr), tmp_path
+        )
+        for number, lr in enumerate((0.01, 0.01, 0.02))
+    }
+    same, again, twice = module("options").parity(trainers, next(loader.everything())).values()
+    assert same == again == (0.0, 0.0)
+    assert twice == (0.0, pytest.approx(1.0, abs=1e-3))
