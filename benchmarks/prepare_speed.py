@@ -41,7 +41,7 @@ from mmbench.native.dataset import NativeDataset, Sample
 from mmbench.native.pictures import frames
 from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD
 from mmbench.registry import DATASETS
-from mmbench.testing.command_line import how_many, parser, script
+from mmbench.testing.command_line import how_many, how_many_from, parser, script
 from mmbench.training.device import choose
 from mmbench.training.environment import environment
 
@@ -211,8 +211,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--rounds", type=how_many, default=9, help="turns of each way (default: %(default)s)"
     )
     arguments.add_argument(
-        "--actors", type=how_many, nargs="+", default=[12, 24, 48],
-        help="of the sets that are prepared, 12 clips each (default: 12 24 48)",
+        "--actors", type=how_many_from(2), nargs="+", default=[12, 24, 48],
+        help="of the sets that are prepared, two or more, 12 clips each (default: 12 24 48)",
     )  # fmt: skip
     arguments.add_argument(
         "--device", default="cpu", help="where batches are wanted: cpu or cuda (default: cpu)"

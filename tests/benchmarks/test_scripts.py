@@ -125,7 +125,7 @@ def test_a_mistake_ends_a_script_with_code_2_and_without_a_traceback(script, opt
         ("options", "--rounds", "0"),
         ("options", "--batch", "-2"),
         ("prepare_speed", "--rounds", "0"),
-        ("prepare_speed", "--actors", "0"),
+        ("prepare_speed", "--actors", "1"),
         ("prepare_speed", "--markdown", "/nowhere/page.md"),
         ("report_speed", "--records", "0"),
         ("report_speed", "--rounds", "0"),
