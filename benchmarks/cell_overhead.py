@@ -8,7 +8,6 @@ does. The first is not counted: it loads libraries and data. A cell's time is di
 training steps, the validation after each epoch, the parts named in the table, and the rest.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -24,7 +23,7 @@ from mmbench.errors import MMBenchError
 from mmbench.record import Record
 from mmbench.settings import RunSettings, default_cache
 from mmbench.sweep import Request, expand
-from mmbench.testing.speed import script, show, table
+from mmbench.testing.command_line import Page, how_many, parser, script, table
 from mmbench.training import checkpoint, run_cell, trainer
 from mmbench.training.environment import conditions
 
@@ -93,12 +92,16 @@ def rounds(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--method", default="concat")
-    parser.add_argument("--datasets", default="mfeat3,avdigits", help="comma-separated")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--into", type=Path, help="put the table between the markers there")
-    options = parser.parse_args(argv)
+    arguments = parser(__doc__, "--into")
+    arguments.add_argument("--method", default="concat", help="(default: %(default)s)")
+    arguments.add_argument(
+        "--datasets", default="mfeat3,avdigits", help="comma-separated (default: %(default)s)"
+    )
+    arguments.add_argument(
+        "--rounds", type=how_many, default=5, help="cells that are counted (default: %(default)s)"
+    )
+    options = arguments.parse_args(argv)
+    page = Page(options.into, "cell-overhead")
     torch.set_num_threads(1)
     clocks = {name: Clock(*place) for name, place in PARTS.items()}
     names = options.datasets.split(",")
@@ -122,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"median and range\nof the seconds over {options.rounds} seeds. "
         f"{conditions(torch.device('cpu'))}.\n\n"
     ) + table(columns, rows)
-    show(text, options.into, "cell-overhead")
+    page.show(text)
 
 
 if __name__ == "__main__":

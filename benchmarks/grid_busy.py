@@ -6,7 +6,6 @@
 Runs ``mmbench run --methods all --datasets embedded`` in a temporary results folder.
 """
 
-import argparse
 import os
 import resource
 import subprocess
@@ -19,18 +18,20 @@ from pathlib import Path
 import torch
 
 from mmbench.errors import MMBenchError
-from mmbench.testing.speed import script, show, table
+from mmbench.testing.command_line import Page, how_many, parser, script, table
 from mmbench.training.environment import conditions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--methods", default="all")
-    parser.add_argument("--datasets", default="embedded")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--into", type=Path, help="put the table between the markers there")
-    options = parser.parse_args(argv)
+    arguments = parser(__doc__, "--into")
+    for name, usual in (("--methods", "all"), ("--datasets", "embedded")):
+        arguments.add_argument(name, default=usual, help="as of mmbench run (default: %(default)s)")
+    arguments.add_argument(
+        "--seeds", type=how_many, default=3, help="how many (default: %(default)s)"
+    )
+    options = arguments.parse_args(argv)
+    page = Page(options.into, "grid-busy")
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-P", "-m", "mmbench", "run", "--methods", options.methods]
         command += ["--datasets", options.datasets, "--seeds", str(options.seeds)]
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         {"cells": "r", "wall (s)": "r", "processor (s)": "r", "cores": "r", "busy": "r"},
         [(str(cells), f"{wall:.0f}", f"{spent:.0f}", str(cores), f"{spent / wall / cores:.0%}")],
     )
-    show(text, options.into, "grid-busy")
+    page.show(text)
 
 
 if __name__ == "__main__":

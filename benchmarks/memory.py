@@ -25,8 +25,17 @@ import torch
 
 from mmbench.errors import MMBenchError
 from mmbench.method import Batch
-from mmbench.registry import METHODS
 from mmbench.settings import TrainerSettings
+from mmbench.testing.command_line import (
+    Page,
+    add_shapes,
+    counts,
+    how_many,
+    method_names,
+    parser,
+    script,
+    table,
+)
 from mmbench.testing.speed import (
     CREMAD,
     LATE,
@@ -34,10 +43,6 @@ from mmbench.testing.speed import (
     audiovisual,
     make_trainer,
     random_loader,
-    script,
-    show,
-    sizes,
-    table,
 )
 from mmbench.training.device import choose, peak_memory, reset_peak
 from mmbench.training.environment import conditions
@@ -95,17 +100,22 @@ def in_a_process(method: str, options: argparse.Namespace) -> list[int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--methods", default="all", help="comma-separated, or all")
-    parser.add_argument("--batch", type=sizes, default=(8, 32))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--audio", type=sizes, help="C,H,W of the spectrogram")
-    parser.add_argument("--visual", type=sizes, help="C,K,H,W of the frames")
-    parser.add_argument("--into", type=Path, help="put the table between the markers there")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
+    arguments = parser(__doc__, "--device", "--into")
+    arguments.add_argument(
+        "--methods", default="all", help="comma-separated, or all (default: %(default)s)"
+    )
+    arguments.add_argument(
+        "--batch", type=counts, default="8,32", help="samples per step (default: %(default)s)"
+    )
+    arguments.add_argument(
+        "--threads", type=how_many, default=1, help="of torch, per process (default: %(default)s)"
+    )
+    add_shapes(arguments, CREMAD, SMALL)
+    arguments.add_argument("--one", help=argparse.SUPPRESS)
+    options = arguments.parse_args(argv)
     device = choose(options.device)
+    page = Page(options.into, f"memory-{device.type}")
+    names = method_names(options.methods)
     torch.set_num_threads(options.threads)
     default = CREMAD if device.type == "cuda" else SMALL
     audio, visual = options.audio or default[0], options.visual or default[1]
@@ -113,7 +123,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         peaks = [step_peak(options.one, audio, visual, n, device) for n in sorted(options.batch)]
         print(json.dumps(peaks))
         return
-    names = METHODS.names() if options.methods == "all" else options.methods.split(",")
     at_once = (os.cpu_count() or 1) if device.type == "cpu" else 1
     with ThreadPoolExecutor(at_once) as pool:
         found = dict(
@@ -129,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"Memory that training steps take at most, above weights, optimiser and data: ResNet-18 "
         f"encoders,\n{shapes}, fp32, each method in a process of its own. {conditions(device)}.\n\n"
     ) + table(columns, rows)
-    show(text, options.into, f"memory-{device.type}")
+    page.show(text)
 
 
 if __name__ == "__main__":

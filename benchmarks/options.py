@@ -4,32 +4,31 @@
     python benchmarks/options.py --device cuda --into docs/performance.md
 
 Compares memory formats, precision, compiled encoders and the optimiser's kernel for one method.
-A round gives each variant one turn; the ratio is taken within a round. ``parity``: the largest
-difference of the loss from the default's over the steps of the first round, relative to it; both
-start from the same weights and batches.
+A round gives each variant one turn; the ratio is taken within a round. Parity is that of one step
+from the same weights on the same batch, as later ones start from weights that differ already: how
+far the loss is from the default's, relative to it, and how far the change of all weights is from
+the default's change, by the norms of both.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from argparse import BooleanOptionalAction
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mmbench.method import Batch
 from mmbench.settings import RunSettings, TrainerSettings
+from mmbench.testing.command_line import Page, add_shapes, how_many, parser, script, table
 from mmbench.testing.speed import (
     CREMAD,
     SMALL,
     audiovisual,
     make_trainer,
     random_loader,
-    script,
-    show,
-    sizes,
-    table,
 )
 from mmbench.training import optimizers
 from mmbench.training.device import allow_tf32, choose, memory_format, synchronize
@@ -56,6 +55,29 @@ def turn(trainer: Trainer, batches: Sequence[Batch]) -> tuple[float, list[float]
     return time.perf_counter() - begun, torch.stack(losses).tolist()
 
 
+def first_step(trainer: Trainer, batch: Batch) -> tuple[float, Tensor]:
+    """Take one step; return its loss, and the change of all weights, one after the other."""
+    before = _weights(trainer)
+    _, (loss,) = turn(trainer, [batch])
+    return loss, _weights(trainer) - before
+
+
+def _weights(trainer: Trainer) -> Tensor:
+    return torch.cat([p.detach().double().flatten() for p in trainer.method.parameters()])
+
+
+def parity(trainers: Mapping[str, Trainer], batch: Batch) -> dict[str, tuple[float, float]]:
+    """Return how far each one's loss and change of weights in a step are from the first one's."""
+    found = {}
+    usual: tuple[float, Tensor] | None = None
+    for name, trainer in trainers.items():
+        loss, change = first_step(trainer, batch)
+        usual = usual or (loss, change)
+        off = (change - usual[1]).norm() / usual[1].norm()
+        found[name] = (abs(loss - usual[0]) / abs(usual[0]), float(off))
+    return found
+
+
 def variants(device: torch.device, compiled: bool) -> dict[str, tuple[RunSettings, str, bool]]:
     """Return name -> (run settings, precision, fused optimiser); the default comes first."""
     usual = memory_format(device, "auto")
@@ -76,17 +98,23 @@ def variants(device: torch.device, compiled: bool) -> dict[str, tuple[RunSetting
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--method", default="concat")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--audio", type=sizes, help="C,H,W of the spectrogram")
-    parser.add_argument("--visual", type=sizes, help="C,K,H,W of the frames")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--into", type=Path, help="put the table between the markers there")
-    options = parser.parse_args(argv)
+    arguments = parser(__doc__, "--device", "--into")
+    arguments.add_argument("--method", default="concat", help="(default: %(default)s)")
+    arguments.add_argument(
+        "--rounds", type=how_many, default=5, help="turns of each variant (default: %(default)s)"
+    )
+    arguments.add_argument(
+        "--batch", type=how_many,
+        help=f"samples per step (default: {CREMAD[2]} on a GPU, {SMALL[2]} elsewhere)",
+    )  # fmt: skip
+    add_shapes(arguments, CREMAD, SMALL)
+    arguments.add_argument(
+        "--compile", action=BooleanOptionalAction, default=True,
+        help="measure compiled encoders too (default: yes)",
+    )  # fmt: skip
+    options = arguments.parse_args(argv)
     device = choose(options.device)
+    page = Page(options.into, f"options-{device.type}")
     default = CREMAD if device.type == "cuda" else SMALL
     audio, visual = options.audio or default[0], options.visual or default[1]
     batch = options.batch or default[2]
@@ -101,27 +129,36 @@ def main(argv: Sequence[str] | None = None) -> None:
             kept, optimizers.FUSED = optimizers.FUSED, optimizers.FUSED if fused else ()
             trainers[name] = make_trainer(options.method, task, loader, settings, Path(folder), run)
             optimizers.FUSED = kept
-        first = {name: turn(trainer, batches)[1] for name, trainer in trainers.items()}
-        taken: dict[str, list[float]] = {name: [] for name in trainers}
+        apart = parity(trainers, batches[0])
+        for trainer in trainers.values():
+            turn(trainer, batches)  # warms up
         names = list(trainers)
+        taken: dict[str, list[float]] = {name: [] for name in names}
         for number in range(options.rounds):
             shift = number % len(names)
             for name in names[shift:] + names[:shift]:
                 taken[name].append(turn(trainers[name], batches)[0])
-    base = names[0]
-    rows = []
+    base, rows = names[0], []
     for name in names:
         ratios = [t / b for t, b in zip(taken[name], taken[base], strict=True)]
-        apart = max(abs(x - y) / abs(y) for x, y in zip(first[name], first[base], strict=True))
         spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
-        rows.append((name, f"{statistics.median(ratios):.3f}", spread, f"{apart:.1e}"))
+        differences = (f"{each:.1e}" for each in apart[name])
+        rows.append((name, f"{statistics.median(ratios):.3f}", spread, *differences))
     step = 1000 * statistics.median(taken[base]) / STEPS
     shapes = " and ".join(" x ".join(map(str, shape)) for shape in (audio, visual))
     text = (
         f"`{options.method}` on ResNet-18 encoders, {shapes}, batch {batch}; a step of the default "
-        f"takes {step:.0f} ms;\n{options.rounds} rounds. {conditions(device)}.\n\n"
-    ) + table({"variant": "l", "relative time": "r", "range": "c", "parity": "r"}, rows)
-    show(text, options.into, f"options-{device.type}")
+        f"takes {step:.0f} ms;\n{options.rounds} rounds. {conditions(device)}.\n"
+        "Parity: how far the loss of one step, and its change of the weights, are from the "
+        "default's, relative to these.\n\n"
+    ) + table(
+        {
+            "variant": "l", "relative time": "r", "range": "c", "parity of loss": "r",
+            "parity of step": "r",
+        },
+        rows,
+    )  # fmt: skip
+    page.show(text)
 
 
 if __name__ == "__main__":

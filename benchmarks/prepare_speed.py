@@ -16,7 +16,6 @@ One process, one thread each; every batch ends on the device. The cached ways re
 reads; augmentation, which is batched code on the device, is measured apart.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -42,6 +41,8 @@ from mmbench.native.dataset import NativeDataset, Sample
 from mmbench.native.pictures import frames
 from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD
 from mmbench.registry import DATASETS
+from mmbench.testing.command_line import how_many, how_many_from, parser, script
+from mmbench.training.device import choose
 from mmbench.training.environment import environment
 
 BATCH = 64
@@ -188,14 +189,10 @@ def prepare_once(root: Path, cache: Path, *options: str) -> tuple[float, float]:
     return time.perf_counter() - begun, most / 2**20
 
 
-def middle(values: Sequence[float]) -> str:
-    low, median, high = statistics.quantiles(values, n=4)
-    return f"{median:.0f} ({low:.0f} to {high:.0f})"
-
-
-def spread(values: Sequence[float]) -> str:
-    low, median, high = statistics.quantiles(values, n=4)
-    return f"{median:.1f} ({low:.1f} to {high:.1f})"
+def spread(values: Sequence[float], digits: int) -> str:
+    quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [*values] * 3
+    low, median, high = (f"{value:.{digits}f}" for value in quartiles)
+    return f"{median} ({low} to {high})"
 
 
 def table_of_ways(title: str, rates: Rates) -> tuple[list[str], list[float]]:
@@ -204,18 +201,24 @@ def table_of_ways(title: str, rates: Rates) -> tuple[list[str], list[float]]:
              "|:--|--:|--:|"]  # fmt: skip
     for name, values in rates.items():
         ratio = [v / r for v, r in zip(values, rates["jpeg"], strict=True)]
-        lines.append(f"| {TITLES[name]} | {middle(values)} | {spread(ratio)} |")
+        lines.append(f"| {TITLES[name]} | {spread(values, 0)} | {spread(ratio, 1)} |")
     return [*lines, ""], [v / r for v, r in zip(rates["map"], rates["jpeg"], strict=True)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--actors", type=int, nargs="+", default=[12, 24, 48], help="12 clips each")
-    parser.add_argument("--markdown", type=Path, help="also write the tables there")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda: where batches are wanted")
-    options = parser.parse_args()
-    device = torch.device(options.device)
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parser(__doc__, "--markdown")
+    arguments.add_argument(
+        "--rounds", type=how_many, default=9, help="turns of each way (default: %(default)s)"
+    )
+    arguments.add_argument(
+        "--actors", type=how_many_from(2), nargs="+", default=[12, 24, 48],
+        help="of the sets that are prepared, two or more, 12 clips each (default: 12 24 48)",
+    )  # fmt: skip
+    arguments.add_argument(
+        "--device", default="cpu", help="where batches are wanted: cpu or cuda (default: cpu)"
+    )
+    options = arguments.parse_args(argv)
+    device = choose(options.device)
     torch.set_num_threads(1)
     loads = [os.getloadavg()[0]]
     cls = DATASETS.load("cremad")
@@ -304,4 +307,4 @@ def page(
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -10,7 +10,6 @@ deleted), ``warm`` finds the index that the one before has left, and ``more`` fi
 record in a hundred new.
 """
 
-import argparse
 import gzip
 import json
 import os
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.cell import Cell
+from mmbench.testing.command_line import how_many, parser, script
 from mmbench.training.device import describe
 from mmbench.training.environment import commit
 
@@ -133,11 +133,15 @@ def markdown(found: dict[int, dict[str, list[tuple[float, int, int]]]], rounds: 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--records", type=int, nargs="+", default=[1000, 10_000])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--markdown", type=Path, help="write the table there")
-    options = parser.parse_args(argv)
+    arguments = parser(__doc__, "--markdown")
+    arguments.add_argument(
+        "--records", type=how_many, nargs="+", default=[1000, 10_000],
+        help="numbers of records (default: 1000 10000)",
+    )  # fmt: skip
+    arguments.add_argument(
+        "--rounds", type=how_many, default=3, help="reports of each kind (default: %(default)s)"
+    )
+    options = arguments.parse_args(argv)
     found = {}
     for number in options.records:
         with tempfile.TemporaryDirectory() as folder:
@@ -150,4 +154,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

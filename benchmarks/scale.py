@@ -1,14 +1,13 @@
 """What a sweep of many cells costs: claims, files, and the time of status and collect.
 
     python benchmarks/scale.py --cells 1000
-    python benchmarks/scale.py --cells 1000 10000 100000 --markdown docs/scale.md
+    python benchmarks/scale.py --cells 1000 10000 100000 --into docs/scale.md
 
 The cells are stubs: a worker claims one as in a real sweep, writes a reference record in place of
 training, and lets go of it. Everything happens in a temporary folder (``--folder``: below which).
-With ``--markdown`` the tables replace what stands between the two markers of that file.
+With ``--into`` the tables replace what stands between the two marks of that file.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -16,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -27,13 +27,14 @@ from mmbench.launch.claims import Claims
 from mmbench.launch.lease import Owner
 from mmbench.launch.sweepfolder import Facts, SweepFolder, open_sweep
 from mmbench.store import iter_records
+from mmbench.testing.command_line import Page, how_many_from, parser, script
 from mmbench.training.device import describe
 from mmbench.training.environment import commit
 
 REFERENCE = Path(__file__).parents[1] / "results" / "records"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 WORKERS = 8  # processes that claim side by side
 LATE = 0.9  # the share that is done when one more worker joins
+FEWEST = 10 * WORKERS  # cells of which LATE, divided among the workers, leaves some
 SCAN = """
 import sys, time
 from pathlib import Path
@@ -220,7 +221,7 @@ def tables(found: Sequence[dict[str, float]], counted: dict[str, int], where: st
     lines += ["", "File operations of one claim and its end (reads of sizes and times apart): "
               + ", ".join(f"{n} {name.removeprefix('os.')}" for name, n in sorted(counted.items()))
               + ".", "", *load()]  # fmt: skip
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def load(workers: int = 200) -> list[str]:
@@ -235,12 +236,17 @@ def load(workers: int = 200) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--cells", type=int, nargs="+", default=[1000, 10_000])
-    parser.add_argument("--folder", type=Path, help="make the temporary folder in there")
-    parser.add_argument("--markdown", type=Path, help="put the tables between its markers")
-    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)  # how a worker is started
-    options = parser.parse_args(argv)
+    arguments = parser(__doc__, "--into")
+    arguments.add_argument(
+        "--cells", type=how_many_from(FEWEST), nargs="+", default=[1000, 10_000],
+        help="numbers of cells (default: 1000 10000)",
+    )  # fmt: skip
+    arguments.add_argument(
+        "--folder", type=Path, help="make the temporary one in there (default: the system's)"
+    )
+    arguments.add_argument("--work", nargs=3, help=SUPPRESS)  # how a worker is started
+    options = arguments.parse_args(argv)
+    page = Page(options.into, "scale")
     if options.work:
         work(Path(options.work[0]), options.work[1], int(options.work[2]))
         return
@@ -253,13 +259,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         kind = subprocess.run(["stat", "-f", "-c", "%T", folder], capture_output=True, text=True,
                               check=False).stdout.strip()  # fmt: skip
         text = tables(found, events(Path(folder)), f"local disk ({kind or 'unknown'})")
-    print(text)
-    if options.markdown:
-        before, _, rest = options.markdown.read_text(encoding="utf-8").partition(BEGIN)
-        _, _, after = rest.partition(END)
-        whole = f"{before}{BEGIN}\n{text}\n{END}{after}"
-        options.markdown.write_text(whole, encoding="utf-8")
+    page.show(text)
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -10,7 +10,6 @@ ready, when the clock starts, so that start-up, which long grids share, is not i
 the last cell is done. A cell that is not counted comes first: what is built once is there then.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -19,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.cell import Cell
+from mmbench.cli.output import pairs
 from mmbench.errors import MMBenchError
 from mmbench.launch.local import Pool, slots
 from mmbench.launch.source import Listed, Task
 from mmbench.settings import RunSettings, default_cache
 from mmbench.sweep import Request, expand
-from mmbench.testing.speed import script, show, sizes, table
+from mmbench.testing.command_line import Page, counts, how_many, parser, script, table
 from mmbench.training.device import choose
 from mmbench.training.environment import conditions
 
@@ -74,26 +74,39 @@ def seconds_of(cells: Sequence[Cell], device: str, workers: int) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=sizes, default=(1, 2))
-    parser.add_argument("--method", default="concat")
-    parser.add_argument("--dataset", default="avdigits")
-    parser.add_argument("--encoder", action="append", default=[], help="MODALITY=ENCODER")
-    parser.add_argument("--cells", type=int, help="default: four for each of the most workers")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--into", type=Path, help="put the table between the markers there")
-    options = parser.parse_args(argv)
+    arguments = parser(__doc__, "--device", "--into")
+    arguments.add_argument(
+        "--workers", type=counts, default="1,2",
+        help="numbers of cells at once, compared with the first (default: %(default)s)",
+    )  # fmt: skip
+    arguments.add_argument("--method", default="concat", help="(default: %(default)s)")
+    arguments.add_argument("--dataset", default="avdigits", help="(default: %(default)s)")
+    arguments.add_argument(
+        "--encoder", action="append", default=[], metavar="MODALITY=ENCODER",
+        help="may be given several times (default: those of the dataset)",
+    )  # fmt: skip
+    arguments.add_argument(
+        "--cells", type=how_many, help="of a round (default: four for each of the most workers)"
+    )
+    arguments.add_argument(
+        "--epochs", type=how_many, default=5, help="of a cell (default: %(default)s)"
+    )
+    arguments.add_argument(
+        "--rounds", type=how_many, default=3, help="turns of each number (default: %(default)s)"
+    )
+    options = arguments.parse_args(argv)
     most = max(options.workers)
-    count = 4 * most if options.cells is None else options.cells
-    if count < most:
-        parser.error(f"--cells {count} leaves some of {most} workers without one")
+    number = options.cells or 4 * most
+    if number < most:
+        arguments.error(f"--cells {number} leaves some of {most} workers without one")
     device = choose(options.device)
-    encoders = {f"encoder.{k}": v for k, _, v in (e.partition("=") for e in options.encoder)}
+    chosen = pairs(options.encoder, "--encoder")
+    place = "_".join([device.type, *sorted(set(chosen.values()))])
+    page = Page(options.into, f"side-by-side-{place}")
+    encoders = {f"encoder.{k}": v for k, v in chosen.items()}
     cells = expand(
         Request(
-            methods=[options.method], datasets=[options.dataset], seeds=list(range(count)),
+            methods=[options.method], datasets=[options.dataset], seeds=list(range(number)),
             protocol="validated", fidelity="corrected", preset="common", settings={},
             shared={"trainer.epochs": options.epochs, **encoders},
         ),
@@ -101,12 +114,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     seconds_of(cells[:1], options.device, 1)
     taken: dict[int, list[float]] = {workers: [] for workers in options.workers}
-    for number in range(options.rounds):
-        order = (
-            list(options.workers)[number % len(taken) :]
-            + list(options.workers)[: number % len(taken)]
-        )
-        for workers in order:
+    for turn in range(options.rounds):
+        shift = turn % len(taken)
+        for workers in options.workers[shift:] + options.workers[:shift]:
             taken[workers].append(seconds_of(cells, options.device, workers))
     base = taken[options.workers[0]]
     rows = []
@@ -125,8 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{options.epochs} epochs each,\nthe cores divided among the workers; {options.rounds} "
         f"rounds. {conditions(device)}.\n\n"
     ) + table({"workers": "r", "cells/min": "r", "against one": "r", "range": "c"}, rows)
-    place = "_".join([device.type, *sorted({e.partition("=")[2] for e in options.encoder})])
-    show(text, options.into, f"side-by-side-{place}")
+    page.show(text)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ without the gaps between them; the step as a whole, timed without the profiler, 
 on a GPU how long the processor takes to launch one, below which no step can get.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
+from argparse import BooleanOptionalAction
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,17 +21,14 @@ from typing import Literal
 from torch.profiler import ProfilerActivity, profile
 
 from mmbench.settings import RunSettings, TrainerSettings
+from mmbench.testing.command_line import Page, add_shapes, how_many, parser, script, table
 from mmbench.testing.speed import (
     CREMAD,
     LATE,
     audiovisual,
     make_trainer,
     random_loader,
-    script,
-    show,
-    sizes,
     steps_seconds,
-    table,
 )
 from mmbench.training.device import choose, synchronize
 from mmbench.training.environment import conditions
@@ -87,18 +84,26 @@ def by_kind(trainer: Trainer) -> dict[str, tuple[float, int]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--method", default="concat")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--batch", type=int, default=CREMAD[2])
-    parser.add_argument("--audio", type=sizes, default=CREMAD[0], help="C,H,W of the spectrogram")
-    parser.add_argument("--visual", type=sizes, default=CREMAD[1], help="C,K,H,W of the frames")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: bf16 on a GPU")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--steps", type=int, default=4, help="profiled, after as many to warm up")
-    parser.add_argument("--into", type=Path, help="put the table between the markers there")
-    options = parser.parse_args(argv)
+    arguments = parser(__doc__, "--device", "--into")
+    arguments.add_argument("--method", default="concat", help="(default: %(default)s)")
+    arguments.add_argument(
+        "--batch", type=how_many, default=CREMAD[2], help="samples per step (default: %(default)s)"
+    )
+    add_shapes(arguments, CREMAD)
+    arguments.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="(default: bf16 on a GPU, fp32 elsewhere)"
+    )
+    arguments.add_argument(
+        "--compile", action=BooleanOptionalAction, default=True,
+        help="profile compiled encoders too (default: yes)",
+    )  # fmt: skip
+    arguments.add_argument(
+        "--steps", type=how_many, default=4,
+        help="profiled, after as many to warm up (default: %(default)s)",
+    )  # fmt: skip
+    options = arguments.parse_args(argv)
     device = choose(options.device)
+    page = Page(options.into, f"profile-{device.type}")
     precision: Literal["fp32", "bf16"] = "bf16" if device.type == "cuda" else "fp32"
     precision = options.precision or precision
     task = audiovisual(options.audio, options.visual, CLASSES)
@@ -138,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{precision}, takes {taken}\n(median of {ROUNDS} times {options.steps}). "
         f"{conditions(device)}.\n\n"
     ) + table({"kind": "l", **heads}, rows)
-    show(text, options.into, f"profile-{device.type}")
+    page.show(text)
 
 
 def _shown(seconds: float, count: int) -> tuple[str, str]:

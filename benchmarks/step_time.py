@@ -29,8 +29,17 @@ from typing import Any
 import torch
 
 from mmbench.method import Batch
-from mmbench.registry import METHODS
 from mmbench.settings import RunSettings, TrainerSettings
+from mmbench.testing.command_line import (
+    Page,
+    add_shapes,
+    how_many,
+    how_many_from,
+    method_names,
+    parser,
+    script,
+    table,
+)
 from mmbench.testing.speed import (
     CREMAD,
     LATE,
@@ -39,10 +48,6 @@ from mmbench.testing.speed import (
     make_trainer,
     operations,
     random_loader,
-    script,
-    show,
-    sizes,
-    table,
 )
 from mmbench.training.device import choose, synchronize
 from mmbench.training.environment import conditions
@@ -57,26 +62,37 @@ TARGETS = {
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--methods", default="all", help="comma-separated, all, or targets: those that have one"
-    )
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--warmup", type=int, default=2, help="rounds that are not counted")
-    parser.add_argument(
-        "--steps", type=int, default=4,
-        help="of a turn; methods that go through phases may need two per modality",
+    made = parser(__doc__, "--device", "--into")
+    made.add_argument(
+        "--methods", default="all",
+        help="comma-separated, all, or targets: those that have one (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, help="torch threads; default: as torch chooses")
-    parser.add_argument("--batch", type=int, help="samples per step")
-    parser.add_argument("--audio", type=sizes, help="C,H,W of the spectrogram")
-    parser.add_argument("--visual", type=sizes, help="C,K,H,W of the frames")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--json", action="store_true", help="print {method: median ratio}")
-    parser.add_argument("--into", type=Path, help="put the table between the markers there")
-    return parser.parse_args(argv)
+    made.add_argument(
+        "--rounds", type=how_many, default=9, help="turns of each method (default: %(default)s)"
+    )
+    made.add_argument(
+        "--warmup", type=how_many_from(0), default=2,
+        help="rounds before, that are not counted (default: %(default)s)",
+    )  # fmt: skip
+    made.add_argument(
+        "--steps", type=how_many, default=4,
+        help="of a turn; methods that go through phases may need two per modality "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    made.add_argument("--threads", type=how_many, help="of torch (default: as torch chooses)")
+    made.add_argument(
+        "--batch", type=how_many,
+        help=f"samples per step (default: {CREMAD[2]} on a GPU, {SMALL[2]} elsewhere)",
+    )  # fmt: skip
+    add_shapes(made, CREMAD, SMALL)
+    made.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)"
+    )
+    made.add_argument("--compile", action="store_true", help="compile encoders (default: no)")
+    made.add_argument(
+        "--json", action="store_true", help="print {method: median ratio}, not the table"
+    )
+    return made.parse_args(argv)
 
 
 def turn(trainer: Trainer, batches: Sequence[Batch]) -> float:
@@ -192,8 +208,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     default_audio, default_visual, default_batch = CREMAD if device.type == "cuda" else SMALL
     audio, visual = options.audio or default_audio, options.visual or default_visual
     batch = options.batch or default_batch
-    listed = {"all": METHODS.names(), "targets": list(TARGETS)}
-    wanted = listed.get(options.methods) or options.methods.split(",")
+    place = device.type + ("_compiled" if options.compile else "")
+    page = Page(options.into, f"step-time-{place}-{batch}")
+    wanted = list(TARGETS) if options.methods == "targets" else method_names(options.methods)
     names = [BASELINE, *(n for n in wanted if n != BASELINE)]
     task = audiovisual(audio, visual, CLASSES)
     loader = random_loader(task, options.steps * batch, batch, device)
@@ -212,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     each = [parts(trainers[BASELINE], batches) for _ in range(min(options.rounds, 5))]
     backward, update = (statistics.median(shares) for shares in zip(*each, strict=True))
     milliseconds = 1000 * statistics.median(seconds[BASELINE]) / options.steps
-    counted = {name: operations(trainer, batches) for name, trainer in trainers.items()}
+    counted = {name: sum(operations(trainer, batches)) for name, trainer in trainers.items()}
     step = (
         f"A step of `{BASELINE}` takes {milliseconds:.0f} ms: {1 - backward - update:.0%} forward, "
         f"{backward:.0%} backward, {update:.0%} update; a second\nbackward pass alone would make "
@@ -230,8 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         },
         step,
     )  # fmt: skip
-    place = device.type + ("_compiled" if options.compile else "")
-    show(text, options.into, f"step-time-{place}-{batch}")
+    page.show(text)
 
 
 if __name__ == "__main__":

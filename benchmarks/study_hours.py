@@ -6,18 +6,18 @@
 Counts the floating-point operations of a training step of ``concat`` on one sample of every
 dataset that is read from files, with its default options, or those of ``--set``, and its encoders,
 and without data or weights (torch's ``meta`` device). What the other methods cost is their own
-count over that of ``concat``, or, with ``--ratios``, what ``step_time.py --json`` measured.
-What a method does before its first step (OGR-GB's estimate) and passes beyond the epochs asked for
-(ReconBoost's) are counted too. Methods, seeds and epochs as in the study.
+count over that of ``concat``, with what one does before its first step (OGR-GB's estimate) and
+passes beyond the epochs asked for (ReconBoost's), or, with ``--ratios``, what ``step_time.py
+--json`` measured of steps alone. Methods, seeds and epochs as in the study.
 ``--tflops`` is the measured matrix product of the device and ``--share`` the share of it that
 training reaches; both come from ``epoch_time.py``. The default share of 1 gives the floor, which no
 machine reaches. Evaluation, decoding and idle time are not in it.
 """
 
-import argparse
 import json
 import re
 import tempfile
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,39 +30,40 @@ from mmbench.errors import UserError, nearest
 from mmbench.nets.encoders import encoder_names
 from mmbench.registry import DATASETS, METHODS
 from mmbench.settings import TrainerSettings, parse_value, validate
+from mmbench.testing.command_line import Page, how_many, parser, positive, script, share, table
 from mmbench.testing.speed import (
     audiovisual,
     make_trainer,
     operations,
     random_loader,
     sample_flops,
-    script,
-    show,
-    table,
 )
 
 PFLOP, DAY = 1e15, 24
 BATCH = 8
 PHASES = 4  # of a method that goes through the modalities in turn, two for each
 SHORT = 8  # epochs of the run whose beginning is counted
+TASK = audiovisual((1, 33, 33), (3, 1, 33, 33), 6)
+
+
+def single() -> list[str]:
+    """Return the methods but those that take one cell for each modality, as ``unimodal``.
+
+    Such a method costs one ``concat`` in all.
+    """
+    return [n for n in METHODS.names() if len(METHODS.load(n).variants(TASK)) == 1]
 
 
 def counted(epochs: int) -> dict[str, float]:
-    """Return the operations of a run of every method over those of one of ``concat``.
-
-    A method that takes one cell for each modality, as ``unimodal``, costs one ``concat`` in all.
-    """
-    task = audiovisual((1, 33, 33), (3, 1, 33, 33), 6)
-    loader = random_loader(task, BATCH * 2 * PHASES, BATCH, torch.device("cpu"))
+    """Return the operations of a run of every method over those of one of ``concat``."""
+    loader = random_loader(TASK, BATCH * 2 * PHASES, BATCH, torch.device("cpu"))
     batches = list(loader.everything())
     settings = TrainerSettings(epochs=SHORT, batch_size=BATCH)
     found: dict[str, float] = {}
-    for name in METHODS.names():
-        if len(METHODS.load(name).variants(task)) > 1:
-            continue
+    for name in single():
         with tempfile.TemporaryDirectory() as folder:
-            trainer = make_trainer(name, task, loader, settings, Path(folder))
-            found[name] = operations(trainer, batches) * trainer.method.passes(epochs) / epochs
+            trainer = make_trainer(name, TASK, loader, settings, Path(folder))
+            found[name] = sum(operations(trainer, batches)) * trainer.method.passes(epochs) / epochs
             trainer.epoch = 0
             with FlopCounterMode(display=False) as counter:
                 trainer.method.on_fit_start()
@@ -78,19 +79,60 @@ def training_samples(counts: str) -> int:
     return int(found[1] or found[2])
 
 
+def measured(file: Path) -> dict[str, float]:
+    """Return the ratios that ``step_time.py --json`` printed, for every method.
+
+    One of the methods with a cell for each modality need not be there: they count as one.
+
+    Raises:
+        UserError: if the file cannot be read, or its methods or numbers are not ours.
+    """
+    wants = f"{file} should hold what step_time.py --methods all --json prints"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise UserError(f"cannot read {file}: {err.strerror}") from err
+    except ValueError as err:
+        raise UserError(f"{wants}; it is not JSON: {err}") from err
+    if not isinstance(found, dict):
+        raise UserError(f"{wants}; it holds no names")
+    names = METHODS.names()
+    for name, ratio in found.items():
+        if name not in names:
+            raise UserError(f"unknown method {name!r} in {file}{nearest(name, names)}")
+        if not isinstance(ratio, int | float) or not 0 < ratio < float("inf"):
+            raise UserError(f"{wants}; the ratio of {name!r} is {ratio!r}, not a number above 0")
+    if missing := [name for name in single() if name not in found]:
+        raise UserError(f"{wants}; it has no ratio of {', '.join(missing)}")
+    return {name: found[name] for name in single()}
+
+
+def arguments(argv: Sequence[str] | None) -> Namespace:
+    """Read the command line."""
+    made = parser(__doc__, "--into")
+    made.add_argument("--seeds", type=how_many, default=3, help="how many (default: %(default)s)")
+    made.add_argument(
+        "--epochs", type=how_many, default=100, help="of a run (default: %(default)s)"
+    )
+    made.add_argument("--tflops", type=positive, required=True, help="Tflop/s of a matrix product")
+    made.add_argument(
+        "--share", type=share, default=1.0, help="of it that training reaches (default: 1)"
+    )
+    made.add_argument(
+        "--set", action="append", default=[], metavar="DATASET.OPTION=VALUE",
+        help="such as cremad.audio=stft20s; may be given several times (default: as they are)",
+    )  # fmt: skip
+    made.add_argument(
+        "--ratios", type=Path, metavar="FILE",
+        help="what step_time.py --methods all --json printed (default: count)",
+    )  # fmt: skip
+    return made.parse_args(argv)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Count and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--tflops", type=float, required=True, help="measured matrix product")
-    parser.add_argument("--share", type=float, default=1.0, help="of it that training reaches")
-    parser.add_argument(
-        "--set", action="append", default=[], help="option of a dataset: cremad.audio=stft20s"
-    )
-    parser.add_argument("--ratios", type=Path, help="file with what step_time.py --json printed")
-    parser.add_argument("--into", type=Path, help="put the table between the markers there")
-    options = parser.parse_args(argv)
+    options = arguments(argv)
+    page = Page(options.into, "study-hours")
     methods, names = METHODS.names(), DATASETS.names()
     own: dict[str, dict[str, Any]] = {}
     for key, value in pairs(options.set, "--set").items():
@@ -99,11 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"unknown dataset {dataset_name!r}{nearest(dataset_name, names)}")
         own.setdefault(dataset_name, {})[option] = parse_value(value)
     torch.set_num_threads(1)  # what is counted is small; threads would only be in the way
-    given = (
-        json.loads(options.ratios.read_text(encoding="utf-8"))
-        if options.ratios
-        else counted(options.epochs)
-    )
+    given = measured(options.ratios) if options.ratios else counted(options.epochs)
     price = sum(given.get(name, 1.0) for name in methods)
     rows, whole = [], 0.0
     for name in names:
@@ -134,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         },
         rows,
     )  # fmt: skip
-    show(text, options.into, "study-hours")
+    page.show(text)
 
 
 if __name__ == "__main__":

@@ -211,9 +211,17 @@ def update_readme(file: Path, tables: dict[str, list[Table]]) -> None:
         fill(file, f"table:{name}", markdown(plain))
 
 
-def fill(file: Path, name: str, text: str) -> bool:
-    """Put ``text`` between ``<!-- NAME -->`` and ``<!-- /NAME -->``; say if they are there."""
+def _place(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+
+
+def has_place(file: Path, name: str) -> bool:
+    """Say whether a file has ``<!-- NAME -->`` and, below it, ``<!-- /NAME -->``."""
+    return bool(_place(name).search(file.read_text(encoding="utf-8")))
+
+
+def fill(file: Path, name: str, text: str) -> None:
+    """Put ``text`` between ``<!-- NAME -->`` and ``<!-- /NAME -->``, where they are."""
     before = file.read_text(encoding="utf-8")
-    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    file.write_text(pattern.sub(lambda m: m[1] + text + m[2], before), encoding="utf-8")
-    return bool(pattern.search(before))
+    after = _place(name).sub(lambda m: m[1] + text + m[2], before)
+    file.write_text(after, encoding="utf-8")

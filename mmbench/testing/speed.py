@@ -1,23 +1,21 @@
-"""What the scripts of ``benchmarks/`` share: random data, trainers ready to step, tables."""
+"""What the scripts of ``benchmarks/`` measure with: random data, trainers ready to step, counts."""
 
-import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmbench.data.loader import Loader, fits
 from mmbench.dataset import Modality, SplitArrays, Task
-from mmbench.errors import MMBenchError, UserError
 from mmbench.method import Batch
 from mmbench.nets.encoders import build_encoders
 from mmbench.registry import METHODS
-from mmbench.report.render import fill
 from mmbench.settings import RunSettings, TrainerSettings
 from mmbench.training.device import allow_tf32, synchronize
 from mmbench.training.layout import arrange
@@ -30,13 +28,6 @@ SMALL = ((1, 65, 313), (3, 2, 56, 56), 8)  # a quarter of its sides
 LATE = 4  # an epoch in which methods that add modalities one by one have all of them
 
 
-def sizes(text: str) -> tuple[int, ...]:
-    """Read ``1,65,128``; a size is at least 1."""
-    if any(int(part) < 1 for part in text.split(",")):
-        raise ValueError(text)
-    return tuple(int(part) for part in text.split(","))
-
-
 def audiovisual(audio: tuple[int, ...], visual: tuple[int, ...], classes: int) -> Task:
     """Return a task of a spectrogram [C, H, W] and frames [C, K, H, W]."""
     modalities = (Modality("audio", "spectrogram", audio), Modality("visual", "frames", visual))
@@ -44,7 +35,12 @@ def audiovisual(audio: tuple[int, ...], visual: tuple[int, ...], classes: int) -
 
 
 def random_loader(
-    task: Task, samples: int, batch: int, device: torch.device, dtype: str = "float32"
+    task: Task,
+    samples: int,
+    batch: int,
+    device: torch.device,
+    dtype: str = "float32",
+    augmentations: Mapping[str, str] | None = None,
 ) -> Loader:
     """Return a loader of normal noise, stored as ``dtype``, with random labels.
 
@@ -58,16 +54,10 @@ def random_loader(
         inputs[m.name] = np.resize(noise, (samples, *m.shape))
     ids = tuple(map(str, range(samples)))
     arrays = SplitArrays(inputs, rng.integers(0, len(task.classes), samples), ids, ids)
-    return Loader([arrays], device, torch.float32, batch, 0, resident=fits([arrays], device, 0.9))
-
-
-def script(main: Callable[[], int | None]) -> NoReturn:
-    """Run a benchmark's ``main`` and end; a user's mistake with exit code 2, and no traceback."""
-    try:
-        sys.exit(main())
-    except MMBenchError as err:
-        print(f"error: {err}", file=sys.stderr)
-        sys.exit(2 if isinstance(err, UserError) else 1)
+    return Loader(
+        [arrays], device, torch.float32, batch, 0,
+        augmentations=augmentations, resident=fits([arrays], device, 0.9),
+    )  # fmt: skip
 
 
 def make_trainer(
@@ -97,17 +87,33 @@ def make_trainer(
     return trainer
 
 
-def operations(trainer: Trainer, batches: Iterable[Batch]) -> int:
-    """Return the floating-point operations of one step of each batch, in epochs from `LATE` on."""
-    total = 0
+def operations(trainer: Trainer, batches: Iterable[Batch], first: int = LATE) -> list[int]:
+    """Return the floating-point operations of a step of each batch, in epochs from ``first`` on."""
+    found = []
     for offset, batch in enumerate(batches):
-        trainer.epoch, trainer.step_in_epoch = LATE + offset, 0
+        trainer.epoch, trainer.step_in_epoch = first + offset, 0
         trainer.method.on_epoch_start()
         with FlopCounterMode(display=False) as counter:
             trainer.method.step(batch)
         trainer.step += 1
-        total += int(counter.get_total_flops())
-    return total
+        found.append(int(counter.get_total_flops()))
+    return found
+
+
+def step_flops(name: str, task: Task, settings: TrainerSettings, epochs: range) -> list[int]:
+    """Return the floating-point operations of a step of a method in each of ``epochs``.
+
+    They are counted as a CPU would take them, on tensors without values, so that the shapes cost
+    nothing; on a GPU a ResNet's first layer takes some more, for which it is quicker.
+    """
+    batch = settings.batch_size
+    loader = random_loader(task, 2, batch, torch.device("cpu"))  # no step reads it
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(name, task, loader, settings, Path(folder))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        label, index = torch.zeros(batch, dtype=torch.int64), torch.arange(batch)
+        inputs = {m.name: torch.zeros(batch, *m.shape) for m in task.modalities}
+        return operations(trainer, [Batch(inputs, label, index)] * len(epochs), epochs[0])
 
 
 @contextmanager
@@ -150,32 +156,3 @@ def sample_flops(name: str, task: Task, encoders: Mapping[str, str]) -> float:
         with FlopCounterMode(display=False) as counter:
             method.predict(inputs)["fused"].sum().backward()
     return float(counter.get_total_flops()) / batch
-
-
-def table(columns: Mapping[str, str], rows: Sequence[tuple[str, ...]]) -> str:
-    """Return a Markdown table.
-
-    Args:
-        columns: heading -> ``l``, ``r`` or ``c``.
-        rows: one text per column.
-    """
-    marks = {"l": ":--", "r": "--:", "c": ":-:"}
-    lines = [list(columns), [marks[side] for side in columns.values()], *map(list, rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def show(text: str, into: Path | None, name: str) -> None:
-    """Print ``text``, and put it between ``<!-- NAME -->`` and ``<!-- /NAME -->`` of a file.
-
-    Raises:
-        UserError: if the file cannot be read or has no such markers.
-    """
-    print(text, end="")
-    if into is None:
-        return
-    try:
-        found = fill(into, name, text)
-    except OSError as err:
-        raise UserError(f"cannot put the table into {into}: {err.strerror}") from err
-    if not found:
-        raise UserError(f"{into} has no line <!-- {name} --> followed by <!-- /{name} -->")

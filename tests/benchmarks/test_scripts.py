@@ -1,5 +1,6 @@
 """The scripts that measure run from the command line and print their tables; the sizes are tiny."""
 
+import argparse
 import importlib.util
 import json
 import subprocess
@@ -11,9 +12,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmbench.errors import MMBenchError
+from mmbench.errors import MMBenchError, UserError
+from mmbench.registry import DATASETS, METHODS
 from mmbench.settings import TrainerSettings
-from mmbench.testing.speed import audiovisual, make_trainer, random_loader
+from mmbench.testing.speed import audiovisual, make_trainer, random_loader, sample_flops
 from mmbench.training.device import allow_tf32
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -25,11 +27,11 @@ SCRIPTS = {
         ["--methods", "concat,iprm", "--rounds", "2", "--batch", "2", *TINY],
     ),
     "epoch_time.py": (
-        "epoch-cpu", "method | s/epoch | range | samples/s | floor over time | ratio",
+        "epoch-cpu", "method | s/epoch | range | samples/s | own floor over time | ratio",
         ["--samples", "8", "--batch", "4", "--epochs", "1", *TINY],
     ),
     "options.py": (
-        "options-cpu", "variant | relative time | range | parity",
+        "options-cpu", "variant | relative time | range | parity of loss | parity of step",
         ["--rounds", "1", "--batch", "2", "--no-compile", *TINY],
     ),
     "step_profile.py": (
@@ -49,7 +51,17 @@ SCRIPTS = {
         "study-hours", "dataset | encoders | train | Gflop/sample | Pflop/epoch | s/epoch | hours",
         ["--tflops", "800"],
     ),
+    "cell_overhead.py": (
+        "cell-overhead", "part | mfeat3 (s) | range of mfeat3",
+        ["--datasets", "mfeat3", "--rounds", "1"],
+    ),
+    "grid_busy.py": (
+        "grid-busy", "cells | wall (s) | processor (s) | cores | busy",
+        ["--methods", "concat", "--datasets", "mfeat3", "--seeds", "1"],
+    ),
 }  # fmt: skip
+WITHOUT_A_DEVICE = {"study_hours.py", "cell_overhead.py", "grid_busy.py"}
+ALL = sorted(file.stem for file in BENCHMARKS.glob("*.py"))
 
 
 def module(script):
@@ -61,7 +73,7 @@ def module(script):
 
 
 def run(script, *options):
-    device = [] if script == "study_hours.py" else ["--device", "cpu"]
+    device = [] if script in WITHOUT_A_DEVICE else ["--device", "cpu"]
     command = [sys.executable, "-P", str(BENCHMARKS / script), *device, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -96,6 +108,128 @@ def test_a_mistake_ends_a_script_with_code_2_and_without_a_traceback(script, opt
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "option", "value"),
+    [
+        ("cell_overhead", "--rounds", "0"),
+        ("epoch_time", "--samples", "0"),
+        ("epoch_time", "--batch", "0"),
+        ("epoch_time", "--epochs", "0"),
+        ("epoch_time", "--audio", "1,33"),
+        ("epoch_time", "--visual", "3,1,0,33"),
+        ("grid_busy", "--seeds", "-1"),
+        ("memory", "--batch", "2,0"),
+        ("memory", "--threads", "0"),
+        ("options", "--rounds", "0"),
+        ("options", "--batch", "-2"),
+        ("prepare_speed", "--rounds", "0"),
+        ("prepare_speed", "--actors", "1"),
+        ("prepare_speed", "--markdown", "/nowhere/page.md"),
+        ("report_speed", "--records", "0"),
+        ("report_speed", "--rounds", "0"),
+        ("report_speed", "--markdown", "/nowhere/page.md"),
+        ("scale", "--cells", "10"),
+        ("side_by_side", "--workers", "0"),
+        ("side_by_side", "--cells", "0"),
+        ("side_by_side", "--epochs", "0"),
+        ("side_by_side", "--rounds", "0"),
+        ("step_profile", "--steps", "0"),
+        ("step_profile", "--batch", "many"),
+        ("step_time", "--rounds", "0"),
+        ("step_time", "--warmup", "-1"),
+        ("step_time", "--steps", "0"),
+        ("step_time", "--threads", "0"),
+        ("step_time", "--batch", "0"),
+        ("study_hours", "--seeds", "0"),
+        ("study_hours", "--epochs", "0"),
+        ("study_hours", "--tflops", "-3"),
+        ("study_hours", "--tflops", "nan"),
+        ("study_hours", "--share", "0"),
+        ("study_hours", "--share", "1.5"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_the_name_of_its_option(
+    script, option, value, capsys, monkeypatch
+):
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")  # prepare_speed sets it
+    with pytest.raises(SystemExit) as ended:
+        module(script).main([f"{option}={value}"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"error: argument {option}: wants " in said
+
+
+@pytest.mark.parametrize("script", ALL)
+def test_help_tells_the_default_of_every_option(script, monkeypatch):
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
+    seen = []
+
+    def stop(parser, argv):
+        seen.append(parser)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    made = module(script)
+    with pytest.raises(KeyboardInterrupt):
+        made.main([])
+    (parser,) = seen
+    assert parser.format_help().count(made.__doc__.strip()) == 1
+    told = {
+        action.option_strings[-1]: action.help or ""
+        for action in parser._actions
+        if action.help != argparse.SUPPRESS and not action.required and action.nargs != 0
+    }
+    assert told
+    assert not [option for option, text in told.items() if "(default: " not in text]
+
+
+@pytest.mark.parametrize("script", [script.removesuffix(".py") for script in SCRIPTS])
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [(None, "No such file or directory; name a file with"), ("# Speed\n", "has no place for the")],
+)
+def test_a_page_without_a_place_for_the_table_is_refused_before_measuring(
+    script, page, said, tmp_path, monkeypatch
+):
+    def measured(*_, **__):
+        raise AssertionError("measured")
+
+    made, file = module(script), tmp_path / "page.md"
+    if page is not None:
+        file.write_text(page)
+    monkeypatch.setattr("time.perf_counter", measured)
+    monkeypatch.setattr("subprocess.run", measured)
+    device = [] if f"{script}.py" in WITHOUT_A_DEVICE else ["--device", "cpu"]
+    options = [*device, *SCRIPTS[f"{script}.py"][2], "--into", str(file)]
+    with pytest.raises(UserError, match=said) as refused:
+        made.main(options)
+    assert f"<!-- {SCRIPTS[f'{script}.py'][0]} -->" in str(refused.value)
+
+
+def without(*names):
+    return {name: 1.0 for name in METHODS.names() if name not in ("unimodal", *names)}
+
+
+@pytest.mark.parametrize(
+    ("ratios", "said"),
+    [
+        ("{", "it is not JSON"),
+        ([1.0], "it holds no names"),
+        ({"iprmm": 1.0}, "unknown method 'iprmm' in .*; did you mean 'iprm'?"),
+        (without("iprm", "mla"), "it has no ratio of iprm, mla"),
+        (without() | {"iprm": 0}, "the ratio of 'iprm' is 0, not a number above 0"),
+        (without() | {"iprm": "1"}, "the ratio of 'iprm' is '1', not a number above 0"),
+        (None, "cannot read .*: No such file"),
+    ],
+)
+def test_ratios_that_are_not_those_of_all_methods_are_refused(ratios, said, tmp_path):
+    file = tmp_path / "ratios.json"
+    if ratios is not None:
+        file.write_text(ratios if isinstance(ratios, str) else json.dumps(ratios))
+    with pytest.raises(UserError, match=said):
+        module("study_hours").main(["--tflops", "1", "--ratios", str(file)])
 
 
 @pytest.mark.slow
@@ -164,3 +298,54 @@ def test_a_process_that_ends_without_a_word_is_told(monkeypatch):
     monkeypatch.setattr("subprocess.run", lambda *given, **more: ended)
     with pytest.raises(MMBenchError, match="concat: ended with code -9"):
         memory.main(["--device", "cpu", "--methods", "concat"])
+
+
+@pytest.fixture
+def epochs_of_a_second(monkeypatch):
+    """Return ``epoch_time`` without measuring: its epochs take a second, its loaders are kept."""
+    made = module("epoch_time")
+    loaders = []
+
+    def make(name, task, loader, *given):
+        loaders.append(loader)
+        return make_trainer(name, task, loader, *given)
+
+    monkeypatch.setattr(made, "make_trainer", make)
+    monkeypatch.setattr(made, "steps_seconds", lambda *given, **more: 1.0)
+    monkeypatch.setattr(made, "_evaluation_seconds", lambda trainer: 1.0)
+    made.loaders = loaders
+    return made
+
+
+def test_the_floor_of_an_epoch_is_that_of_its_own_method(epochs_of_a_second, monkeypatch, capsys):
+    task = audiovisual((1, 33, 33), (3, 1, 33, 33), 6)
+    each = sample_flops("concat", task, dict.fromkeys(task.names, "resnet18"))
+    monkeypatch.setattr(epochs_of_a_second, "peak_flops", lambda *given: 8 * each / 0.2)
+    options = ["--device", "cpu", *SCRIPTS["epoch_time.py"][2], "--methods", "concat,agm"]
+    assert epochs_of_a_second.main(options) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    shown = {row[0]: row[4] for row in rows if row[0] in ("| concat", "| agm")}
+    assert shown == {"| concat": "20 %", "| agm": "45 %"}  # 2 + 1 / 4 times as much
+
+
+def test_epochs_are_augmented_as_cremad_is_by_default(epochs_of_a_second, capsys):
+    cls = DATASETS.load("cremad")
+    name = cls(cls.Config()).augmentations()["video"]
+    options = ["--device", "cpu", *SCRIPTS["epoch_time.py"][2], "--methods", "concat"]
+    assert epochs_of_a_second.main(options) == 0
+    assert f"augmented as by a run of `cremad` (visual: {name})" in capsys.readouterr().out
+    assert [loader.augmentations for loader in epochs_of_a_second.loaders] == [{"visual": name}]
+
+
+def test_parity_compares_one_step_from_the_same_weights(tmp_path):
+    task = audiovisual((1, 33, 33), (3, 1, 33, 33), 3)
+    loader = random_loader(task, 2, 2, torch.device("cpu"))
+    trainers = {
+        f"rate {lr}, number {number}": make_trainer(
+            "concat", task, loader, TrainerSettings(lr=lr), tmp_path
+        )
+        for number, lr in enumerate((0.01, 0.01, 0.02))
+    }
+    same, again, twice = module("options").parity(trainers, next(loader.everything())).values()
+    assert same == again == (0.0, 0.0)
+    assert twice == (0.0, pytest.approx(1.0, abs=1e-3))

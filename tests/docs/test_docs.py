@@ -77,16 +77,26 @@ def test_config_files_shown_are_read(page, tmp_path):
 
 
 def test_every_table_of_speed_has_a_script_and_every_script_its_place():
-    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    pages = (ROOT / "docs" / name for name in ("performance.md", "scale.md"))
+    page = "".join(file.read_text(encoding="utf-8") for file in pages)
     opened = re.findall(r"<!-- ([\w-]+) -->", page)
     assert opened == re.findall(r"<!-- /([\w-]+) -->", page)
-    written = re.compile(r'show\(text, options\.into, f?"([^"]+)"\)')
+    written = re.compile(r'Page\(options\.into, f?"([^"]+)"\)')
     for file in (ROOT / "benchmarks").glob("*.py"):
         for name in written.findall(file.read_text(encoding="utf-8")):
             places = [m for m in opened if re.fullmatch(re.sub(r"\{[^}]*\}", r"\\w+", name), m)]
-            assert places, f"{file.name} writes {name}, for which the page has no place"
+            assert places, f"{file.name} writes {name}, for which no page has a place"
             opened = [m for m in opened if m not in places]
     assert not opened, f"no script writes {opened}"
+
+
+def test_the_overhead_of_a_cell_is_within_its_target_as_the_page_says():
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert "By the table above it is met" in page and "less than 0.2 s of the harness" in page
+    row = re.search(r"\| beside training and validation \|(.*)\n", page)
+    slowest = re.findall(r"to ([\d.]+)", row[1])
+    assert len(slowest) == 2
+    assert all(float(seconds) < 0.2 for seconds in slowest)
 
 
 def test_the_options_and_bundles_of_the_method_page_keep_the_contract(tmp_path, monkeypatch):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mmbench.data.augment import augment, flip, noise, shift
+from mmbench.contract.waiting import call_without_waiting
+from mmbench.data.augment import AUGMENTATIONS, augment, flip, noise, shift
 from mmbench.errors import UserError
 
 
@@ -39,6 +40,13 @@ def test_noise_keeps_shape_and_type(dtype):
     out = augment("noise:0.3", x, draw())
     assert out.dtype == dtype and out.shape == x.shape
     assert out.std().item() == pytest.approx(0.3, rel=0.05)
+
+
+@pytest.mark.parametrize("name", [*AUGMENTATIONS, "each.crop+each.flip"])
+def test_no_augmentation_waits_for_the_device(name):
+    clips = torch.zeros(2, 3, 4, 8, 8)
+    x = clips[:, :, 0] if name == "shift" else clips
+    call_without_waiting(augment, name, x, draw())
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ def test_data_that_stays_in_memory_trains_alike(trained):
 @pytest.mark.parametrize("method", METHODS.names())
 def test_no_step_waits_for_the_device(method, precision, tmp_path):
     task = audiovisual((1, 33, 33), (3, 2, 33, 33), 3)
-    loader = random_loader(task, 16, 8, CUDA, "float16")
+    changes = {"visual": "each.crop+each.flip"}  # as of datasets of videos
+    loader = random_loader(task, 16, 8, CUDA, "float16", changes)
     settings = TrainerSettings.model_validate({"precision": precision, "batch_size": 8})
     trainer = make_trainer(method, task, loader, settings, tmp_path)
     for epoch in (LATE, LATE + 1):
