@@ -14,7 +14,6 @@ from rich.text import Text
 
 from mmbench.errors import UserError
 
-
 UNWRAPPED = 100_000  # columns where there is no terminal: every row is one line, for grep
 LEAST = 6  # columns that are left to a column whose words are cut
 

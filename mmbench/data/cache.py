@@ -28,8 +28,8 @@ from mmbench.data import integrity
 from mmbench.data import manifest as manifests
 from mmbench.dataset import SPLITS, Dataset, Prepared, SplitArrays
 from mmbench.errors import MMBenchError, UserError
-from mmbench.registry import DATASETS
 from mmbench.locking import alone
+from mmbench.registry import DATASETS
 from mmbench.settings import as_typed, default_cache, validate
 
 FULL = {errno.ENOSPC, errno.EDQUOT}

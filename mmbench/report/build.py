@@ -24,7 +24,7 @@ from mmbench.report.published import Number, load_published, published_tables
 from mmbench.report.published_cost import published_costs
 from mmbench.report.rows import Group, concerns, groups, members
 from mmbench.report.scores import score_table
-from mmbench.report.study import Study, load_study, study_names
+from mmbench.report.study import Study, as_typed, load_study, study_names
 from mmbench.report.table import Table
 from mmbench.report.titles import stem
 from mmbench.report.wins import win_tables
@@ -112,7 +112,7 @@ def report(
         from mmbench.report.page import write_page
 
         built.files.append(write_page(results / "report.html", kept, built.files, loaded.files))
-    scope = set(studies or study_names())
+    scope = {study.name for study in asked} or set(study_names())
     made = built.tables.keys()
     built.removed.extend(
         leftovers.remove(
@@ -283,7 +283,7 @@ def _with_records(studies: Sequence[Study], loaded: Loaded) -> Sequence[Study]:
 
 def _command(study: Study) -> str:
     """Return how to run a study; of one that shows whatever was found, something."""
-    return RUN if study.rows == "found" else f"mmbench run --study {study.name}"
+    return RUN if study.rows == "found" else f"mmbench run --study {as_typed(study.name)}"
 
 
 def _committed(results: Path, study: Study) -> str:
