@@ -54,13 +54,13 @@ def single() -> list[str]:
     return [n for n in METHODS.names() if len(METHODS.load(n).variants(TASK)) == 1]
 
 
-def counted(epochs: int) -> dict[str, float]:
-    """Return the operations of a run of every method over those of one of ``concat``."""
+def counted(methods: Sequence[str], epochs: int) -> dict[str, float]:
+    """Return the operations of a run of each of ``methods`` over those of one of ``concat``."""
     loader = random_loader(TASK, BATCH * 2 * PHASES, BATCH, torch.device("cpu"))
     batches = list(loader.everything())
     settings = TrainerSettings(epochs=SHORT, batch_size=BATCH)
     found: dict[str, float] = {}
-    for name in single():
+    for name in methods:
         with tempfile.TemporaryDirectory() as folder:
             trainer = make_trainer(name, TASK, loader, settings, Path(folder))
             found[name] = sum(operations(trainer, batches)) * trainer.method.passes(epochs) / epochs
@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"unknown dataset {dataset_name!r}{nearest(dataset_name, names)}")
         own.setdefault(dataset_name, {})[option] = parse_value(value)
     torch.set_num_threads(1)  # what is counted is small; threads would only be in the way
-    given = measured(options.ratios) if options.ratios else counted(options.epochs)
+    given = measured(options.ratios) if options.ratios else counted(single(), options.epochs)
     price = sum(given.get(name, 1.0) for name in methods)
     rows, whole = [], 0.0
     for name in names:

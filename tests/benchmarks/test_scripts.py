@@ -84,6 +84,10 @@ def run(script, *options):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_prints_its_table_and_puts_it_into_a_page(script, tmp_path):
     place, heading, options = SCRIPTS[script]
+    if script == "study_hours.py":  # to count the ratios takes minutes
+        ratios = tmp_path / "ratios.json"
+        ratios.write_text(json.dumps(dict.fromkeys(METHODS.names(), 1.0)))
+        options = [*options, "--ratios", str(ratios)]
     page = tmp_path / "page.md"
     page.write_text(f"before\n<!-- {place} -->\n<!-- /{place} -->\nafter\n")
     printed = run(script, *options, "--into", str(page))
@@ -230,6 +234,17 @@ def test_ratios_that_are_not_those_of_all_methods_are_refused(ratios, said, tmp_
         file.write_text(ratios if isinstance(ratios, str) else json.dumps(ratios))
     with pytest.raises(UserError, match=said):
         module("study_hours").main(["--tflops", "1", "--ratios", str(file)])
+
+
+@pytest.mark.slow
+def test_what_a_method_does_beside_its_steps_counts_in_the_whole_study(monkeypatch):
+    script = module("study_hours")
+    monkeypatch.setattr(script, "SHORT", 2)
+    found = script.counted(["concat", "joint", "ogr-gb", "reconboost"], epochs=100)
+    assert found["concat"] == 1.0
+    assert found["joint"] == pytest.approx(1.0, rel=0.01)
+    assert found["ogr-gb"] > 2  # two models of one modality and one of both, then the run
+    assert 0.5 < found["reconboost"] < 2
 
 
 @pytest.mark.slow
