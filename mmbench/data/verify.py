@@ -26,8 +26,8 @@ LEAK = (
 OTHER = (
     "some records were trained on data with other bits than what is prepared here, as another "
     "processor or library computes them. Samples, splits and cell ids are the same, but a cell run "
-    "here does not repeat such a record: scores can differ as those of two seeds do, so compare "
-    "runs on one build of the data"
+    "here need not repeat such a record to the last bit; training on another processor moves "
+    "scores too, whatever the data"
 )
 
 
