@@ -17,9 +17,11 @@ from pathlib import Path
 
 import torch
 
-from mmbench.errors import MMBenchError
+from mmbench.errors import MMBenchError, UserError
 from mmbench.testing.command_line import Page, how_many, parser, script, table
 from mmbench.training.environment import conditions
+
+TARGET = 0.9
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,15 +44,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cells = len(list(Path(folder).glob("runs/*/record.json")))
     if done.returncode:
-        raise MMBenchError(f"the run ended with code {done.returncode}: {done.stdout[-500:]}")
+        kind = UserError if done.returncode == 2 else MMBenchError
+        raise kind(f"the run ended with code {done.returncode}: {done.stdout[-500:]}")
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     cores = os.cpu_count() or 1
+    busy = spent / wall / cores
     text = (
         f"`mmbench run --methods {options.methods} --datasets {options.datasets} --seeds "
-        f"{options.seeds}`, start-up included.\n{conditions(torch.device('cpu'))}.\n\n"
+        f"{options.seeds}`, start-up included.\n{conditions(torch.device('cpu'))}.\n"
+        f"Target: more than {TARGET:.0%} busy: {'met' if busy > TARGET else 'missed'}.\n\n"
     ) + table(
         {"cells": "r", "wall (s)": "r", "processor (s)": "r", "cores": "r", "busy": "r"},
-        [(str(cells), f"{wall:.0f}", f"{spent:.0f}", str(cores), f"{spent / wall / cores:.0%}")],
+        [(str(cells), f"{wall:.0f}", f"{spent:.0f}", str(cores), f"{busy:.0%}")],
     )
     page.show(text)
 

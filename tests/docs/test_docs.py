@@ -90,15 +90,6 @@ def test_every_table_of_speed_has_a_script_and_every_script_its_place():
     assert not opened, f"no script writes {opened}"
 
 
-def test_the_overhead_of_a_cell_is_within_its_target_as_the_page_says():
-    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    assert "By the table above it is met" in page and "less than 0.2 s of the harness" in page
-    row = re.search(r"\| beside training and validation \|(.*)\n", page)
-    slowest = re.findall(r"to ([\d.]+)", row[1])
-    assert len(slowest) == 2
-    assert all(float(seconds) < 0.2 for seconds in slowest)
-
-
 def test_the_options_and_bundles_of_the_method_page_keep_the_contract(tmp_path, monkeypatch):
     METHODS.names()  # scanned; what is added from here on is forgotten
     monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
