@@ -68,6 +68,24 @@ def test_channels_last_changes_rounding_only(trained, plain):
     assert record.cell_id == plain.cell_id
 
 
+@pytest.mark.parametrize("method", ["concat", "agm", "mmpareto"])
+def test_a_step_in_double_precision_is_the_same_in_either_layout(method, tmp_path):
+    task = audiovisual((1, 33, 33), (3, 1, 33, 33), 3)
+    (batch,) = random_loader(task, 4, 4, CPU).everything()
+    batch = replace(batch, inputs={m: x.double() for m, x in batch.inputs.items()})
+    changed = []
+    for layout in ("contiguous", "channels_last"):
+        run = RunSettings(memory_format=layout)
+        loader, settings = random_loader(task, 4, 4, CPU), TrainerSettings(batch_size=4)
+        trainer = make_trainer(method, task, loader, settings, tmp_path / layout, run)
+        trainer.method.double()
+        trainer.epoch = trainer.step_in_epoch = 0
+        trainer.method.on_epoch_start()
+        trainer.method.step(batch)
+        changed.append({n: p.detach().clone() for n, p in trainer.method.named_parameters()})
+    torch.testing.assert_close(*changed, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here")
 def test_compiled_encoders_change_rounding_only(trained, plain, monkeypatch):
