@@ -82,12 +82,12 @@ def _tell_removed(built: "Built", results: Path) -> None:
     names = list(dict.fromkeys(path.stem for path in built.removed))
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     print(
-        f"removed {counted(len(built.removed), 'file')} of earlier reports, which do not show the "
-        f"records in {built.folder}: {', '.join(names[:NAMED])}{more}"
+        f"removed {counted(len(built.removed), 'file')} of earlier reports, which the records in "
+        f"{built.folder} do not make: {', '.join(names[:NAMED])}{more}"
     )
     if built.folder.name != "records" and (results / "records").is_dir():
         again = typed("mmbench report --source records", results)
-        print(f"{again} writes what the records in {results / 'records'} make")
+        print(f"to write those of {results / 'records'} again, in place of these: {again}")
 
 
 def _complain(unreadable: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from types import FrameType
@@ -71,7 +72,7 @@ def run(options: Options) -> int:
         kept = store.directory(cell).set_aside()
         print(f"the record of {cell.folder} cannot be read; kept as {kept}, running it again")
     if not todo:
-        print(f"nothing to do; tables: {typed('mmbench report', options.results)}")
+        print(f"nothing to do; tables: {_report(options)}")
         return int(given_up > 0)
     if profile is not None:
         submitting.check(todo, options, profile)
@@ -130,8 +131,14 @@ def _run_pool(todo: Sequence[Cell], options: Options, settings: RunSettings) -> 
     if held or outcome.cancelled:
         return 1
     ended = "all cells done" if not outcome.refused else "nothing failed"
-    print(f"{ended}; tables: {typed('mmbench report', options.results)}")
+    print(f"{ended}; tables: {_report(options)}")
     return 0
+
+
+def _report(options: Options) -> str:
+    """Return the command that shows what was run."""
+    study = f" --study {shlex.quote(options.study)}" if options.study else ""
+    return typed(f"mmbench report{study}", options.results)
 
 
 def _stop_at_first_interrupt(pool: "Pool") -> None:
