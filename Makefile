@@ -59,7 +59,7 @@ PERF_GPU := "step_profile.py" \
 	"options.py --rounds 3" \
 	"memory.py --batch 16,64 --methods concat,iprm,mmpareto,agm" \
 	"side_by_side.py --workers 1,2,4,8 --rounds 2" \
-	"side_by_side.py --workers 1,4,8 --rounds 1 --encoder image=resnet18 --encoder audio=resnet18"
+	"side_by_side.py --workers 1,2,4,8 --rounds 1 --encoder image=resnet18 --encoder audio=resnet18"
 perf-gpu: $(VENV)/.tested ## measure speed on a GPU into docs/performance.md; one that fails does not stop the rest
 	@failed=; for each in $(PERF_GPU); do \
 		echo "benchmarks/$$each"; \

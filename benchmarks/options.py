@@ -10,6 +10,7 @@ far the loss is from the default's, relative to it, and how far the change of al
 the default's change, by the norms of both.
 """
 
+import random
 import statistics
 import tempfile
 import time
@@ -135,8 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         names = list(trainers)
         taken: dict[str, list[float]] = {name: [] for name in names}
         for number in range(options.rounds):
-            shift = number % len(names)
-            for name in names[shift:] + names[:shift]:
+            for name in random.Random(number).sample(names, len(names)):
                 taken[name].append(turn(trainers[name], batches)[0])
     base, rows = names[0], []
     for name in names:

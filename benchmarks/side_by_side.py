@@ -96,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     options = arguments.parse_args(argv)
     most = max(options.workers)
+    if options.workers[0] != 1 or len(set(options.workers)) < len(options.workers):
+        arguments.error("--workers begins with 1, to which the others are set, and names each once")
     number = options.cells or 4 * most
     if number < most:
         arguments.error(f"--cells {number} leaves some of {most} workers without one")

@@ -4,9 +4,9 @@
     python benchmarks/step_time.py --batch 64 --methods targets --steps 1 --into docs/performance.md
 
 Every method gets the same ResNet-18 encoders and the same random batches, and takes its steps
-through the shared trainer. A round gives each method one turn; the order rotates from round to
-round, and a method's ratio is taken within a round, so that a machine that slows down slows all of
-them. The median over rounds is printed, with the quartiles, and the floating-point operations of
+through the shared trainer. A round gives each method one turn, in an order that is drawn anew, as a
+turn may feel the one before; a method's ratio is taken within a round, so that a machine that slows
+down slows all of them. The median over rounds is printed, with the quartiles, and the floating-point operations of
 the step over those of ``concat``: a step limited by arithmetic cannot be faster than that. Work
 between epochs (PMR's prototypes, OGR-GB's estimate) is not in it.
 
@@ -19,6 +19,7 @@ small.
 
 import argparse
 import json
+import random
 import statistics
 import tempfile
 import time
@@ -124,8 +125,7 @@ def measure(
     names = list(trainers)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(warmup + rounds):
-        shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in random.Random(number).sample(names, len(names)):
             taken = turn(trainers[name], batches)
             if number >= warmup:
                 seconds[name].append(taken)

@@ -15,6 +15,7 @@ machine reaches. Evaluation, decoding and idle time are not in it.
 """
 
 import json
+import math
 import re
 import tempfile
 from argparse import Namespace
@@ -163,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{len(methods)} methods, {options.seeds} seeds, {options.epochs} epochs, at "
         f"{options.share:.0%} of {options.tflops:.0f} Tflop/s; the methods together cost "
         f"{price:.1f} times `concat`.\nAll of it: {whole:.1f} hours of one such device; a day is "
-        f"enough from a share of {whole * options.share / DAY:.0%} on; a half would take "
+        f"enough from a share of {math.ceil(100 * whole * options.share / DAY)}% on; a half would take "
         f"{2 * whole * options.share:.0f} hours, a third {3 * whole * options.share:.0f}.{said}\n\n"
     ) + table(
         {

@@ -211,9 +211,10 @@ def _print_timed_otherwise(done: Sequence[Cell], options: Options, settings: Run
             ways.append(f"{there.hardware}, {there.way}")
     if ways:
         print(
-            f"note: {counted(len(ways), 'finished cell')} ran another way ({min(ways)}) than this "
-            f"command would ({asked.hardware}, {asked.way}) and will stand in another table; for "
-            "one table run all of them in a new folder: --results FOLDER"
+            f"note: {counted(len(ways), 'finished cell')} ran another way "
+            f"({'; '.join(sorted(set(ways)))}) than this command would ({asked.hardware}, "
+            f"{asked.way}); times stand in one table only with those taken the same way: to take "
+            "all of them so, name a new folder with --results"
         )
 
 

@@ -7,11 +7,23 @@ from pathlib import Path
 from mmbench.errors import UserError, nearest
 from mmbench.locking import try_lock
 
-# The definition of an own table and the hashes of its files, caches, features, what a build left.
-MADE = re.compile(r"own\.json|files\.json|[0-9a-f]{12}|features|\.(progress|scratch)-.+|\..+\.lock")
-SIGN = re.compile(
-    r"own\.json|[0-9a-f]{12}|\.progress-.+"
-)  # one of these makes a folder a dataset's
+BUILT = re.compile(r"[0-9a-f]{12}")  # a cache; with a manifest in it, as a date is such a name too
+# The definition of an own table and the hashes of its files; what a build left or holds.
+NAMED = re.compile(r"own\.json|files\.json|\.(progress|scratch)-.+|\..+\.lock")
+SIGNS = re.compile(r"own\.json|\.progress-.+")  # one of these or a cache: the folder is a dataset's
+
+
+def _is_cache(entry: Path) -> bool:
+    return bool(BUILT.fullmatch(entry.name)) and (entry / "manifest.json").is_file()
+
+
+def _is_features(entry: Path) -> bool:
+    """Say whether a folder holds nothing but what frozen networks said of a dataset."""
+    if entry.name != "features" or not entry.is_dir():
+        return False
+    return all(
+        each.name.startswith(".") or (each / "manifest.json").is_file() for each in entry.iterdir()
+    )
 
 
 def prepared_names(cache: Path) -> list[str]:
@@ -21,7 +33,8 @@ def prepared_names(cache: Path) -> list[str]:
     return sorted(
         folder.name
         for folder in cache.iterdir()
-        if folder.is_dir() and any(SIGN.fullmatch(entry.name) for entry in folder.iterdir())
+        if folder.is_dir()
+        and any(SIGNS.fullmatch(entry.name) or _is_cache(entry) for entry in folder.iterdir())
     )
 
 
@@ -37,7 +50,11 @@ def made(name: str, cache: Path) -> list[Path]:
             f"nothing called {name!r} is prepared in {cache}{nearest(name, known)} "
             f"(there are {', '.join(known) or 'none'})"
         )
-    found = sorted(entry for entry in (cache / name).iterdir() if MADE.fullmatch(entry.name))
+    found = sorted(
+        entry
+        for entry in (cache / name).iterdir()
+        if NAMED.fullmatch(entry.name) or _is_cache(entry) or _is_features(entry)
+    )
     for lock in (entry for entry in found if entry.suffix == ".lock"):
         with lock.open("a") as handle:
             if not try_lock(handle):

@@ -90,7 +90,9 @@ def _table(study: Study, group: Group, reference: bool, shared: NDArray[np.bool_
             row.name,
             (
                 mean_entry(row.stored("seconds"), "{:.3f}", 1, spread=True, absent=absence(row)),
-                mean_entry(row.stored("deviation"), "{:.3f}", 1),
+                Entry("")
+                if set(row.column("epochs")) <= {1.0, 2.0}  # one that counts, no spread
+                else mean_entry(row.stored("deviation"), "{:.3f}", 1),
                 ratio_entry(row, base),
                 mean_entry(row.stored("whole"), "{:.2f}", 1, spread=True),
                 ratio_entry(row, base, "whole"),

@@ -1,7 +1,7 @@
 """Files that an earlier report wrote and the present records do not make: they are removed.
 
-What mmbench wrote has the name that a study's tables and figures have, and the mark of a report or
-of Matplotlib; a file that lacks either is someone's own, and stays.
+What mmbench wrote has the name that a study's tables and figures have, and the mark of a report or,
+a figure, of Matplotlib without the date that it writes unless told; other files are someone's own.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -64,8 +64,13 @@ def _figures(folder: Path, studies: Iterable[str]) -> Iterator[Path]:
         for file in files:
             kind, rest = figure_kind(file, study), file.stem.removeprefix(f"{study}-")
             named = kind == "strength" or rest in (kind, f"{kind}-published")
-            if kind and named and _holds(file, b"Matplotlib"):
+            if kind and named and _holds(file, b"Matplotlib") and not _dated(file):
                 yield file
+
+
+def _dated(file: Path) -> bool:
+    data = file.read_bytes()
+    return b"<dc:date>" in data or b"/CreationDate" in data
 
 
 def _holds(file: Path, mark: bytes) -> bool:

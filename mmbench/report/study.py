@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from mmbench.cell import Fidelity, Preset
 from mmbench.errors import UserError, nearest
-from mmbench.report.titles import FIGURES, KINDS
+from mmbench.report.titles import FIGURES, KINDS, figure_kind
 from mmbench.scan import check_name
 from mmbench.settings import Settings, validate
 
@@ -154,6 +154,11 @@ def _own(file: Path) -> Study:
         raise UserError(
             f"{file} cannot be a study of that name: tables and figures are called STUDY-{kind}; "
             "give it another"
+        )
+    if taken := [each for each in _shipped() if figure_kind(Path(f"{name}{SUFFIX}"), each)]:
+        raise UserError(
+            f"{file} cannot be a study of that name: its tables would be taken for figures of "
+            f"{taken[0]}; give it another"
         )
     if name in OWN and OWN[name][0].absolute() != file.absolute():
         raise UserError(f"two studies are called {name!r}: {OWN[name][0]} and {file}; rename one")

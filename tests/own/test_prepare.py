@@ -210,6 +210,9 @@ def test_a_prepared_table_is_removed_and_what_it_was_made_from_stays(tmp_path):
     assert prepare(table, tmp_path / "cache").returncode == 0
     files = {file: file.read_bytes() for file in tmp_path.glob("*.*")}
     (place / "notes by hand.txt").write_text("mine")
+    for own in ("features", "202301011200"):
+        (place / own).mkdir()
+        (place / own / "sound.wav").write_text("mine")
     clean = ["clean", "--data", "my", "--cache", tmp_path / "cache"]
     before = sorted(place.iterdir())
     planned = mmbench(*clean, "--dry-run")
@@ -219,7 +222,9 @@ def test_a_prepared_table_is_removed_and_what_it_was_made_from_stays(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"removed {place / 'own.json'}" in done.stdout
     assert f"the table {table} and its files, runs and records stay" in done.stdout
-    assert [file.name for file in place.iterdir()] == ["notes by hand.txt"]
+    assert {file.name for file in place.iterdir()} == {
+        "notes by hand.txt", "features", "202301011200"
+    }  # fmt: skip
     assert {file: file.read_bytes() for file in tmp_path.glob("*.*")} == files
     again = mmbench(*clean)
     assert again.returncode == 2 and "(there are none)" in again.stderr
@@ -230,8 +235,10 @@ def test_a_prepared_table_is_removed_and_what_it_was_made_from_stays(tmp_path):
 def test_data_that_is_not_there_or_being_prepared_is_not_removed(tmp_path):
     folder = tmp_path / "mfeat3"
     (folder / "0123456789ab").mkdir(parents=True)
+    (folder / "0123456789ab" / "manifest.json").touch()
+    (tmp_path / "mine" / "202301011200").mkdir(parents=True)  # named by the time of a recording
     (tmp_path / "weights" / "owner").mkdir(parents=True)
-    for name in ("mfaet3", "weights", "../mfeat3", "."):
+    for name in ("mfaet3", "mine", "weights", "../mfeat3", "."):
         done = mmbench("clean", "--data", name, "--cache", tmp_path)
         assert done.returncode == 2, name
         assert "(there are mfeat3)" in done.stderr

@@ -86,6 +86,8 @@ OWN = {
     "tables/alpha.csv": "table of someone",
     "figures/naive-strength-mine.svg": "drawn by hand",
     "figures/alpha-heat-mine.svg": "Matplotlib",
+    "figures/naive-strength-for-my-paper.svg": "Matplotlib <dc:date>2026",
+    "figures/alpha-heat.pdf": "Matplotlib /CreationDate (D:2026",
     "figures/features-pca-x.svg": "Matplotlib",
     "report.html": "words",
 }

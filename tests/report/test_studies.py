@@ -179,6 +179,7 @@ def test_a_study_of_ones_own_is_run_and_reported_by_the_path_of_its_file(
          "has the baseline 'conact', and no row of that method; did you mean 'concat'"),
         (MINE, "naive.toml", "'naive' is a study of mmbench; give .*naive.toml another name"),
         (MINE, "my-wins.toml", "tables and figures are called STUDY-wins"),
+        (MINE, "naive-strength-x.toml", "would be taken for figures of naive"),
         (MINE, "my study.toml", "cannot use the name 'my study'"),
     ],
 )  # fmt: skip
