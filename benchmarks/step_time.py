@@ -6,9 +6,9 @@
 Every method gets the same ResNet-18 encoders and the same random batches, and takes its steps
 through the shared trainer. A round gives each method one turn, in an order that is drawn anew, as a
 turn may feel the one before; a method's ratio is taken within a round, so that a machine that slows
-down slows all of them. The median over rounds is printed, with the quartiles, and the floating-point operations of
-the step over those of ``concat``: a step limited by arithmetic cannot be faster than that. Work
-between epochs (PMR's prototypes, OGR-GB's estimate) is not in it.
+down slows all of them. The median over rounds is printed, with the quartiles, and the
+floating-point operations of the step over those of ``concat``: a step limited by arithmetic cannot
+be faster than that. Work between epochs (PMR's prototypes, OGR-GB's estimate) is not in it.
 
 On a GPU the shapes are CREMA-D's (257 x 1250 spectrogram, two frames of 224 x 224, batch 64). On
 the CPU the sides are a quarter of these and the batch is 8, unless given: a step of that size takes

@@ -159,12 +159,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         shown = ", ".join(f"{m} {e}" for m, e in chosen.items())
         numbers = (each / 1e9, samples * each / PFLOP, epoch, hours)
         rows.append((name, shown, str(samples), *(f"{value:.2f}" for value in numbers)))
+    enough = math.ceil(100 * whole * options.share / DAY)
     said = f" Options: {', '.join(options.set)}." if options.set else ""
     text = (
         f"{len(methods)} methods, {options.seeds} seeds, {options.epochs} epochs, at "
         f"{options.share:.0%} of {options.tflops:.0f} Tflop/s; the methods together cost "
         f"{price:.1f} times `concat`.\nAll of it: {whole:.1f} hours of one such device; a day is "
-        f"enough from a share of {math.ceil(100 * whole * options.share / DAY)}% on; a half would take "
+        f"enough from a share of {enough}% on; a half would take "
         f"{2 * whole * options.share:.0f} hours, a third {3 * whole * options.share:.0f}.{said}\n\n"
     ) + table(
         {
