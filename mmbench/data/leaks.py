@@ -12,6 +12,7 @@ from mmbench.dataset import SplitArrays, Task
 
 # They repeat by chance ("yes", a feature of few values); a picture or a sound does not.
 BY_CHANCE = frozenset({"text", "vector"})
+OFTEN = 2  # times as often as within a split: no chance
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,12 @@ def _shared(
     task: Task, first: tuple[SplitArrays, Contents], second: tuple[SplitArrays, Contents]
 ) -> Iterator[Shared]:
     (one, held), (two, other) = first, second
-    whole = _alike(_rows(held), _rows(other), two, task.names)
+    rows = _rows(held)
+    whole = _alike(rows, _rows(other), two, task.names)
     if whole:
-        leak = any(m.shape != (1,) for m in task.modalities)  # a few numbers may well repeat
+        chance = all(m.kind in BY_CHANCE for m in task.modalities)
+        usual = 1 - len(set(rows)) / len(rows)  # of samples that repeat within one split
+        leak = not chance or len(whole) / len(two) > OFTEN * usual
         yield _found(None, whole, one, two, leak=leak)
     for m in task.modalities if len(task.modalities) > 1 else ():
         pairs = _alike(held[m.name], other[m.name], two, [m.name])
