@@ -62,5 +62,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     if name in known:
         return ""
-    close = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    close = get_close_matches(name.lower(), known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -25,7 +25,7 @@ def registered_names(file: Path, decorator: str) -> list[tuple[str, str]]:
     """
     try:
         # Bytes, not text: Python then honours a byte-order mark and an encoding line.
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse(file.read_bytes(), str(file))
     except (OSError, SyntaxError, ValueError) as err:
         raise UserError(f"cannot read the plug-in {file}: {err}; correct or remove it") from err
     summary = first_line(ast.get_docstring(tree))

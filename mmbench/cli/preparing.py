@@ -13,7 +13,7 @@ from mmbench.dataset import Dataset
 from mmbench.errors import UserError
 from mmbench.own.table import TABLES
 from mmbench.plugins import make_known
-from mmbench.registry import DATASETS
+from mmbench.registry import DATASETS, METHODS
 from mmbench.scan import check_name
 from mmbench.settings import default_cache, parse_value, validate
 from mmbench.wording import counted
@@ -83,12 +83,14 @@ def prepare_table(
     name = name or re.sub(r"[^A-Za-z0-9]+", "-", table.stem).strip("-")
     check_name(name, "--name")
     cache = cache or default_cache()
-    if name in DATASETS.names():
-        raise UserError(f"{name} is a dataset of mmbench; give yours another with --name NAME")
+    for registry, what in ((DATASETS, "dataset"), (METHODS, "method")):
+        if name in registry.names():
+            raise UserError(f"{name} is a {what} of mmbench; give yours another with --name NAME")
     file = own.definition_file(name, cache)
     if file.is_file() and not rebuild:
         before = own.read_definition(file).table
-        if before != str(table.absolute()) and Path(before).is_file():  # else it was moved
+        moved = not Path(before).is_file()
+        if Path(before).resolve() != table.resolve() and not moved:
             raise UserError(
                 f"{name} is already made from {before}; give this one another name with --name "
                 "NAME, or replace it with --rebuild"

@@ -123,7 +123,8 @@ def _refuse(problems: Sequence[str], file: Path) -> None:
 def _raw_rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield (place, values) of each row."""
     if not file.is_file():
-        raise UserError(f"there is no table {file}; give a .csv, .tsv, .jsonl or .parquet file")
+        what = f"{file} is a folder" if file.is_dir() else f"there is no table {file}"
+        raise UserError(f"{what}; give a .csv, .tsv, .jsonl or .parquet file")
     readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
     if file.suffix.lower() not in readers:
         raise UserError(

@@ -258,8 +258,12 @@ def test_names_that_are_taken_are_refused(tmp_path):
     table = write_table(tmp_path / "mfeat3.csv", rows)
     done = prepare(table, tmp_path / "cache")
     assert done.returncode == 2 and "--name" in done.stderr
+    done = prepare(table, tmp_path / "cache", "--name", "concat")
+    assert done.returncode == 2 and "concat is a method of mmbench" in done.stderr
     assert prepare(table, tmp_path / "cache", "--name", "mine").returncode == 0
     (tmp_path / "b").mkdir()
+    by_another_path = tmp_path / "b" / ".." / "mfeat3.csv"
+    assert prepare(by_another_path, tmp_path / "cache", "--name", "mine").returncode == 0
     other = write_table(tmp_path / "mine.csv", rows)
     done = prepare(other, tmp_path / "cache")
     assert done.returncode == 2 and "already made from" in done.stderr
