@@ -43,6 +43,7 @@ from mmbench.testing.speed import (
     CREMAD,
     LATE,
     audiovisual,
+    in_turn,
     make_trainer,
     random_loader,
     step_flops,
@@ -165,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reset_peak(device)
         seconds: dict[str, list[float]] = {n: [] for n in names}
         for epoch in epochs:
-            for name in names[epoch % len(names) :] + names[: epoch % len(names)]:
+            for name in in_turn(names, epoch):
                 if name not in failed:
                     with _or_left_out(name, failed):
                         seconds[name].append(steps_seconds(trainers[name], epoch))

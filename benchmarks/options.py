@@ -10,7 +10,6 @@ far the loss is from the default's, relative to it, and how far the change of al
 the default's change, by the norms of both.
 """
 
-import random
 import statistics
 import tempfile
 import time
@@ -28,6 +27,7 @@ from mmbench.testing.speed import (
     CREMAD,
     SMALL,
     audiovisual,
+    in_turn,
     make_trainer,
     random_loader,
 )
@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         names = list(trainers)
         taken: dict[str, list[float]] = {name: [] for name in names}
         for number in range(options.rounds):
-            for name in random.Random(number).sample(names, len(names)):
+            for name in in_turn(names, number):
                 taken[name].append(turn(trainers[name], batches)[0])
     base, rows = names[0], []
     for name in names:

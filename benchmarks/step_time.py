@@ -19,7 +19,6 @@ small.
 
 import argparse
 import json
-import random
 import statistics
 import tempfile
 import time
@@ -46,6 +45,7 @@ from mmbench.testing.speed import (
     LATE,
     SMALL,
     audiovisual,
+    in_turn,
     make_trainer,
     operations,
     random_loader,
@@ -125,7 +125,7 @@ def measure(
     names = list(trainers)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(warmup + rounds):
-        for name in random.Random(number).sample(names, len(names)):
+        for name in in_turn(names, number):
             taken = turn(trainers[name], batches)
             if number >= warmup:
                 seconds[name].append(taken)

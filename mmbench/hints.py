@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+BEGIN = "mmbench run --methods all"  # where nothing was run
 RESULTS = Path("results")  # the results folder unless --results says another
 
 

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from mmbench.cli.output import clock, console, grid, printing
-from mmbench.hints import typed
+from mmbench.hints import BEGIN, typed
 from mmbench.launch import squeue
 from mmbench.launch.squeue import Answer
 from mmbench.launch.strikes import SAME
@@ -121,7 +121,7 @@ def _line(seen: Survey) -> str:
 
 def _page(seen: Survey, told: Answer | None, results: Path) -> Group:
     if not seen.cells and not seen.damaged:
-        begin = typed("mmbench run --methods all", results)
+        begin = typed(BEGIN, results)
         return Group(Text(f"no runs in {results}; start some, e.g. {begin}"))
     parts: list[RenderableType] = [Text(_line(seen))]
     over = [sweep.id for sweep in seen.sweeps if not sweep.open][:-SWEEPS]

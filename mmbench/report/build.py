@@ -11,7 +11,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from mmbench.errors import UserError
-from mmbench.hints import typed
+from mmbench.hints import BEGIN, typed
 from mmbench.report import leftovers, render
 from mmbench.report.cost import cost_tables
 from mmbench.report.current import current
@@ -31,7 +31,6 @@ from mmbench.report.wins import win_tables
 from mmbench.store import write_atomic
 
 SOURCES = ("auto", "runs", "records")
-RUN = "mmbench run --methods concat,iprm --datasets mfeat3 --seeds 3"
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def report(
             written.
     """
     asked = [load_study(name) for name in studies]
-    loaded = load_results(results, source, _command(asked[0]) if asked else RUN)
+    loaded = load_results(results, source, _command(asked[0]) if asked else BEGIN)
     if absent_class == "zero":
         loaded = replace(loaded, frame=absent_as_zero(loaded.frame))
     built = Built(loaded.folder, loaded.left_out, loaded.unreadable)
@@ -179,7 +178,7 @@ class Loaded:
         return {str(record): self.folder / str(file) for record, file in places}
 
 
-def load_results(results: Path, source: str, command: str = RUN) -> Loaded:
+def load_results(results: Path, source: str, command: str = BEGIN) -> Loaded:
     """Read the records of a results folder.
 
     Args:
@@ -283,7 +282,7 @@ def _with_records(studies: Sequence[Study], loaded: Loaded) -> Sequence[Study]:
 
 def _command(study: Study) -> str:
     """Return how to run a study; of one that shows whatever was found, something."""
-    return RUN if study.rows == "found" else f"mmbench run --study {as_typed(study.name)}"
+    return BEGIN if study.rows == "found" else f"mmbench run --study {as_typed(study.name)}"
 
 
 def _committed(results: Path, study: Study) -> str:

@@ -1,8 +1,9 @@
 """What the scripts of ``benchmarks/`` measure with: random data, trainers ready to step, counts."""
 
+import random
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -32,6 +33,11 @@ def audiovisual(audio: tuple[int, ...], visual: tuple[int, ...], classes: int) -
     """Return a task of a spectrogram [C, H, W] and frames [C, K, H, W]."""
     modalities = (Modality("audio", "spectrogram", audio), Modality("visual", "frames", visual))
     return Task(modalities, tuple(map(str, range(classes))))
+
+
+def in_turn(names: Sequence[str], number: int) -> list[str]:
+    """Return the order of a round, drawn anew for each: a turn may feel the one before it."""
+    return random.Random(number).sample(names, len(names))
 
 
 def random_loader(
