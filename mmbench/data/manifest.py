@@ -1,5 +1,6 @@
 """The files of one prepared dataset and the manifest that lists them with their hashes."""
 
+import functools
 import hashlib
 import json
 import os
@@ -111,6 +112,7 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+@functools.cache  # which reads a file
 def library_version(name: str) -> str:
     """Return the installed version of a library, or ``missing``."""
     try:

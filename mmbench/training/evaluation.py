@@ -1,5 +1,7 @@
 """Metrics of the fused and of each modality's prediction on one split."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -25,10 +27,17 @@ def predictions(method: Method, loader: Loader) -> dict[str, Tensor]:
 
 
 def evaluate(method: Method, loader: Loader, when: str) -> Metrics:
+    """Return the ``scores`` of a method's predictions on a split."""
+    return scores(method, predictions(method, loader), loader, when)
+
+
+@torch.no_grad()
+def scores(method: Method, found: Mapping[str, Tensor], loader: Loader, when: str) -> Metrics:
     """Return ``metrics[prediction][metric]``; waits for the device once.
 
     Args:
-        method: what predicts.
+        method: what predicted.
+        found: the logits [N, C] of every prediction.
         loader: the split.
         when: what an error says of it, e.g. ``at the last epoch``.
 
@@ -37,7 +46,6 @@ def evaluate(method: Method, loader: Loader, when: str) -> Metrics:
     """
     label = loader.label.to(loader.device)
     values, keys = [], []
-    found = predictions(method, loader)
     for name, logits in found.items():
         keys.append((name, FINITE))
         values.append(torch.isfinite(logits).all().float())

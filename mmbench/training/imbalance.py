@@ -46,8 +46,11 @@ def shapley(value: Callable[[tuple[str, ...]], float], names: Sequence[str]) -> 
 
 
 @torch.no_grad()
-def measure(method: Method, train: Loader, test: Loader) -> Imbalance:
+def measure(method: Method, train: Loader, test: Loader) -> tuple[Imbalance, dict[str, Tensor]]:
     """Return the imbalance that training has reached, at the weights the method has now.
+
+    With it the logits [N, C] of every prediction on ``test`` with all inputs, which the encoders
+    need not make again.
 
     A subset's value is the accuracy of the fused prediction on ``test`` with the inputs of the
     other modalities replaced by their mean over ``train``. A probe is a logistic regression on an
@@ -60,17 +63,19 @@ def measure(method: Method, train: Loader, test: Loader) -> Imbalance:
         train: the training split, without augmentation.
         test: where accuracies are taken.
     """
-    asked = subsets(method.names) if len(method.names) <= MOST else []
-    means = _means(train, method.names) if asked else {}
+    few = len(method.names) <= MOST
+    means = _means(train, method.names) if few else {}
     with torch.compiler.set_stance("force_eager"), evaluating(method):
-        reached, tested = _tested(method, test, asked, means)
+        asked = subsets(method.names) if few else [method.names]
+        reached, tested, logits = _tested(method, test, asked, means)
         probe = _probe(method, train, test.label, tested)
-    return Imbalance(
+    imbalance = Imbalance(
         fill="mean of the training inputs",
-        subsets={"+".join(s): v for s, v in reached.items()},
-        shapley=shapley(lambda s: reached[s], method.names) if reached else {},
+        subsets={"+".join(s): v for s, v in reached.items()} if few else {},
+        shapley=shapley(lambda s: reached[s], method.names) if few else {},
         probe=probe,
     )
+    return imbalance, logits
 
 
 def _means(loader: Loader, names: Iterable[str]) -> dict[str, Tensor]:
@@ -127,10 +132,11 @@ def _tested(
     loader: Loader,
     asked: Sequence[tuple[str, ...]],
     means: Mapping[str, Tensor],
-) -> tuple[dict[tuple[str, ...], float], dict[str, np.ndarray]]:
-    """Return the accuracy of each subset, and what each encoder makes of the split, [N, d]."""
+) -> tuple[dict[tuple[str, ...], float], dict[str, np.ndarray], dict[str, Tensor]]:
+    """Return each subset's accuracy, each encoder's features [N, d], and logits of all inputs."""
     hits = dict.fromkeys(asked, torch.zeros((), device=loader.device))
     parts: dict[str, list[Tensor]] = {m: [] for m in method.names}
+    logits: dict[str, list[Tensor]] = {}
     fill: dict[str, Tensor] = {}
     size = 0
     with _recalling(method) as encoders:
@@ -142,14 +148,18 @@ def _tested(
                 parts[m].append(z.float().cpu())
             for present in asked:
                 inputs = {m: batch.inputs[m] if m in present else fill[m] for m in method.names}
-                fused = method.predict(inputs)["fused"]
-                hits[present] = hits[present] + (fused.argmax(1) == batch.label).sum()
+                predicted = method.predict(inputs)
+                hit = (predicted["fused"].argmax(1) == batch.label).sum()
+                hits[present] = hits[present] + hit
                 for m, encoder in encoders.items():  # but not what a method made of its inputs
-                    encoder.forget(but=(batch.inputs[m], fill[m]))
+                    encoder.forget(but=(batch.inputs[m], *([fill[m]] if fill else [])))
+            for name, each in predicted.items():  # of all inputs: the last that was asked
+                logits.setdefault(name, []).append(each)
             for m, encoder in encoders.items():
                 encoder.forget(but=[fill[m]] if fill else [])
     accuracy = {s: float(n) / len(loader) for s, n in hits.items()}
-    return accuracy, {m: torch.cat(z).numpy() for m, z in parts.items()}
+    features = {m: torch.cat(z).numpy() for m, z in parts.items()}
+    return accuracy, features, {name: torch.cat(each) for name, each in logits.items()}
 
 
 def _probe(

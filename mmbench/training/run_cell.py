@@ -32,7 +32,7 @@ from mmbench.training import checkpoint
 from mmbench.training.assembly import Parts, assemble, make_dataset
 from mmbench.training.device import choose, peak_memory, reset_peak
 from mmbench.training.environment import environment
-from mmbench.training.evaluation import evaluate
+from mmbench.training.evaluation import evaluate, scores
 from mmbench.training.imbalance import measure
 from mmbench.training.layout import kernels
 from mmbench.training.trainer import Hooks, Trainer
@@ -184,9 +184,13 @@ def _train(
         # or the two hold each other, and data and weights stay in memory beside the next cell's
         parts.method.fit = outside
     memory = peak_memory(trainer.device)
-    final = _final(trainer, parts)  # leaves the method at the selected epoch
-    hooks.trained(parts.method, parts.loaders["test"])
-    imbalance = measure(parts.method, parts.loaders["train"], parts.loaders["test"])
+    test = parts.loaders["test"]
+    last = evaluate(parts.method, test, "on test, after the last epoch")
+    parts.method.load_state_dict(trainer.best.state)
+    hooks.trained(parts.method, test)
+    imbalance, logits = measure(parts.method, parts.loaders["train"], test)
+    selected = scores(parts.method, logits, test, f"on test, after epoch {trainer.best.epoch + 1}")
+    final = {"selected": selected, "last": last}
     timing = _timing(trainer, trainer.earlier + time.perf_counter() - begun)
     first = trainer.started if trainer.resumed else started
     return _done(cell, run, parts, trainer, first, final, imbalance, timing, memory)
@@ -246,15 +250,6 @@ def _done(
             "primary": task.primary,
         },
     )
-
-
-def _final(trainer: Trainer, parts: Parts) -> dict[str, Metrics]:
-    """Read the test split: at the last epoch, and at the selected one."""
-    test = parts.loaders["test"]
-    last = evaluate(parts.method, test, "on test, after the last epoch")
-    parts.method.load_state_dict(trainer.best.state)
-    when = f"on test, after epoch {trainer.best.epoch + 1}"
-    return {"selected": evaluate(parts.method, test, when), "last": last}
 
 
 def _timing(trainer: Trainer, total: float) -> Timing:

@@ -27,7 +27,7 @@ from mmbench.training.schedule import lr_at
 from mmbench.training.seeding import derive, generator, seed_everything
 from mmbench.wording import counted
 
-SOON = 1.0  # seconds: epochs shorter than this do not each end in a checkpoint
+SOON = 3.0  # seconds: epochs shorter than this do not each end in a checkpoint
 NORM_EVERY = 10  # steps of an epoch between two measurements of the encoders' gradients
 
 

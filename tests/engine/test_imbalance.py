@@ -10,6 +10,7 @@ from torch import nn
 from mmbench.data.loader import Loader
 from mmbench.dataset import Modality, SplitArrays, Task
 from mmbench.method import Method, MethodConfig
+from mmbench.training.evaluation import predictions
 from mmbench.training.imbalance import measure, shapley, subsets
 
 
@@ -73,7 +74,7 @@ def test_useless_modality_has_no_share_and_a_poor_probe():
     strong = np.eye(2)[label] + 0.1 * rng.standard_normal((40, 2))
     noise = 0.01 * rng.standard_normal((40, 2))
     data = loader({"a": strong, "v": noise}, label)
-    found = measure(votes(("a", "v")), data, data)
+    found, _ = measure(votes(("a", "v")), data, data)
     assert found.subsets["a"] == found.subsets["a+v"] == 1.0
     assert found.shapley["a"] == pytest.approx(1.0 - found.subsets[""], abs=0.15)
     assert abs(found.shapley["v"]) < 0.15
@@ -87,7 +88,7 @@ def test_useless_modality_has_no_share_and_a_poor_probe():
 def test_absent_modality_is_the_training_mean():
     train = loader({"a": [[0, 2], [2, 0]], "v": [[5, 1], [5, 1]]}, [0, 1])
     test = loader({"a": [[0, 1], [1, 0], [0, 1]], "v": [[0, 0]] * 3}, [0, 1, 0])
-    found = measure(votes(("a", "v")), train, test)
+    found, _ = measure(votes(("a", "v")), train, test)
     # v's mean votes for class 0 by four, whatever a says; a's mean is a tie, won by class 0
     assert found.subsets["a"] == pytest.approx(2 / 3)
     assert found.subsets[""] == pytest.approx(2 / 3)
@@ -100,7 +101,7 @@ def test_many_modalities_are_probed_but_not_permuted():
     names = tuple("abcdef")
     label = np.arange(8) % 2
     data = loader({m: np.eye(2)[label] for m in names}, label)
-    found = measure(votes(names), data, data)
+    found, _ = measure(votes(names), data, data)
     assert found.shapley == {}
     assert found.probe == dict.fromkeys(names, 1.0)
 
@@ -109,7 +110,7 @@ def test_diverged_features_are_left_out_and_the_mode_is_kept():
     label = np.arange(8) % 2
     data = loader({"a": np.full((8, 2), np.inf), "v": np.eye(2)[label]}, label)
     method = votes(("a", "v")).train()
-    assert set(measure(method, data, data).probe) == {"v"}
+    assert set(measure(method, data, data)[0].probe) == {"v"}
     assert method.training
 
 
@@ -136,6 +137,17 @@ def test_encoders_see_each_test_batch_and_each_size_of_the_mean_once():
         assert method.encoders[m] is encoder
 
 
+@pytest.mark.parametrize("names", ["av", "abcdef"])
+def test_the_predictions_of_all_inputs_are_those_of_an_evaluation(names):
+    label = np.arange(10) % 2
+    data = loader({m: np.random.default_rng(ord(m)).random((10, 2)) for m in names}, label)
+    method = votes(tuple(names))
+    _, logits = measure(method, data, data)
+    expected = predictions(method, data)
+    assert logits.keys() == expected.keys()
+    assert all(torch.equal(logits[name], expected[name]) for name in expected)
+
+
 def test_encoders_are_back_in_place_after_a_prediction_that_fails():
     label = np.arange(8) % 2
     data = loader({m: np.eye(2)[label] for m in "av"}, label)
@@ -156,7 +168,7 @@ def test_a_method_may_ask_its_encoders_for_more_than_features():
     label = np.arange(8) % 2
     data = loader({m: np.eye(2)[label] for m in "av"}, label)
     method = Asking(votes(("a", "v")).task, {m: Counting() for m in "av"}, MethodConfig())
-    assert measure(method, data, data).subsets["a+v"] == 1.0
+    assert measure(method, data, data)[0].subsets["a+v"] == 1.0
 
 
 @pytest.mark.parametrize("resident", [False, True])
