@@ -32,7 +32,13 @@ from mmbench.testing.speed import (
     random_loader,
 )
 from mmbench.training import optimizers
-from mmbench.training.device import allow_tf32, choose, memory_format, synchronize
+from mmbench.training.device import (
+    allow_tf32,
+    bf16_instructions,
+    choose,
+    memory_format,
+    synchronize,
+)
 from mmbench.training.environment import conditions
 from mmbench.training.trainer import Trainer
 
@@ -146,9 +152,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows.append((name, f"{statistics.median(ratios):.3f}", spread, *differences))
     step = 1000 * statistics.median(taken[base]) / STEPS
     shapes = " and ".join(" x ".join(map(str, shape)) for shape in (audio, visual))
+    native = bf16_instructions() or "none that Linux lists"
+    on_cpu = f"The processor's instructions for bf16: {native}.\n" if device.type == "cpu" else ""
     text = (
         f"`{options.method}` on ResNet-18 encoders, {shapes}, batch {batch}; a step of the default "
-        f"takes {step:.0f} ms;\n{options.rounds} rounds. {conditions(device)}.\n"
+        f"takes {step:.0f} ms;\n{options.rounds} rounds. {conditions(device)}.\n{on_cpu}"
         "Parity: how far the loss of one step, and its change of the weights, are from the "
         "default's, relative to these.\n\n"
     ) + table(

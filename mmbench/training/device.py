@@ -13,6 +13,8 @@ import torch
 from mmbench.errors import UserError
 from mmbench.record import Memory
 
+CPUINFO = Path("/proc/cpuinfo")
+
 
 def choose(name: str) -> torch.device:
     """Return the device for ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
@@ -78,15 +80,26 @@ def describe(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
-def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def bf16_instructions(cpuinfo: Path = CPUINFO) -> str:
+    """Return what the processor calls its instructions for bf16; empty where Linux lists none."""
+    said = _first_processor(cpuinfo)
+    listed = f"{said.get('flags', '')} {said.get('Features', '')}".split()  # x86, ARM
+    return ", ".join(sorted(name for name in listed if "bf16" in name))
+
+
+def _processor(cpuinfo: Path = CPUINFO) -> str:
     """Return the first processor that Linux lists; empty where it does not."""
-    if not cpuinfo.exists():
-        return ""
-    first = cpuinfo.read_text().partition("\n\n")[0]
-    said = {k.strip(): v.strip() for k, _, v in (s.partition(":") for s in first.splitlines())}
+    said = _first_processor(cpuinfo)
     finer = [f"{key.split()[-1]} {said[key]}" for key in ("cpu family", "model") if key in said]
     name = said.get("model name", "")
     return f"{name} ({', '.join(finer)})" if name and finer else name
+
+
+def _first_processor(cpuinfo: Path) -> dict[str, str]:
+    if not cpuinfo.exists():
+        return {}
+    first = cpuinfo.read_text().partition("\n\n")[0]
+    return {k.strip(): v.strip() for k, _, v in (s.partition(":") for s in first.splitlines())}
 
 
 def memory_format(device: torch.device, wanted: str) -> str:

@@ -25,3 +25,22 @@ def test_a_processor_has_its_family_and_model(text, name, tmp_path):
 
 def test_a_system_that_lists_no_processors_names_none(tmp_path):
     assert device._processor(tmp_path / "cpuinfo") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx512_bf16 sse amx_bf16\n\nprocessor\t: 1\n",
+         "amx_bf16, avx512_bf16"),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n", "bf16"),
+        ("processor\t: 0\nflags\t\t: fpu avx2\n", ""),
+    ],
+)  # fmt: skip
+def test_instructions_for_bf16_are_those_that_the_first_processor_lists(text, found, tmp_path):
+    file = tmp_path / "cpuinfo"
+    file.write_text(text)
+    assert device.bf16_instructions(file) == found
+
+
+def test_a_system_that_lists_no_processors_lists_no_instructions(tmp_path):
+    assert device.bf16_instructions(tmp_path / "cpuinfo") == ""
