@@ -42,6 +42,7 @@ from mmbench.native.pictures import frames
 from mmbench.nets.pixels import IMAGENET_MEAN, IMAGENET_STD
 from mmbench.registry import DATASETS
 from mmbench.testing.command_line import how_many, how_many_from, parser, script
+from mmbench.testing.speed import in_turn
 from mmbench.training.device import choose
 from mmbench.training.environment import environment
 
@@ -152,12 +153,10 @@ def cached(
 
 
 def in_turns(ways: Mapping[str, Callable[[int], None]], rounds: int) -> Rates:
-    """Return clips per second of every way and round; rounds begin with another way each."""
+    """Return clips per second of every way and round."""
     rates: Rates = {name: [] for name in ways}
-    names = list(ways)
     for number in range(rounds + 1):  # the first warms up
-        shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in in_turn(list(ways), number):
             begun = time.perf_counter()
             ways[name](TURN[name])
             if number:

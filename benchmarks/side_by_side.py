@@ -5,7 +5,7 @@
     python benchmarks/side_by_side.py --device cuda --encoder image=resnet18
 
 Every round runs the same cells once with each number of workers, through the pool that
-``mmbench run`` uses, in the order rotated from round to round. No worker gets a cell before all are
+``mmbench run`` uses, in an order drawn anew in each. No worker gets a cell before all are
 ready, when the clock starts, so that start-up, which long grids share, is not in it; it stops when
 the last cell is done. A cell that is not counted comes first: what is built once is there then.
 """
@@ -25,6 +25,7 @@ from mmbench.launch.source import Listed, Task
 from mmbench.settings import RunSettings, default_cache
 from mmbench.sweep import Request, expand
 from mmbench.testing.command_line import Page, counts, how_many, parser, script, table
+from mmbench.testing.speed import in_turn
 from mmbench.training.device import choose
 from mmbench.training.environment import conditions
 
@@ -117,8 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     seconds_of(cells[:1], options.device, 1)
     taken: dict[int, list[float]] = {workers: [] for workers in options.workers}
     for turn in range(options.rounds):
-        shift = turn % len(taken)
-        for workers in options.workers[shift:] + options.workers[:shift]:
+        for workers in in_turn(options.workers, turn):
             taken[workers].append(seconds_of(cells, options.device, workers))
     base = taken[options.workers[0]]
     rows = []

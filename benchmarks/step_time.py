@@ -1,7 +1,7 @@
 """Time of a training step of every method relative to ``concat``, interleaved in one process.
 
     python benchmarks/step_time.py --methods concat,iprm --json
-    python benchmarks/step_time.py --batch 64 --methods targets --steps 1 --into docs/performance.md
+    python benchmarks/step_time.py --batch 64 --methods targets --steps 1 --added --into PAGE
 
 Every method gets the same ResNet-18 encoders and the same random batches, and takes its steps
 through the shared trainer. A round gives each method one turn, in an order that is drawn anew, as a
@@ -22,7 +22,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ from mmbench.training.environment import conditions
 from mmbench.training.trainer import Trainer
 
 BASELINE, CLASSES = "concat", 6
+SAME = 0.005  # how far arithmetic may be from the baseline's and still be called its own
+TINY = ((1, 33, 33), (3, 2, 33, 33))  # audio, visual: little work for the same encoders
+Quartiles = tuple[float, float, float]  # the median between them
 # what a step may cost at most, relative to the baseline
 TARGETS = {
     "iprm": 1.01, "lfm": 1.02, "ogm": 1.03, "pmr": 1.03, "mla": 1.10, "mmpareto": 1.5, "agm": 2.0,
@@ -90,6 +94,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)"
     )
     made.add_argument("--compile", action="store_true", help="compile encoders (default: no)")
+    made.add_argument(
+        "--added", action="store_true",
+        help="also measure what methods add to a step of the baseline's arithmetic (default: no)",
+    )  # fmt: skip
     made.add_argument(
         "--json", action="store_true", help="print {method: median ratio}, not the table"
     )
@@ -156,47 +164,85 @@ def parts(trainer: Trainer, batches: Sequence[Batch]) -> tuple[float, float]:
     return seconds["backward"] / whole, seconds["update"] / whole
 
 
-def ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float, float]]:
-    """Return quartile, median, quartile of each method's time over the baseline's, per round."""
+def against_baseline(
+    seconds: Mapping[str, Sequence[float]], compared: Callable[[float, float], float]
+) -> dict[str, Quartiles]:
+    """Return how each method's time compares with the baseline's, per round."""
     rows = {}
     for name, taken in seconds.items():
-        each = [t / base for t, base in zip(taken, seconds[BASELINE], strict=True)]
+        each = [compared(t, base) for t, base in zip(taken, seconds[BASELINE], strict=True)]
         low, middle, high = statistics.quantiles(each, n=4) if len(each) > 1 else each * 3
         rows[name] = (low, middle, high)
     return rows
 
 
 def markdown(
-    rows: Mapping[str, tuple[float, float, float]],
+    rows: Mapping[str, Quartiles],
     arithmetic: Mapping[str, float],
+    added: Mapping[str, Quartiles],
     about: Mapping[str, object],
     step: str,
+    milliseconds: float,
 ) -> str:
     """Return the table with its conditions.
 
     Args:
-        rows: of `ratios`.
+        rows: times over the baseline's.
         arithmetic: operations of each method's step over those of the baseline's.
+        added: milliseconds on top of the baseline's, of methods of its arithmetic; may be empty.
         about: the conditions.
-        step: what a step of the baseline takes.
+        step: what a step of the baseline takes, in words.
+        milliseconds: of such a step.
     """
-    shown = [
-        (
-            name, f"{middle:.3f}", f"{low:.3f} to {high:.3f}", f"{arithmetic[name]:.3f}",
-            f"{TARGETS[name]:.2f}" if name in TARGETS else "",
-        )
-        for name, (low, middle, high) in sorted(rows.items(), key=lambda item: item[1][1])
-    ]  # fmt: skip
+    columns = {"method": "l", "relative time": "r", "quartiles": "c", "arithmetic": "r"}
+    if added:
+        columns |= {"added (ms)": "r", "quartiles of it": "c", "with it": "r"}
+    shown = []
+    for name, (low, middle, high) in sorted(rows.items(), key=lambda item: item[1][1]):
+        row = [name, f"{middle:.3f}", f"{low:.3f} to {high:.3f}", f"{arithmetic[name]:.3f}"]
+        if name in added:
+            less, more, most = added[name]
+            whole = 1 + more / milliseconds
+            row += [f"{more:.1f}", f"{less:.1f} to {most:.1f}", f"{whole:.4f}"]
+        row += [""] * (len(columns) - len(row))
+        shown.append((*row, f"{TARGETS[name]:.2f}" if name in TARGETS else ""))
     return (
         f"Batch {about['batch']}, audio {about['audio']}, visual {about['visual']}, ResNet-18 "
         f"encoders, {about['precision']}, default options{about['compiled']}:\n"
         f"time of a training step relative to `{BASELINE}`, median and quartiles over "
         f"{about['rounds']} rounds, interleaved\n"
         f"in one process; steps in a turn: {about['steps']}. {about['conditions']}.\n{step}\n\n"
-    ) + table(
-        {"method": "l", "relative time": "r", "quartiles": "c", "arithmetic": "r", "target": "r"},
-        shown,
-    )
+    ) + table({**columns, "target": "r"}, shown)
+
+
+@contextmanager
+def taking_turns(
+    names: Sequence[str],
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    batch: int,
+    options: argparse.Namespace,
+) -> Iterator[tuple[Mapping[str, Trainer], Sequence[Batch], Mapping[str, Sequence[float]]]]:
+    """Yield each method's trainer, the batches, and the seconds of its turns."""
+    task = audiovisual(shapes[0], shapes[1], CLASSES)
+    loader = random_loader(task, options.steps * batch, batch, choose(options.device))
+    batches = list(loader.everything())
+    settings = TrainerSettings(precision=options.precision, batch_size=batch)
+    run = RunSettings(compile=options.compile)
+    with tempfile.TemporaryDirectory() as folder:
+        trainers = {
+            n: make_trainer(n, task, loader, settings, Path(folder) / n, run) for n in names
+        }
+        yield trainers, batches, measure(trainers, batches, options.rounds, options.warmup)
+
+
+def added_milliseconds(
+    arithmetic: Mapping[str, float], batch: int, options: argparse.Namespace
+) -> dict[str, Quartiles]:
+    """Return what methods of the baseline's arithmetic add to its step, on small inputs."""
+    names = [name for name, ratio in arithmetic.items() if abs(ratio - 1) < SAME]
+    with taking_turns(names, TINY, batch, options) as (_, _, seconds):
+        found = against_baseline(seconds, lambda t, base: 1000 * (t - base) / options.steps)
+    return {name: each for name, each in found.items() if name != BASELINE}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -212,33 +258,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     page = Page(options.into, f"step-time-{place}-{batch}")
     wanted = list(TARGETS) if options.methods == "targets" else method_names(options.methods)
     names = [BASELINE, *(n for n in wanted if n != BASELINE)]
-    task = audiovisual(audio, visual, CLASSES)
-    loader = random_loader(task, options.steps * batch, batch, device)
-    batches = list(loader.everything())
-    settings = TrainerSettings(precision=options.precision, batch_size=batch)
-    with tempfile.TemporaryDirectory() as folder:
-        run = RunSettings(compile=options.compile)
-        trainers = {
-            n: make_trainer(n, task, loader, settings, Path(folder) / n, run) for n in names
-        }
-        seconds = measure(trainers, batches, options.rounds, options.warmup)
-    rows = ratios(seconds)
-    if options.json:
-        print(json.dumps({name: round(middle, 4) for name, (_, middle, _) in rows.items()}))
-        return
-    each = [parts(trainers[BASELINE], batches) for _ in range(min(options.rounds, 5))]
+    with taking_turns(names, (audio, visual), batch, options) as (trainers, batches, seconds):
+        rows = against_baseline(seconds, lambda t, base: t / base)
+        if options.json:
+            print(json.dumps({name: round(middle, 4) for name, (_, middle, _) in rows.items()}))
+            return
+        each = [parts(trainers[BASELINE], batches) for _ in range(min(options.rounds, 5))]
+        counted = {name: sum(operations(trainer, batches)) for name, trainer in trainers.items()}
+    arithmetic = {name: count / counted[BASELINE] for name, count in counted.items()}
+    added = added_milliseconds(arithmetic, batch, options) if options.added else {}
     backward, update = (statistics.median(shares) for shares in zip(*each, strict=True))
     milliseconds = 1000 * statistics.median(seconds[BASELINE]) / options.steps
-    counted = {name: sum(operations(trainer, batches)) for name, trainer in trainers.items()}
     step = (
         f"A step of `{BASELINE}` takes {milliseconds:.0f} ms: {1 - backward - update:.0%} forward, "
         f"{backward:.0%} backward, {update:.0%} update; a second\nbackward pass alone would make "
         f"it {1 + backward:.2f}, a second forward and backward pass {2 - update:.2f}.\n"
         f"Arithmetic: the floating-point operations of a step over those of `{BASELINE}`, counted."
     )
+    if added:
+        step += (
+            f"\nAdded: what a step takes more than that of `{BASELINE}` on inputs of "
+            f"{TINY[0][1]} x {TINY[0][2]}, otherwise alike; with it: 1 + added / "
+            f"{milliseconds:.0f} ms."
+        )
     text = markdown(
         rows,
-        {name: count / counted[BASELINE] for name, count in counted.items()},
+        arithmetic,
+        added,
         {
             "rounds": options.rounds, "steps": options.steps, "precision": options.precision,
             "compiled": ", compiled" if options.compile else "",
@@ -246,6 +292,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "audio": " x ".join(map(str, audio)), "visual": " x ".join(map(str, visual)),
         },
         step,
+        milliseconds,
     )  # fmt: skip
     page.show(text)
 

@@ -6,9 +6,10 @@
 Counts the floating-point operations of a training step of ``concat`` on one sample of every
 dataset that is read from files, with its default options, or those of ``--set``, and its encoders,
 and without data or weights (torch's ``meta`` device). What the other methods cost is their own
-count over that of ``concat``, with what one does before its first step (OGR-GB's estimate) and
-passes beyond the epochs asked for (ReconBoost's), or, with ``--ratios``, what ``step_time.py
---json`` measured of steps alone. Methods, seeds and epochs as in the study.
+count over that of ``concat``, for as many small inputs as the dataset has modalities, with what
+one does before its first step (OGR-GB's estimate) and passes beyond the epochs asked for
+(ReconBoost's), or, with ``--ratios``, what ``step_time.py --json`` measured of steps alone, on two
+modalities. Methods, seeds and epochs as in the study.
 ``--tflops`` is the measured matrix product of the device and ``--share`` the share of it that
 training reaches; both come from ``epoch_time.py``. The default share of 1 gives the floor, which no
 machine reaches. Evaluation, decoding and idle time are not in it.
@@ -27,24 +28,25 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmbench.cli.output import pairs
+from mmbench.dataset import Modality, Task
 from mmbench.errors import UserError, nearest
+from mmbench.native.dataset import NativeDataset
 from mmbench.nets.encoders import encoder_names
 from mmbench.registry import DATASETS, METHODS
 from mmbench.settings import TrainerSettings, parse_value, validate
 from mmbench.testing.command_line import Page, how_many, parser, positive, script, share, table
-from mmbench.testing.speed import (
-    audiovisual,
-    make_trainer,
-    operations,
-    random_loader,
-    sample_flops,
-)
+from mmbench.testing.speed import make_trainer, operations, random_loader, sample_flops
 
 PFLOP, DAY = 1e15, 24
 BATCH = 8
-PHASES = 4  # of a method that goes through the modalities in turn, two for each
+PHASES = 2  # of each modality, in a method that goes through them in turn
 SHORT = 8  # epochs of the run whose beginning is counted
-TASK = audiovisual((1, 33, 33), (3, 1, 33, 33), 6)
+
+
+def small_task(modalities: int) -> Task:
+    """Return a task of that many small inputs of one size."""
+    inputs = [Modality(f"input{n}", "spectrogram", (1, 33, 33)) for n in range(modalities)]
+    return Task(tuple(inputs), tuple("abcdef"))
 
 
 def single() -> list[str]:
@@ -52,18 +54,19 @@ def single() -> list[str]:
 
     Such a method costs one ``concat`` in all.
     """
-    return [n for n in METHODS.names() if len(METHODS.load(n).variants(TASK)) == 1]
+    return [n for n in METHODS.names() if len(METHODS.load(n).variants(small_task(2))) == 1]
 
 
-def counted(methods: Sequence[str], epochs: int) -> dict[str, float]:
+def counted(methods: Sequence[str], modalities: int, epochs: int) -> dict[str, float]:
     """Return the operations of a run of each of ``methods`` over those of one of ``concat``."""
-    loader = random_loader(TASK, BATCH * 2 * PHASES, BATCH, torch.device("cpu"))
+    task = small_task(modalities)
+    loader = random_loader(task, BATCH * 2 * PHASES * modalities, BATCH, torch.device("cpu"))
     batches = list(loader.everything())
     settings = TrainerSettings(epochs=SHORT, batch_size=BATCH)
     found: dict[str, float] = {}
     for name in methods:
         with tempfile.TemporaryDirectory() as folder:
-            trainer = make_trainer(name, TASK, loader, settings, Path(folder))
+            trainer = make_trainer(name, task, loader, settings, Path(folder))
             found[name] = sum(operations(trainer, batches)) * trainer.method.passes(epochs) / epochs
             trainer.epoch = 0
             with FlopCounterMode(display=False) as counter:
@@ -130,47 +133,64 @@ def arguments(argv: Sequence[str] | None) -> Namespace:
     return made.parse_args(argv)
 
 
+def chosen_datasets(set_options: Sequence[str]) -> list[tuple[str, NativeDataset, int]]:
+    """Return the name, the dataset and the training samples of each that is read from files.
+
+    Raises:
+        UserError: if an option of ``--set`` is of no dataset, or has no such value.
+    """
+    names = DATASETS.names()
+    own: dict[str, dict[str, Any]] = {}
+    for key, value in pairs(set_options, "--set").items():
+        name, _, option = key.partition(".")
+        if name not in names:
+            raise UserError(f"unknown dataset {name!r}{nearest(name, names)}")
+        own.setdefault(name, {})[option] = parse_value(value)
+    found = []
+    for name in names:
+        cls = DATASETS.load(name)
+        dataset = cls(validate(cls.Config, own.get(name, {}), name))
+        if isinstance(dataset, NativeDataset):
+            found.append((name, dataset, training_samples(dataset.info.counts)))
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Count and print."""
     options = arguments(argv)
     page = Page(options.into, "study-hours")
-    methods, names = METHODS.names(), DATASETS.names()
-    own: dict[str, dict[str, Any]] = {}
-    for key, value in pairs(options.set, "--set").items():
-        dataset_name, _, option = key.partition(".")
-        if dataset_name not in names:
-            raise UserError(f"unknown dataset {dataset_name!r}{nearest(dataset_name, names)}")
-        own.setdefault(dataset_name, {})[option] = parse_value(value)
+    datasets = chosen_datasets(options.set)
+    given = measured(options.ratios) if options.ratios else None
     torch.set_num_threads(1)  # what is counted is small; threads would only be in the way
-    given = measured(options.ratios) if options.ratios else counted(single(), options.epochs)
-    price = sum(given.get(name, 1.0) for name in methods)
+    prices: dict[int, float] = {}
     rows, whole = [], 0.0
-    for name in names:
-        cls = DATASETS.load(name)
-        dataset = cls(validate(cls.Config, own.get(name, {}), name))
-        counts = getattr(getattr(dataset, "info", None), "counts", "")
-        if not re.search(r"\d{3}", counts) or not hasattr(dataset, "decoders"):
-            continue
+    for name, dataset, samples in datasets:
+        modalities = len(dataset.task.modalities)
+        if modalities not in prices:
+            ratios = given or counted(single(), modalities, options.epochs)
+            prices[modalities] = sum(ratios.get(method, 1.0) for method in METHODS.names())
         chosen = encoder_names(dataset.task.modalities, dataset.encoders)
-        samples, each = training_samples(counts), sample_flops("concat", dataset.task, chosen)
+        each = sample_flops("concat", dataset.task, chosen)
         epoch = samples * each / (options.tflops * 1e12 * options.share)
-        hours = epoch * options.epochs * options.seeds * price / 3600
+        hours = epoch * options.epochs * options.seeds * prices[modalities] / 3600
         whole += hours
         shown = ", ".join(f"{m} {e}" for m, e in chosen.items())
-        numbers = (each / 1e9, samples * each / PFLOP, epoch, hours)
-        rows.append((name, shown, str(samples), *(f"{value:.2f}" for value in numbers)))
+        numbers = (each / 1e9, samples * each / PFLOP, epoch, prices[modalities])
+        rows.append(
+            (name, shown, str(samples), *(f"{value:.2f}" for value in numbers), f"{hours:.1f}")
+        )
     enough = math.ceil(100 * whole * options.share / DAY)
     said = f" Options: {', '.join(options.set)}." if options.set else ""
     text = (
-        f"{len(methods)} methods, {options.seeds} seeds, {options.epochs} epochs, at "
-        f"{options.share:.0%} of {options.tflops:.0f} Tflop/s; the methods together cost "
-        f"{price:.1f} times `concat`.\nAll of it: {whole:.1f} hours of one such device; a day is "
-        f"enough from a share of {enough}% on; a half would take "
+        f"{len(METHODS.names())} methods, {options.seeds} seeds, {options.epochs} epochs, at "
+        f"{options.share:.0%} of {options.tflops:.0f} Tflop/s; *methods* is what all of them "
+        f"cost together, in runs of `concat`.\nAll of it: {whole:.1f} hours of one such device; a "
+        f"day is enough from a share of {enough}% on; a half would take "
         f"{2 * whole * options.share:.0f} hours, a third {3 * whole * options.share:.0f}.{said}\n\n"
     ) + table(
         {
             "dataset": "l", "encoders": "l", "train": "r", "Gflop/sample": "r",
-            "Pflop/epoch": "r", "s/epoch": "r", "hours": "r",
+            "Pflop/epoch": "r", "s/epoch": "r", "methods": "r", "hours": "r",
         },
         rows,
     )  # fmt: skip

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,11 +19,13 @@ from mmbench.method import Batch
 from mmbench.nets.encoders import build_encoders
 from mmbench.registry import METHODS
 from mmbench.settings import RunSettings, TrainerSettings
+from mmbench.testing.traffic import Traffic, Work
 from mmbench.training.device import allow_tf32, synchronize
 from mmbench.training.layout import arrange
 from mmbench.training.seeding import forked
 from mmbench.training.trainer import Hooks, Trainer
 
+Each = TypeVar("Each")
 # audio [C, H, W], visual [C, K, H, W], samples per step
 CREMAD = ((1, 257, 1250), (3, 2, 224, 224), 64)
 SMALL = ((1, 65, 313), (3, 2, 56, 56), 8)  # a quarter of its sides
@@ -35,7 +38,7 @@ def audiovisual(audio: tuple[int, ...], visual: tuple[int, ...], classes: int) -
     return Task(modalities, tuple(map(str, range(classes))))
 
 
-def in_turn(names: Sequence[str], number: int) -> list[str]:
+def in_turn(names: Sequence[Each], number: int) -> list[Each]:
     """Return the order of a round, drawn anew for each: a turn may feel the one before it."""
     return random.Random(number).sample(names, len(names))
 
@@ -106,11 +109,14 @@ def operations(trainer: Trainer, batches: Iterable[Batch], first: int = LATE) ->
     return found
 
 
-def step_flops(name: str, task: Task, settings: TrainerSettings, epochs: range) -> list[int]:
-    """Return the floating-point operations of a step of a method in each of ``epochs``.
+@contextmanager
+def without_values(
+    name: str, task: Task, settings: TrainerSettings
+) -> Iterator[tuple[Trainer, Batch]]:
+    """Yield a trainer and a batch of tensors without values, whose shapes cost nothing.
 
-    They are counted as a CPU would take them, on tensors without values, so that the shapes cost
-    nothing; on a GPU a ResNet's first layer takes some more, for which it is quicker.
+    Steps are those that a CPU would take; on a GPU a ResNet's first layer takes some more
+    arithmetic, for which it is quicker.
     """
     batch = settings.batch_size
     loader = random_loader(task, 2, batch, torch.device("cpu"))  # no step reads it
@@ -119,7 +125,24 @@ def step_flops(name: str, task: Task, settings: TrainerSettings, epochs: range) 
     with FakeTensorMode(allow_non_fake_inputs=True):
         label, index = torch.zeros(batch, dtype=torch.int64), torch.arange(batch)
         inputs = {m.name: torch.zeros(batch, *m.shape) for m in task.modalities}
-        return operations(trainer, [Batch(inputs, label, index)] * len(epochs), epochs[0])
+        yield trainer, Batch(inputs, label, index)
+
+
+def step_flops(name: str, task: Task, settings: TrainerSettings, epochs: range) -> list[int]:
+    """Return the floating-point operations of a step of a method in each of ``epochs``."""
+    with without_values(name, task, settings) as (trainer, batch):
+        return operations(trainer, [batch] * len(epochs), epochs[0])
+
+
+def step_work(name: str, task: Task, settings: TrainerSettings) -> list[Work]:
+    """Return what the operations of a step of a method on ResNets need at least."""
+    with without_values(name, task, settings) as (trainer, batch):
+        trainer.epoch, trainer.step_in_epoch = LATE, 0
+        trainer.method.on_epoch_start()
+        traffic = Traffic()
+        with traffic:
+            trainer.method.step(batch)
+        return traffic.found
 
 
 @contextmanager

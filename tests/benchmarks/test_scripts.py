@@ -48,7 +48,8 @@ SCRIPTS = {
          "--rounds", "1"],
     ),
     "study_hours.py": (
-        "study-hours", "dataset | encoders | train | Gflop/sample | Pflop/epoch | s/epoch | hours",
+        "study-hours", "dataset | encoders | train | Gflop/sample | Pflop/epoch "
+        "| s/epoch | methods | hours",
         ["--tflops", "800"],
     ),
     "cell_overhead.py": (
@@ -104,6 +105,7 @@ def test_a_script_prints_its_table_and_puts_it_into_a_page(script, tmp_path):
         ("step_time.py", ["--methods", "iprmm"], "did you mean 'iprm'?"),
         ("epoch_time.py", ["--methods", "iprmm"], "did you mean 'iprm'?"),
         ("study_hours.py", ["--tflops", "1", "--set", "cremadd.audio=x"], "did you mean 'cremad'?"),
+        ("study_hours.py", ["--tflops", "1", "--set", "cremad.audio=stft2s"], "stft20s"),
     ],
 )
 def test_a_mistake_ends_a_script_with_code_2_and_without_a_traceback(script, options, said):
@@ -240,11 +242,28 @@ def test_ratios_that_are_not_those_of_all_methods_are_refused(ratios, said, tmp_
 def test_what_a_method_does_beside_its_steps_counts_in_the_whole_study(monkeypatch):
     script = module("study_hours")
     monkeypatch.setattr(script, "SHORT", 2)
-    found = script.counted(["concat", "joint", "ogr-gb", "reconboost"], epochs=100)
-    assert found["concat"] == 1.0
-    assert found["joint"] == pytest.approx(1.0, rel=0.01)
-    assert found["ogr-gb"] > 2  # two models of one modality and one of both, then the run
-    assert 0.5 < found["reconboost"] < 2
+    methods = ["concat", "joint", "ogr-gb", "reconboost"]
+    two, three = (script.counted(methods, modalities, epochs=100) for modalities in (2, 3))
+    for found in (two, three):
+        assert found["concat"] == 1.0
+        assert found["joint"] == pytest.approx(1.0, rel=0.01)
+        assert found["ogr-gb"] > 2  # a model of each modality and one of all, then the run
+    assert 0.5 < two["reconboost"] < three["reconboost"] < 2
+
+
+@pytest.mark.slow
+def test_what_methods_add_to_a_step_is_told_of_those_with_its_arithmetic():
+    printed = run(
+        "step_time.py", "--methods", "agm,iprm", "--rounds", "2", "--batch", "2", "--added", *TINY
+    )
+    head, _, *rows = (line.split("|")[1:-1] for line in printed.splitlines() if line[:1] == "|")
+    cells = {row[0].strip(): dict(zip(head, row, strict=True)) for row in rows}
+    told = {m: (c[" added (ms) "].strip(), c[" with it "].strip()) for m, c in cells.items()}
+    step = float(printed.split("1 + added / ")[1].split(" ms")[0])
+    assert told["concat"] == told["agm"] == ("", "")
+    added, ratio = map(float, told["iprm"])
+    rounding = 0.05 / step + 0.5 * abs(added) / step**2 + 1e-4
+    assert ratio == pytest.approx(1 + added / step, abs=rounding)
 
 
 @pytest.mark.slow
