@@ -49,6 +49,16 @@ def cache(tmp_path_factory):
         ),
         (["--set", "method.alpha=0.5"], "concat has no option 'alpha'; mmbench show NAME lists"),
         (["--set", "iprn.alpha=0.5"], "unknown setting 'iprn.alpha'"),
+        (["--set", "epochs=3"], "unknown setting 'epochs'; did you mean 'trainer.epochs'?"),
+        (["--set", "epoch=3"], "unknown setting 'epoch'; did you mean 'trainer.epochs'?"),
+        (
+            ["--methods", "concat,iprm,ogm", "--set", "alpha=1"],
+            "unknown setting 'alpha'; did you mean 'iprm.alpha' or 'ogm.alpha'?",
+        ),
+        (
+            ["--datasets", "synthetic", "--set", "noise=1"],
+            "unknown setting 'noise'; did you mean 'synthetic.noise'?",
+        ),
         (["--set", "trainer.epochs"], "--set wants KEY=VALUE"),
         (["--seeds", "-1"], "--seeds wants at least one seed, none negative: 3 = seeds 0, 1 and 2"),
         (["--seeds", "0"], "0, = seed 0 alone; found '0'"),
