@@ -265,12 +265,13 @@ def report(
     json: Json = False,
 ) -> None:
     """Write and print the tables, from records alone. Example: mmbench report"""
-    from mmbench.cli import reporting
+    from mmbench.cli import reporting, unfinished
 
-    code = reporting.report(
-        results, study or [], source, readme, json, figures=figures, html=html,
-        document=document, absent_class=absent_class,
-    )  # fmt: skip
+    with unfinished.told(results, source):
+        code = reporting.report(
+            results, study or [], source, readme, json, figures=figures, html=html,
+            document=document, absent_class=absent_class,
+        )  # fmt: skip
     raise typer.Exit(code)
 
 
