@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mmbench.cli import sweeps_app
-from mmbench.cli.options import RESULTS, Json, Results
+from mmbench.cli.options import RESULTS, Json, Results, check_folder
 from mmbench.errors import UserError
 
 app = typer.Typer(
@@ -18,7 +18,11 @@ app = typer.Typer(
 )
 
 Cache = Annotated[
-    Path | None, typer.Option(help="Prepared data; default $MMBENCH_CACHE or ~/.cache/mmbench.")
+    Path | None,
+    typer.Option(
+        callback=check_folder,
+        help="Prepared data; default $MMBENCH_CACHE or ~/.cache/mmbench.",
+    ),
 ]
 Plugin = Annotated[
     list[str] | None, typer.Option(help="Your own classes: FILE.py or package.module. Repeatable.")
@@ -29,7 +33,10 @@ Set = Annotated[
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option(help="Pretrained weights; default $MMBENCH_WEIGHTS or CACHE/weights."),
+    typer.Option(
+        callback=check_folder,
+        help="Pretrained weights; default $MMBENCH_WEIGHTS or CACHE/weights.",
+    ),
 ]
 AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Fetch weights that are not there.")

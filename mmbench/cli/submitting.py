@@ -13,6 +13,7 @@ from pathlib import Path
 from mmbench.cell import Cell
 from mmbench.cli.asking import Options, one_at_a_time
 from mmbench.errors import UserError, nearest
+from mmbench.folders import hindrance
 from mmbench.hints import typed
 from mmbench.launch import lease, slurm, snapshot, strikes
 from mmbench.launch.estimate import from_records
@@ -269,4 +270,5 @@ def make_sweep(
     try:
         return create(results, cells, facts, seconds)
     except OSError as err:
-        raise UserError(f"cannot write to {options.results}: {err}") from err
+        why = hindrance(results / "sweeps", err)
+        raise UserError(f"cannot write to {options.results}: {why}") from err
