@@ -285,6 +285,10 @@ def report(
 @app.command()
 def explain(
     number: Annotated[str, typer.Argument(help="FILE:ROW:DATASET, or with :COLUMN at the end.")],
+    results: Annotated[
+        Path | None,
+        typer.Option(callback=check_folder, help="Results folder; default: the one of FILE."),
+    ] = None,
     source: Annotated[str, typer.Option(help="auto, runs or records.")] = "auto",
     study: Annotated[
         list[str] | None, typer.Option(help="Your own FILE.toml that the table is of. Repeatable.")
@@ -297,7 +301,7 @@ def explain(
     """
     from mmbench.cli import provenance
 
-    raise typer.Exit(provenance.explain(number, source, json, study or []))
+    raise typer.Exit(provenance.explain(number, source, json, study or [], results))
 
 
 @app.command()
