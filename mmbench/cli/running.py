@@ -13,7 +13,7 @@ from mmbench.cli.asking import Options, asked_profile, make_cells, one_at_a_time
 from mmbench.errors import UserError
 from mmbench.hints import typed
 from mmbench.settings import RunSettings, default_cache, validate
-from mmbench.store import Store, read_record
+from mmbench.store import Store
 from mmbench.wording import counted
 
 if TYPE_CHECKING:
@@ -64,8 +64,10 @@ def run(options: Options) -> int:
         f"records go to {store.runs}"
     )
     plan.show_remarks(cells)
-    if profile is None and one_at_a_time(options):
-        _print_timed_otherwise([c for c in cells if states[c.id] == "done"], options, settings)
+    if one_at_a_time(options):
+        from mmbench.cli import timed
+
+        timed.tell([c for c in cells if states[c.id] == "done"], options, settings, profile)
     for cell in damaged:
         kept = store.directory(cell).set_aside()
         print(f"the record of {cell.folder} cannot be read; kept as {kept}, running it again")
@@ -190,27 +192,3 @@ def _estimates(
     places = slots(options.device, options.jobs, per_gpu, options.threads, options.gpus_per_cell)
     run = settings.model_copy(update={"threads": places[0].threads})
     return estimates(todo, Store(options.results), run, options.cache or default_cache())
-
-
-def _print_timed_otherwise(done: Sequence[Cell], options: Options, settings: RunSettings) -> None:
-    """Say how many finished cells of a study of time were not run as this command would."""
-    from mmbench.launch.local import slots
-    from mmbench.training.device import choose
-    from mmbench.training.environment import environment
-
-    place = slots(options.device, options.jobs, 1, options.threads, options.gpus_per_cell)[0]
-    device = choose(place.device.split(",")[0])
-    asked = environment(device, settings).model_copy(update={"threads": place.threads})
-    store, ways = Store(options.results), []
-    for cell in done:
-        there = read_record(store.directory(cell).record_file, curve=False).environment
-        here = asked.model_copy(update={"kernels": there.kernels})  # known once a model is built
-        if (there.hardware, there.way) != (here.hardware, here.way):
-            ways.append(f"{there.hardware}, {there.way}")
-    if ways:
-        print(
-            f"note: {counted(len(ways), 'finished cell')} ran another way "
-            f"({'; '.join(sorted(set(ways)))}) than this command would ({asked.hardware}, "
-            f"{asked.way}); times stand in one table only with those taken the same way: to take "
-            "all of them so, name a new folder with --results"
-        )
