@@ -392,6 +392,9 @@ def verify(
     """Check a prepared dataset: hashes, counts, leaks; and is it the data of RESULTS/records?
 
     Example: mmbench verify avdigits
+
+    The exit code is 1 if a check fails; what is only told, as samples that a source is known to
+    hold twice, is none.
     """
     from mmbench.cli import preparing
 
