@@ -5,11 +5,12 @@
 """
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from mmbench.errors import UserError, nearest
 from mmbench.registry import DATASETS, METHODS
-from mmbench.settings import validate
+from mmbench.settings import Settings, TrainerSettings, validate
 
 
 def inside_run(
@@ -77,9 +78,22 @@ def split_settings(
                 "--methods or --datasets, or leave the setting out"
             )
         if not name or prefix not in prefixes:
+            meant = "" if name else _owned(key, methods, datasets)
             raise UserError(
-                f"unknown setting {key!r}{nearest(prefix, prefixes)}; a key is PREFIX.NAME with "
+                f"unknown setting {key!r}{meant or nearest(prefix, prefixes)}; a key is "
+                "PREFIX.NAME with "
                 f"PREFIX one of {', '.join(prefixes)}"
             )
         found.setdefault(prefix, {})[name] = value
     return found
+
+
+def _owned(option: str, methods: Sequence[str], datasets: Sequence[str]) -> str:
+    """Return ``"; did you mean 'x.option'?"`` for whatever of the run has it, or one like it."""
+    owners: list[tuple[str, type[Settings]]] = [("trainer", TrainerSettings)]
+    owners += [(name, METHODS.load(name).Config) for name in methods]
+    owners += [(name, DATASETS.load(name).Config) for name in datasets]
+    known = sorted({key for _, config in owners for key in config.model_fields})
+    like = option if option in known else next(iter(get_close_matches(option, known, n=1)), None)
+    keys = [f"'{name}.{like}'" for name, config in owners if like in config.model_fields]
+    return f"; did you mean {' or '.join(keys)}?" if keys else ""

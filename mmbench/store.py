@@ -25,6 +25,7 @@ from pydantic_core import from_json
 
 from mmbench.cell import Cell
 from mmbench.errors import ClosedRecord, NewerRecord, UserError
+from mmbench.folders import hindrance
 from mmbench.launch import lease
 from mmbench.launch.lease import NO_LINKS
 from mmbench.locking import try_lock
@@ -402,8 +403,8 @@ class Store:
             probe.unlink()
         except OSError as err:
             raise UserError(
-                f"cannot write to the results folder {self.results}: {err.strerror}; "
-                "choose another with --results DIR"
+                f"cannot write to the results folder {self.results}: "
+                f"{hindrance(self.runs, err)}, or choose another with --results DIR"
             ) from err
 
     def directory(self, cell: Cell) -> RunDirectory:

@@ -22,6 +22,7 @@ from mmbench.launch.sweepfolder import open_sweep, sweeps
 from mmbench.store import RunDirectory, State
 
 FINISHED = ("done", "refused")
+UNFINISHED = ("interrupted", "waiting")
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,23 @@ class Survey:
         sweeps: oldest first.
         pools: local pools that are at work now.
         damaged: what could not be read of sweeps, by the name of their folder.
+        taken: names of the cells that a pool or a sweep will run.
     """
 
     cells: dict[str, Seen]
     sweeps: list[SweepState] = field(default_factory=list)
     pools: list[SweepState] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
+    taken: frozenset[str] = frozenset()
+
+    @property
+    def left_alone(self) -> list[str]:
+        """Names of the cells that were begun and that nobody goes on with unless asked."""
+        return [
+            seen.name
+            for seen in self.cells.values()
+            if seen.state in UNFINISHED and seen.name not in self.taken
+        ]
 
     @property
     def counts(self) -> Counter[str]:
@@ -125,17 +137,9 @@ def survey(results: Path) -> Survey:
     runs = results / "runs"
     there = leases.server_time(runs) if runs.is_dir() else 0.0
     cells = {seen.name: seen for seen in _directories(runs, there)}
-    groups: list[_Group] = []
-    found = Survey(cells)
-    for path in sweeps(results):
-        try:
-            sweep = open_sweep(path)
-            names = [entry.folder for entry in sweep.entries]
-        except UserError as err:
-            found.damaged[path.name] = str(err)
-            continue
-        groups.append(_Group(path.name, sweep.cancelled, names, job_ids(path)))
-    groups += [_Group(p.id, p.cancelled, p.cells, local=True) for p in pools.at_work(results)]
+    damaged: dict[str, str] = {}
+    groups = _groups(results, damaged)
+    found = Survey(cells, damaged=damaged, taken=_taken(groups))
     # A cell that one sweep was cancelled for may wait in another: those that go on come first.
     for group in sorted(groups, key=lambda group: group.cancelled):
         counts: Counter[str] = Counter()
@@ -147,6 +151,35 @@ def survey(results: Path) -> Survey:
         (found.pools if group.local else found.sweeps).append(state)
     found.sweeps.sort(key=lambda each: each.id)
     return found
+
+
+def left_alone(results: Path) -> list[str]:
+    """Return ``Survey.left_alone`` without a look at cells that have a record."""
+    runs = results / "runs"
+    if not runs.is_dir():
+        return []
+    begun = _directories(runs, leases.server_time(runs), finished=False)
+    cells = {seen.name: seen for seen in begun}
+    return Survey(cells, taken=_taken(_groups(results, {}) if cells else [])).left_alone
+
+
+def _groups(results: Path, damaged: dict[str, str]) -> list[_Group]:
+    """Return all sweeps and the pools at work; ``damaged`` gets the sweeps that cannot be read."""
+    groups: list[_Group] = []
+    for path in sweeps(results):
+        try:
+            sweep = open_sweep(path)
+            names = [entry.folder for entry in sweep.entries]
+        except UserError as err:
+            damaged[path.name] = str(err)
+            continue
+        groups.append(_Group(path.name, sweep.cancelled, names, job_ids(path)))
+    at_work = pools.at_work(results)
+    return groups + [_Group(p.id, p.cancelled, p.cells, local=True) for p in at_work]
+
+
+def _taken(groups: Sequence[_Group]) -> frozenset[str]:
+    return frozenset(name for group in groups if not group.cancelled for name in group.cells)
 
 
 def job_ids(path: Path) -> tuple[str, ...]:
@@ -167,11 +200,12 @@ def _from_name(name: str) -> tuple[str | None, str | None, int | None]:
     return (match["dataset"], match["label"], int(match["seed"])) if match else (None, None, None)
 
 
-def _directories(runs: Path, there: float) -> Iterator[Seen]:
+def _directories(runs: Path, there: float, finished: bool = True) -> Iterator[Seen]:
+    """Look at all run directories, or at those without a record alone."""
     if not runs.is_dir():
         return
     for name in sorted(os.listdir(runs)):
-        if name.startswith("."):
+        if name.startswith(".") or (not finished and (runs / name / "record.json").exists()):
             continue
         try:
             seen = look(RunDirectory(runs / name), os.listdir(runs / name), there)

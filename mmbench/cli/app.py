@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mmbench.cli import sweeps_app
-from mmbench.cli.options import RESULTS, Json, Results
+from mmbench.cli.options import RESULTS, Json, Results, check_folder
 from mmbench.errors import UserError
 
 app = typer.Typer(
@@ -18,7 +18,11 @@ app = typer.Typer(
 )
 
 Cache = Annotated[
-    Path | None, typer.Option(help="Prepared data; default $MMBENCH_CACHE or ~/.cache/mmbench.")
+    Path | None,
+    typer.Option(
+        callback=check_folder,
+        help="Prepared data; default $MMBENCH_CACHE or ~/.cache/mmbench.",
+    ),
 ]
 Plugin = Annotated[
     list[str] | None, typer.Option(help="Your own classes: FILE.py or package.module. Repeatable.")
@@ -29,7 +33,10 @@ Set = Annotated[
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option(help="Pretrained weights; default $MMBENCH_WEIGHTS or CACHE/weights."),
+    typer.Option(
+        callback=check_folder,
+        help="Pretrained weights; default $MMBENCH_WEIGHTS or CACHE/weights.",
+    ),
 ]
 AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Fetch weights that are not there.")
@@ -265,18 +272,23 @@ def report(
     json: Json = False,
 ) -> None:
     """Write and print the tables, from records alone. Example: mmbench report"""
-    from mmbench.cli import reporting
+    from mmbench.cli import reporting, unfinished
 
-    code = reporting.report(
-        results, study or [], source, readme, json, figures=figures, html=html,
-        document=document, absent_class=absent_class,
-    )  # fmt: skip
+    with unfinished.told(results, source):
+        code = reporting.report(
+            results, study or [], source, readme, json, figures=figures, html=html,
+            document=document, absent_class=absent_class,
+        )  # fmt: skip
     raise typer.Exit(code)
 
 
 @app.command()
 def explain(
     number: Annotated[str, typer.Argument(help="FILE:ROW:DATASET, or with :COLUMN at the end.")],
+    results: Annotated[
+        Path | None,
+        typer.Option(callback=check_folder, help="Results folder; default: the one of FILE."),
+    ] = None,
     source: Annotated[str, typer.Option(help="auto, runs or records.")] = "auto",
     study: Annotated[
         list[str] | None, typer.Option(help="Your own FILE.toml that the table is of. Repeatable.")
@@ -289,7 +301,7 @@ def explain(
     """
     from mmbench.cli import provenance
 
-    raise typer.Exit(provenance.explain(number, source, json, study or []))
+    raise typer.Exit(provenance.explain(number, source, json, study or [], results))
 
 
 @app.command()
@@ -380,6 +392,9 @@ def verify(
     """Check a prepared dataset: hashes, counts, leaks; and is it the data of RESULTS/records?
 
     Example: mmbench verify avdigits
+
+    The exit code is 1 if a check fails; what is only told, as samples that a source is known to
+    hold twice, is none.
     """
     from mmbench.cli import preparing
 

@@ -75,7 +75,7 @@ def show(name: str, results: Path, plugins: Sequence[str], as_json: bool) -> Non
     if runs:
         from mmbench.cli.show_run import show_runs
 
-        show_runs(runs, as_json)
+        show_runs(runs, results, as_json)
         return
     known = [n for registry in KINDS.values() for n in registry.names()]
     raise UserError(

@@ -2,11 +2,13 @@
 
 import importlib.util
 import re
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
 from mmbench.cli.output import print_rows
 from mmbench.errors import UserError
+from mmbench.folders import hindrance
 from mmbench.plugins import load_plugin
 from mmbench.registry import METHODS
 from mmbench.scan import check_module_name
@@ -76,10 +78,12 @@ def new_method(name: str, folder: Path) -> None:
     except SyntaxError as err:
         raise UserError(f"no class can be made of the name {name!r}; choose another") from err
     except OSError as err:
-        raise UserError(f"cannot write {file}: {err}; choose another --folder") from err
+        why = hindrance(folder, err)
+        raise UserError(f"cannot write {file}: {why}, or choose another --folder") from err
     print(f"wrote {file}; next:")
-    print(f"  mmbench test {file}")
-    print(f"  mmbench run --plugin {file} --methods {name} --datasets embedded")
+    typed = shlex.quote(str(file))
+    print(f"  mmbench test {typed}")
+    print(f"  mmbench run --plugin {typed} --methods {name} --datasets embedded --seeds 3")
     print("  mmbench report --study everything")
 
 

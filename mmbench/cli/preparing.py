@@ -1,12 +1,12 @@
 """``prepare`` and ``verify``."""
 
+import json
 import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmbench.cli.output import pairs, print_rows
 from mmbench.dataset import Dataset
@@ -17,6 +17,11 @@ from mmbench.registry import DATASETS, METHODS
 from mmbench.scan import check_name
 from mmbench.settings import default_cache, parse_value, validate
 from mmbench.wording import counted
+
+if TYPE_CHECKING:
+    from mmbench.data.verify import Check
+
+IN_JSON = ("name", "ok", "detail", "note")  # of a check
 
 
 def is_table(name: str) -> bool:
@@ -147,9 +152,18 @@ def verify(
     cache = cache or default_cache()
     dataset = _dataset(name, settings, plugins, cache)
     checks = prepared.verify(dataset, cache=cache, records=results / "records")
-    rows = [asdict(check) for check in checks]
-    notes = [] if as_json else [row.pop("note") for row in rows]
-    print_rows(rows, as_json, "nothing to check")
-    for note in filter(None, dict.fromkeys(notes)):
+    failed = sum(not check.ok for check in checks)
+    if as_json:
+        print(json.dumps([{key: getattr(c, key) for key in IN_JSON} for c in checks], indent=1))
+        return int(failed > 0)
+    rows = [{"check": c.name, "result": _result(c), "found": c.words or c.detail} for c in checks]
+    print_rows(rows, False, "nothing to check")
+    for note in filter(None, dict.fromkeys(check.note for check in checks)):
         print(f"note: {note}")
-    return 0 if all(check.ok for check in checks) else 1
+    notes = counted(sum(check.ok and check.told for check in checks), "note")
+    print(f"{failed or 'none'} of {counted(len(checks), 'check')} failed; {notes}")
+    return int(failed > 0)
+
+
+def _result(check: "Check") -> str:
+    return "FAIL" if not check.ok else "note" if check.told else "ok"

@@ -28,6 +28,9 @@ class Progress:
         self.counts: Counter[str] = Counter()
         self.running: dict[str, tuple[Cell, dict[str, Any]]] = {}
         self.begun = time.monotonic()
+        self.first: float | None = None  # when the first cell was begun: workers take a while
+        self.before: dict[str, float] = {}  # share of each cell that an earlier run trained
+        self.trained = 0.0  # in cells that have ended, not counting what was trained before
         self.live = Live(get_renderable=self._render) if sys.stdout.isatty() else None
 
     def __enter__(self) -> Self:
@@ -55,14 +58,19 @@ class Progress:
             self._say(f"warning: {cell.folder}: {message['warning']}")
         elif kind == "started":
             self.running[cell.id] = (cell, {})
+            self.first = time.monotonic() if self.first is None else self.first
         elif kind == "elsewhere":
             self.running.pop(cell.id, None)
+            self.before.pop(cell.id, None)
             self._say(f"later: {message['reason']}")
         elif kind == "progress":
             self.running[cell.id] = (cell, message)
+            self.before.setdefault(cell.id, _share(message))
         elif kind in {"done", "refused", "failed", "interrupted"}:
             _, last = self.running.pop(cell.id, (cell, {}))
             self.counts[kind] += 1
+            share = 1.0 if kind == "done" else _share(last)
+            self.trained += share - self.before.get(cell.id, 0.0)
             self._say(self._line(cell, kind, message, last))
 
     def summary(self) -> str:
@@ -85,12 +93,22 @@ class Progress:
         else:
             print(line, flush=True)
 
+    def _left(self) -> str:
+        """Return what is left at the pace of the training so far; empty before there was any."""
+        now = {id_: _share(live) for id_, (_, live) in list(self.running.items())}
+        trained = self.trained + sum(
+            share - self.before.get(id_, share) for id_, share in now.items()
+        )
+        if self.first is None or trained <= 0:
+            return ""
+        rest = self.total - sum(self.counts.values()) - sum(now.values())
+        return f", about {clock((time.monotonic() - self.first) / trained * rest)} left"
+
     def _render(self) -> Group:
         ended = sum(self.counts.values())
         elapsed = time.monotonic() - self.begun
-        left = clock(elapsed / ended * (self.total - ended)) if ended else "?"
         # Above the table, which may be longer than the screen.
-        total = Text(f"{ended}/{counted(self.total, 'cell')}, {clock(elapsed)}, {left} left")
+        total = Text(f"{ended}/{counted(self.total, 'cell')}, {clock(elapsed)}{self._left()}")
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in ("cell", "epoch", "accuracy", "left"):
             table.add_column(name)
@@ -104,6 +122,11 @@ class Progress:
         if not (self.running or ended):
             return Group(total, Text("starting the workers"))
         return Group(total, table) if self.running else Group(total)
+
+
+def _share(message: dict[str, Any]) -> float:
+    """Return the share of a cell's epochs that have ended."""
+    return (message["epoch"] + 1) / message["epochs"] if "epochs" in message else 0.0
 
 
 def _scores(message: dict[str, Any]) -> str:

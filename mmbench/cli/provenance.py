@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +24,36 @@ if TYPE_CHECKING:
     from mmbench.report.table import Source
     from mmbench.training.trainer import Hooks
 
+AGAIN = "make the tables again"
 TOLD = 10  # differing numbers that are printed
 
 
-def explain(target: str, source: str, as_json: bool, studies: Sequence[str] = ()) -> int:
-    """Print what a table's numbers come from; return 1 if one is not what its file says."""
+def explain(
+    target: str,
+    source: str,
+    as_json: bool,
+    studies: Sequence[str] = (),
+    results: Path | None = None,
+) -> int:
+    """Print what a table's numbers come from; return 1 if one is not what its file says.
+
+    Raises:
+        UserError: if there is no such number; names the source that has it, if one does.
+    """
     from mmbench.report.explain import explain as explained
     from mmbench.report.study import load_study
 
     for study in studies:
         load_study(study)  # one of the user's own is known by its name from here on
-    found = explained(target, source)
+    folder = results or Path(target.partition(":")[0]).absolute().parent.parent
+    try:
+        found = explained(target, source, results)
+    except UserError as err:
+        if other := _agreeing(target, results):
+            raise UserError(f"{err}\nthe number was made of other records: name {other}") from err
+        raise
     if as_json:
-        print(json.dumps([_as_json(number) for number in found], indent=1))
+        print(json.dumps([_as_json(number, folder) for number in found], indent=1))
     else:
         several = list(dict.fromkeys(number.name for number in found))
         if len(several) > 1:
@@ -43,22 +61,37 @@ def explain(target: str, source: str, as_json: bool, studies: Sequence[str] = ()
                 f"{len(several)} tables hold this row; to ask for one, say its name in place of "
                 f"the dataset: {', '.join(several)}\n"
             )
+        differs = any(number.agrees is False for number in found)
+        other = _agreeing(target, results) if differs else ""
         for number in found:
-            _print(number)
+            _print(number, folder, f"name {other}, which it was made of" if other else AGAIN)
     return int(any(number.agrees is False for number in found))
 
 
-def _as_json(number: "Explained") -> dict[str, Any]:  # Any: JSON values
+def _agreeing(target: str, results: Path | None) -> str:
+    """Return the ``--source`` whose records give the numbers of the file; empty if none does."""
+    from mmbench.report.explain import explain as explained
+
+    for source in ("runs", "records"):
+        with suppress(UserError):
+            if all(number.agrees for number in explained(target, source, results)):
+                return f"--source {source}"
+    return ""
+
+
+def _as_json(number: "Explained", results: Path) -> dict[str, Any]:  # Any: JSON values
     return {
         "name": number.name, "table": number.table, "row": number.row,
         "column": number.column, "shown": number.shown,
         "value": number.value, "written": number.written, "agrees": number.agrees,
-        "records": [_origin(number, s) for s in number.own],
-        "against": [_origin(number, s) for s in number.against],
+        "records": [_origin(number, s, results) for s in number.own],
+        "against": [_origin(number, s, results) for s in number.against],
     }  # fmt: skip
 
 
-def _origin(number: "Explained", source: "Source") -> dict[str, Any]:  # Any: as above
+def _origin(
+    number: "Explained", source: "Source", results: Path
+) -> dict[str, Any]:  # Any: as above
     file = number.files[source.record]
     record = read_record(file, curve=False)
     where = record.environment
@@ -67,18 +100,17 @@ def _origin(number: "Explained", source: "Source") -> dict[str, Any]:  # Any: as
         "split": record.cell.split_hash, "data": record.data.data_hash if record.data else None,
         "commit": where.commit, "clean": where.clean, "device": where.hardware,
         "finished": record.finished, "epoch": record.selection.epoch if record.selection else None,
-        "command": command_line(record.cell),
+        "command": typed(command_line(record.cell), results),
     }  # fmt: skip
 
 
-def _print(number: "Explained") -> None:
+def _print(number: "Explained", results: Path, advice: str) -> None:
     print(f"{number.table}\n{number.row}, {number.column}: {number.shown}")
     seeds = counted(len(number.own), "record")
     what = f"mean over seeds of the {number.pairing} to the baseline" if number.against else "mean"
     said = {
         True: "the file says the same",
-        False: f"THE FILE SAYS {number.scale * (number.written or 0.0):.4f}; make the tables again,"
-        " or name the --source that they were made of",
+        False: f"THE FILE SAYS {number.scale * (number.written or 0.0):.4f}; {advice}",
         None: "the file holds no value to compare with",
     }[number.agrees]
     print(f"  computed again from {seeds}, {what}: {number.scale * number.value:.4f}; {said}")
@@ -86,7 +118,7 @@ def _print(number: "Explained") -> None:
         if sources:
             print(f"  {title}:")
         for source in sources:
-            about, value = _origin(number, source), number.scale * source.value
+            about, value = _origin(number, source, results), number.scale * source.value
             tree = {True: "clean", False: "with uncommitted changes", None: "unknown tree"}
             epoch = None if about["epoch"] is None else about["epoch"] + 1  # records count from 0
             print(

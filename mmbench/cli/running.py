@@ -1,21 +1,19 @@
 """``run``: an estimate, the pool or the queue, and a summary."""
 
-import json
 import logging
 import shlex
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from mmbench.cell import Cell
-from mmbench.cli import submitting
+from mmbench.cli import plan, submitting
 from mmbench.cli.asking import Options, asked_profile, make_cells, one_at_a_time
-from mmbench.cli.output import clock, print_rows
 from mmbench.errors import UserError
 from mmbench.hints import typed
 from mmbench.settings import RunSettings, default_cache, validate
-from mmbench.store import Store, read_record
+from mmbench.store import Store
 from mmbench.wording import counted
 
 if TYPE_CHECKING:
@@ -54,7 +52,7 @@ def run(options: Options) -> int:
     if options.dry_run and profile is not None:
         return submitting.show_scripts(todo, options, profile)
     if options.dry_run:
-        _print_plan(cells, states, _estimates(todo, options, settings), options.json)
+        plan.show(cells, states, _estimates(todo, options, settings), options)
         return 0
     finished = len(cells) - len(todo)
     if profile is not None:
@@ -65,9 +63,11 @@ def run(options: Options) -> int:
         f"{f'{given_up} given up, ' if given_up else ''}{len(todo)} to run; "
         f"records go to {store.runs}"
     )
-    _print_remarks(cells)
-    if profile is None and one_at_a_time(options):
-        _print_timed_otherwise([c for c in cells if states[c.id] == "done"], options, settings)
+    plan.show_remarks(cells)
+    if one_at_a_time(options):
+        from mmbench.cli import timed
+
+        timed.tell([c for c in cells if states[c.id] == "done"], options, settings, profile)
     for cell in damaged:
         kept = store.directory(cell).set_aside()
         print(f"the record of {cell.folder} cannot be read; kept as {kept}, running it again")
@@ -192,66 +192,3 @@ def _estimates(
     places = slots(options.device, options.jobs, per_gpu, options.threads, options.gpus_per_cell)
     run = settings.model_copy(update={"threads": places[0].threads})
     return estimates(todo, Store(options.results), run, options.cache or default_cache())
-
-
-def _print_timed_otherwise(done: Sequence[Cell], options: Options, settings: RunSettings) -> None:
-    """Say how many finished cells of a study of time were not run as this command would."""
-    from mmbench.launch.local import slots
-    from mmbench.training.device import choose
-    from mmbench.training.environment import environment
-
-    place = slots(options.device, options.jobs, 1, options.threads, options.gpus_per_cell)[0]
-    device = choose(place.device.split(",")[0])
-    asked = environment(device, settings).model_copy(update={"threads": place.threads})
-    store, ways = Store(options.results), []
-    for cell in done:
-        there = read_record(store.directory(cell).record_file, curve=False).environment
-        here = asked.model_copy(update={"kernels": there.kernels})  # known once a model is built
-        if (there.hardware, there.way) != (here.hardware, here.way):
-            ways.append(f"{there.hardware}, {there.way}")
-    if ways:
-        print(
-            f"note: {counted(len(ways), 'finished cell')} ran another way "
-            f"({'; '.join(sorted(set(ways)))}) than this command would ({asked.hardware}, "
-            f"{asked.way}); times stand in one table only with those taken the same way: to take "
-            "all of them so, name a new folder with --results"
-        )
-
-
-def _print_remarks(cells: Sequence[Cell]) -> None:
-    from mmbench.sweep import remarks
-
-    for remark in remarks(cells):
-        print(f"note: {remark}")
-
-
-def _print_plan(
-    cells: Sequence[Cell],
-    states: Mapping[str, str],
-    guesses: "Mapping[str, Estimate]",
-    as_json: bool,
-) -> None:
-    rows = []
-    for cell in cells:
-        guess = guesses.get(cell.id)
-        rows.append(
-            {
-                "cell": cell.folder,
-                "state": states[cell.id],
-                "seconds": guess and round(guess.seconds, 1),
-                "memory_mib": guess and round(guess.memory / 2**20),
-                "estimated_from": guess and guess.basis,
-            }
-        )
-    if as_json:
-        print(json.dumps(rows, indent=1))
-        return
-    # In a terminal's width every letter counts.
-    print_rows([{"MiB" if k == "memory_mib" else k: v for k, v in row.items()} for row in rows],
-               False, "no cells")  # fmt: skip
-    _print_remarks(cells)
-    total = sum(guess.seconds for guess in guesses.values())
-    print(
-        f"{counted(len(cells), 'cell')}, {len(guesses)} to run, about {clock(total)} of one "
-        "worker's time; nothing was run"
-    )

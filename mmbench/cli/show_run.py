@@ -5,15 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmbench.cli.output import clock, print_rows
+from mmbench.hints import interrupted
 from mmbench.record import Record
 from mmbench.store import RunDirectory, read_record, speaking
+from mmbench.survey import left_alone
 
 
-def show_runs(runs: Sequence[RunDirectory], as_json: bool) -> None:
+def show_runs(runs: Sequence[RunDirectory], results: Path, as_json: bool) -> None:
     """Print runs one after the other, or a JSON list of their records.
 
     Args:
         runs: their directories; one without a record is told by its cell.
+        results: the results folder that they are in.
         as_json: with everything that the files hold.
     """
     files = {run.path: _record_file(run) for run in runs}
@@ -21,10 +24,13 @@ def show_runs(runs: Sequence[RunDirectory], as_json: bool) -> None:
         told = [(file or path / "cell.json").read_text() for path, file in files.items()]
         print(json.dumps([json.loads(text) for text in told], indent=1))
         return
+    alone = left_alone(results) if None in files.values() else []
     for run in runs:
         print(f"{run.path.name}: {run.state()}\nfolder: {run.path}")
         if file := files[run.path]:
             _print_record(read_record(file), len(run.failures()))
+        elif run.path.name in alone:
+            print(interrupted(1))
         print()
 
 
@@ -65,3 +71,5 @@ def _print_record(record: Record, failures: int) -> None:
         print(f"failed: {failure.message} ({failure.kind}; attempt {failures})")
         if failure.traceback:
             print(f"\n{failure.traceback.rstrip()}")
+        if not failure.final:
+            print("the same mmbench run command tries again")

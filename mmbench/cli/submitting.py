@@ -13,6 +13,7 @@ from pathlib import Path
 from mmbench.cell import Cell
 from mmbench.cli.asking import Options, one_at_a_time
 from mmbench.errors import UserError, nearest
+from mmbench.folders import hindrance
 from mmbench.hints import typed
 from mmbench.launch import lease, slurm, snapshot, strikes
 from mmbench.launch.estimate import from_records
@@ -235,6 +236,16 @@ def _tell(
         )
 
 
+def as_run(settings: RunSettings, wanted: Resources, options: Options) -> RunSettings:
+    """Return ``settings`` as the workers of a job with ``wanted`` have them."""
+    device = settings.device
+    if device == "auto":  # a node without the GPU that was asked for is an error, not a slow CPU
+        device = "cuda" if wanted.gpus else "cpu"
+    processes = at_once(wanted, options) * settings.gpus_per_cell
+    threads = settings.threads or max(1, wanted.cpus // processes)
+    return settings.model_copy(update={"device": device, "threads": threads})
+
+
 def make_sweep(
     cells: Sequence[Cell],
     options: Options,
@@ -247,19 +258,13 @@ def make_sweep(
     Raises:
         UserError: if it cannot be written.
     """
-    side_by_side = at_once(wanted, options)
-    device = settings.device
-    if device == "auto":  # a node without the GPU that was asked for is an error, not a slow CPU
-        device = "cuda" if wanted.gpus else "cpu"
-    processes = side_by_side * settings.gpus_per_cell
-    threads = settings.threads or max(1, wanted.cpus // processes)
     weights = os.environ.get("MMBENCH_WEIGHTS")
     facts = Facts(
         command=tuple(sys.argv[1:]),
-        run=settings.model_copy(update={"device": device, "threads": threads}),
+        run=as_run(settings, wanted, options),
         cache=str(absolute(options.cache or default_cache())),
         plugins=tuple(options.plugins),
-        per_gpu=per_gpu(options) if on_gpu(wanted, options) else side_by_side,
+        per_gpu=per_gpu(options) if on_gpu(wanted, options) else at_once(wanted, options),
         lease=profile.lease,
         weights=str(absolute(Path(weights))) if weights else None,
         resources={**wanted.model_dump(), "account": profile.account, "slurm": profile.slurm},
@@ -269,4 +274,5 @@ def make_sweep(
     try:
         return create(results, cells, facts, seconds)
     except OSError as err:
-        raise UserError(f"cannot write to {options.results}: {err}") from err
+        why = hindrance(results / "sweeps", err)
+        raise UserError(f"cannot write to {options.results}: {why}") from err

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from mmbench.cli.output import clock, console, grid, printing
-from mmbench.hints import BEGIN, typed
+from mmbench.hints import BEGIN, interrupted, typed
 from mmbench.launch import squeue
 from mmbench.launch.squeue import Answer
 from mmbench.launch.strikes import SAME
@@ -23,7 +23,7 @@ from mmbench.wording import counted
 ORDER = (
     "done", "refused", "running", "interrupted", "waiting", "failed", "cancelled", "unreadable",
 )  # fmt: skip
-# Lines of each state; waiting cells are listed only if workers died at them.
+# Lines of each state; waiting cells are listed only if workers died at them or nobody comes.
 LISTED = {"running": 50, "failed": 20, "unreadable": 20, "interrupted": 10, "waiting": 20}
 SWEEPS = 5  # that are over and told of all the same
 ASK_AGAIN = 60.0  # seconds before a SLURM that was silent is asked again
@@ -132,9 +132,16 @@ def _page(seen: Survey, told: Answer | None, results: Path) -> Group:
         parts.append(Text(f"SLURM: {told.silence}; what is shown is from files alone"))
     parts += [Text(line) for line in seen.damaged.values()]
     parts += _tables(seen, told, results)
+    if alone := len(seen.left_alone):
+        parts.append(Text(interrupted(alone)))
     if seen.counts["failed"]:
         logs, retry = typed("mmbench logs CELL", results), typed("mmbench retry --failed", results)
-        parts.append(Text(f"failed: {logs} says why, {retry} forgives"))
+        parts.append(
+            Text(
+                f"failed: {logs} says why, {retry} forgives; the same mmbench run command tries "
+                "again"
+            )
+        )
     if any(each.deaths for each in seen.cells.values()):
         parts.append(
             Text(
@@ -206,6 +213,7 @@ def _size(job: squeue.Job) -> int:
 
 def _tables(seen: Survey, told: Answer | None, results: Path) -> list[RenderableType]:
     parts: list[RenderableType] = []
+    alone = set(seen.left_alone)
     asked = {job for sweep in seen.sweeps if sweep.open for job in sweep.jobs}
     slurm = bool(told and not told.silence)
     titles = ["cell", "state", "epoch", "left", "where", *(["SLURM"] if slurm else [])]
@@ -215,7 +223,7 @@ def _tables(seen: Survey, told: Answer | None, results: Path) -> list[Renderable
         cells = [
             each
             for each in seen.cells.values()
-            if each.state == state and (each.deaths or state != "waiting")
+            if each.state == state and (state != "waiting" or each.deaths or each.name in alone)
         ]
         rows += [
             [*_row(each), *([_job_of(each, told, asked)] if slurm else [])] for each in cells[:most]

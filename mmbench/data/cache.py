@@ -28,6 +28,7 @@ from mmbench.data import integrity
 from mmbench.data import manifest as manifests
 from mmbench.dataset import SPLITS, Dataset, Prepared, SplitArrays
 from mmbench.errors import MMBenchError, UserError
+from mmbench.folders import hindrance
 from mmbench.locking import alone
 from mmbench.registry import DATASETS
 from mmbench.settings import as_typed, default_cache, validate
@@ -172,9 +173,8 @@ def _explained(dataset: Dataset, parent: Path) -> Iterator[None]:
         yield
     except OSError as err:
         raise UserError(
-            f"cannot write the cache of {dataset.name} in {parent}: {err.strerror or err}; "
-            "make room, get write permission, or choose another folder with --cache DIR "
-            "(or MMBENCH_CACHE)"
+            f"cannot write the cache of {dataset.name} in {parent}: {hindrance(parent, err)}, "
+            "or choose another folder with --cache DIR (or MMBENCH_CACHE)"
         ) from err
 
 

@@ -26,6 +26,7 @@ from mmbench.data.manifest import facts, flushed
 from mmbench.data.progress import Progress
 from mmbench.dataset import Modality, Prepared
 from mmbench.errors import UserError
+from mmbench.folders import hindrance
 from mmbench.locking import alone
 from mmbench.registry import ENCODERS
 
@@ -115,8 +116,8 @@ def _ensure(
                     built.replace(target)
     except OSError as err:
         raise UserError(
-            f"cannot keep features in {target.parent}: {err.strerror or err}; make room, get write "
-            "permission, or choose another folder with --cache DIR (or MMBENCH_CACHE)"
+            f"cannot keep features in {target.parent}: {hindrance(target.parent, err)}, or choose "
+            "another folder with --cache DIR (or MMBENCH_CACHE)"
         ) from err
     return {s: np.load(target / f"{s}.npy", mmap_mode="r") for s in prepared.splits}
 

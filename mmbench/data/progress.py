@@ -12,6 +12,8 @@ SAY_EVERY = 10.0  # seconds between lines when there is no terminal
 class Progress:
     """A bar with the time left on a terminal, a line now and then elsewhere; on stderr.
 
+    Where nothing is left to do there is no bar.
+
     Args:
         total: samples.
         done: how many of them were done before.
@@ -23,7 +25,7 @@ class Progress:
         self.total, self.done, self.first = total, done, done
         self.begun = self.said = time.monotonic()
         self.bar: progress.Progress | None = None
-        if sys.stderr.isatty():
+        if done < total and sys.stderr.isatty():
             self.bar = progress.Progress(
                 progress.TextColumn(what), progress.BarColumn(), progress.MofNCompleteColumn(),
                 progress.TimeRemainingColumn(), console=Console(stderr=True),

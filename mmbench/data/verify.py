@@ -16,7 +16,9 @@ from mmbench.data.leaks import leaks
 from mmbench.dataset import Dataset, SplitArrays
 from mmbench.errors import UserError
 from mmbench.store import read_record, record_files
+from mmbench.wording import counted
 
+NONE = "0 shared"
 SHOWN = 5  # samples that were left out, named
 AT_ONCE = 1 << 26  # bytes looked at together: bounds the memory
 LEAK = (
@@ -37,12 +39,16 @@ class Check:
 
     Attributes:
         note: what it means, and what to do about it.
+        told: whether it found something that is no error, and that a person should know.
+        words: what a person reads in place of ``detail``, where that is for a program.
     """
 
     name: str
     ok: bool
     detail: str
     note: str = ""
+    told: bool = False
+    words: str = ""
 
 
 def verify(dataset: Dataset, *, cache: Path, records: Path | None = None) -> list[Check]:
@@ -73,7 +79,7 @@ def verify(dataset: Dataset, *, cache: Path, records: Path | None = None) -> lis
         found = f"{len(left_out)} samples could not be read: {'; '.join(left_out[:SHOWN])}"
         if len(left_out) > SHOWN:
             found += f"; the rest in {folder / 'manifest.json'}, notes, left_out"
-        checks.append(Check("left out", True, found))
+        checks.append(Check("left out", True, found, told=True))
     if "listed" in manifest.get("notes", {}):
         checks.append(_complete(manifest))
     if bad:
@@ -87,7 +93,8 @@ def verify(dataset: Dataset, *, cache: Path, records: Path | None = None) -> lis
     if records is not None:
         checks += _against_records(dataset, manifest, records)
     counts = {s: len(a) for s, a in splits.items()}
-    checks.append(Check("counts", counts == manifest["counts"], str(counts)))
+    said = ", ".join(f"{counted(n, 'sample')} in {split}" for split, n in counts.items())
+    checks.append(Check("counts", counts == manifest["counts"], str(counts), words=said))
     for split, arrays in splits.items():
         checks += _check_split(dataset, split, arrays)
     for (one, two), alike in leaks(dataset.task, splits).items():
@@ -95,10 +102,12 @@ def verify(dataset: Dataset, *, cache: Path, records: Path | None = None) -> lis
         named = f"{len(twice)} shared" + (f", as {twice[0]!r}" if twice else "")
         checks.append(Check(f"ids {one}/{two}", not twice, named))
         leak = any(each.leak and each.count > dataset.repeats for each in alike)
-        told = "; ".join(each.told(one, two) for each in alike) or "0 shared"
-        checks.append(Check(f"content {one}/{two}", not leak, told, LEAK if leak else ""))
+        found = "; ".join(each.told(one, two) for each in alike) or NONE
+        checks.append(
+            Check(f"content {one}/{two}", not leak, found, LEAK if leak else "", bool(alike))
+        )
         found = _shared(*((name, set(splits[name].groups)) for name in (one, two)))
-        checks.append(Check(f"{dataset.grouped_by} {one}/{two}", True, found))
+        checks.append(Check(f"{dataset.grouped_by} {one}/{two}", True, found, told=found != NONE))
     return checks
 
 
@@ -120,7 +129,7 @@ def _against_records(
         return []
     other = "".join(f"; {n} of {key}" for key, n in found.most_common() if key != mine)
     detail = f"data hash {mine}: that of {found[mine]} of {others} records in {records}{other}"
-    return [Check("records", True, detail, OTHER if other else "")]
+    return [Check("records", True, detail, OTHER if other else "", bool(other))]
 
 
 def _complete(manifest: Mapping[str, Any]) -> Check:  # Any: JSON values
@@ -136,7 +145,7 @@ def _complete(manifest: Mapping[str, Any]) -> Check:  # Any: JSON values
 def _shared(one: tuple[str, set[str]], two: tuple[str, set[str]]) -> str:
     shared = len(one[1] & two[1])
     if not shared:
-        return "0 shared"
+        return NONE
     return f"{shared} shared, of {len(one[1])} in {one[0]} and {len(two[1])} in {two[0]}"
 
 

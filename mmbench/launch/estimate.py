@@ -31,11 +31,13 @@ class Estimate(NamedTuple):
         seconds: of one worker's time.
         memory: bytes at the peak.
         basis: what it is based on.
+        tried: whether something was trained for it, for a moment.
     """
 
     seconds: float
     memory: int
     basis: str
+    tried: bool = False
 
 
 class _Trial(NamedTuple):
@@ -116,7 +118,7 @@ def estimates(
             log.info("trying %s on %s for a moment: no record of it", cell.label, cell.dataset)
             tried[kind] = _calibrate(cell, cache, run)
         trial = tried[kind]
-        found[cell.id] = Estimate(trial.seconds(cell), trial.memory, trial.basis)
+        found[cell.id] = Estimate(trial.seconds(cell), trial.memory, trial.basis, tried=True)
     return found
 
 

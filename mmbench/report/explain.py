@@ -58,7 +58,7 @@ class Explained:
         return math.isclose(self.value, self.written, abs_tol=TOLERANCE)
 
 
-def explain(target: str, source: str) -> list[Explained]:
+def explain(target: str, source: str, results: Path | None = None) -> list[Explained]:
     """Explain every number of one row of a table on one dataset.
 
     Args:
@@ -67,13 +67,17 @@ def explain(target: str, source: str) -> list[Explained]:
             devices) gives the numbers of each; the name of a table, as its CSV file has it, or the
             words behind the colon of its heading say one of them.
         source: where the records are: ``auto``, ``runs`` or ``records``, as the table was made.
+        results: the results folder that they are in, and FILE too if that is no path; None: the
+            one with FILE.
 
     Raises:
         UserError: if the target names no table, row, dataset or column, or no number.
     """
     file, row, place, column = _parts(target)
+    if results and not file.is_file():
+        file = results / "tables" / file.name
     study, kind = _study_of(file)
-    loaded = load_results(file.parent.parent, source)
+    loaded = load_results(results or file.parent.parent, source)
     tables = tables_of(study, kind, loaded)
     found = [t for t in tables if place in (t.dataset, t.name, _title(t))]
     if not found:

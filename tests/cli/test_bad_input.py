@@ -49,6 +49,16 @@ def cache(tmp_path_factory):
         ),
         (["--set", "method.alpha=0.5"], "concat has no option 'alpha'; mmbench show NAME lists"),
         (["--set", "iprn.alpha=0.5"], "unknown setting 'iprn.alpha'"),
+        (["--set", "epochs=3"], "unknown setting 'epochs'; did you mean 'trainer.epochs'?"),
+        (["--set", "epoch=3"], "unknown setting 'epoch'; did you mean 'trainer.epochs'?"),
+        (
+            ["--methods", "concat,iprm,ogm", "--set", "alpha=1"],
+            "unknown setting 'alpha'; did you mean 'iprm.alpha' or 'ogm.alpha'?",
+        ),
+        (
+            ["--datasets", "synthetic", "--set", "noise=1"],
+            "unknown setting 'noise'; did you mean 'synthetic.noise'?",
+        ),
         (["--set", "trainer.epochs"], "--set wants KEY=VALUE"),
         (["--seeds", "-1"], "--seeds wants at least one seed, none negative: 3 = seeds 0, 1 and 2"),
         (["--seeds", "0"], "0, = seed 0 alone; found '0'"),
@@ -149,8 +159,33 @@ def test_a_file_is_no_results_folder_for_any_command(command, tmp_path):
     (tmp_path / "file").write_text("")
     done = mmbench(*command, "--results", tmp_path / "file")
     assert done.returncode == 2
-    assert "Invalid value for '--results'" in done.stderr
+    assert f"--results wants a folder; {tmp_path / 'file'} is a file; name another" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        (["prepare", "mfeat3", "--cache", "file"], "--cache wants a folder; file is a file"),
+        ([*RUN, "--cache", "file/below"], "--cache wants a folder; file is a file"),
+        ([*RUN, "--weights", "file"], "--weights wants a folder; file is a file"),
+        ([*RUN, "--results", "loose"], "loose is a link that leads nowhere"),
+        ([*RUN, "--results", "r", "--cache", "cache"], "r/runs is a file; move it away"),
+        (["prepare", "mfeat3"], "cannot write the cache of mfeat3"),
+        (["new-method", "mine", "--folder", "file"], "mine.py: file is a file; move it away"),
+    ],
+)
+def test_a_file_in_the_place_of_a_folder_is_named(command, what, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loose").symlink_to("nowhere")
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "runs").write_text("")
+    env = {**os.environ, "MMBENCH_CACHE": str(tmp_path / "file")}
+    done = mmbench(*command, cwd=tmp_path, env=env)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert what in done.stderr
+    assert "is a file" in done.stderr or "leads nowhere" in done.stderr
+    assert "Traceback" not in done.stderr and "File exists" not in done.stderr
 
 
 @pytest.mark.parametrize(

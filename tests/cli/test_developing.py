@@ -1,8 +1,10 @@
 """``mmbench new-method`` and ``mmbench test``, as someone who adds a method types them."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,15 @@ def test_new_method_is_short_and_keeps_the_contract(written):
     rows = json.loads(done.stdout)
     assert {row["outcome"] for row in rows} == {"pass"}
     assert {row["method"] for row in rows} == {"my-method"}
+
+
+@pytest.mark.parametrize("page", ["add-a-method.md", "start.md"])
+def test_new_method_prints_the_commands_of_the_pages(page, tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    shown = re.findall("^    (mmbench .*)$", text, flags=re.MULTILINE)
+    first = shown.index("mmbench new-method my-method")
+    printed = mmbench("new-method", "my-method", cwd=tmp_path).stdout.splitlines()
+    assert [line.strip() for line in printed[1:]] == shown[first + 1 : first + 4]
 
 
 def test_new_method_runs_as_printed(written, tmp_path):

@@ -34,7 +34,7 @@ def two(monkeypatch):
 def test_before_the_workers_are_there_it_says_so(two):
     live, clock = two
     clock.now = 65.0
-    assert shown(live) == "0/2 cells, 1:05, ? left\nstarting the workers\n"
+    assert shown(live) == "0/2 cells, 1:05\nstarting the workers\n"
 
 
 def test_a_running_cell_shows_epoch_scores_and_time_left(two):
@@ -56,8 +56,37 @@ def test_the_time_left_of_all_follows_from_those_that_ended(two, capsys):
     live.see(cell(0), {"kind": "started"})
     clock.now = 30.0
     live.see(cell(0), {"kind": "done"})
-    assert shown(live) == "1/2 cells, 0:30, 0:30 left\n"
+    assert shown(live) == "1/2 cells, 0:30, about 0:30 left\n"
     assert capsys.readouterr().out.startswith("[1/2] done d m seed 0")
+
+
+def epoch(number, epochs=10):
+    return {"kind": "progress", "epoch": number, "epochs": epochs}
+
+
+def test_the_time_left_of_all_is_told_once_an_epoch_has_ended(two):
+    live, clock = two
+    clock.now = 20.0  # the workers took so long to start
+    live.see(cell(0), {"kind": "started"})
+    live.see(cell(0), epoch(-1))
+    clock.now = 25.0
+    assert shown(live).startswith("0/2 cells, 0:25\n")
+    live.see(cell(0), epoch(0))
+    assert shown(live).startswith("0/2 cells, 0:25, about 1:35 left\n")  # 19 epochs of 5 s
+
+
+def test_what_was_trained_before_or_refused_took_none_of_the_time(two):
+    live, clock = two
+    live.total = 3
+    live.see(cell(0), {"kind": "started"})
+    live.see(cell(0), {"kind": "refused", "reason": "no"})
+    live.see(cell(1), {"kind": "started"})
+    live.see(cell(1), epoch(7))
+    clock.now = 10.0
+    live.see(cell(1), epoch(8))
+    assert shown(live).startswith("1/3 cells, 0:10, about 1:50 left\n")  # 11 epochs of 10 s
+    live.see(cell(1), {"kind": "done"})
+    assert shown(live) == "2/3 cells, 0:10, about 0:50 left\n"  # 2 epochs in those 10 s
 
 
 def test_scores_stand_behind_the_split_that_selects_the_epoch(two, capsys):

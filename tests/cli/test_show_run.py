@@ -56,7 +56,11 @@ def show(results: Path, *more: str) -> str:
             ["changed: trainer.epochs = 5", "commit abc, with changes", "time: 1:01", "2 MiB",
              "fused 50.00", "audio 25.00"],
         ),
-        (FAILED, ["failed: no step today (ValueError; attempt 1)", "Traceback: line 7"]),
+        (
+            FAILED,
+            ["failed: no step today (ValueError; attempt 1)", "Traceback: line 7",
+             "the same mmbench run command tries again"],
+        ),
     ],
 )  # fmt: skip
 def test_a_person_reads_how_it_ended(record, lines, tmp_path):
@@ -64,6 +68,13 @@ def test_a_person_reads_how_it_ended(record, lines, tmp_path):
     told = " ".join(show(tmp_path).split())
     for line in (f"{CELL.folder}: {record.status}", *lines):
         assert line in told
+
+
+def test_an_interrupted_run_comes_with_the_command_that_continues_it(tmp_path):
+    (Store(tmp_path).create(CELL).path / "checkpoint-3").touch()
+    told = show(tmp_path)
+    assert f"{CELL.folder}: interrupted" in told
+    assert "and nobody is at work on it: the same mmbench run command continues" in told
 
 
 def test_a_program_reads_the_records(tmp_path):

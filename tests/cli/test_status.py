@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mmbench.cli import watching
+from mmbench.cli import unfinished, watching
+from mmbench.errors import UserError
 from mmbench.launch import lease as leases
-from mmbench.launch import squeue, sweepfolder
+from mmbench.launch import pools, squeue, sweepfolder
 from mmbench.launch.lease import Owner
 from mmbench.launch.squeue import Answer, Job
 from mmbench.launch.sweepfolder import Facts
@@ -118,7 +119,7 @@ def test_what_failed_comes_with_what_to_type_next(sweep, slurm, tmp_path, done, 
     assert "failed (3 attempts)" in text
     here = f"--results {tmp_path}"
     said = f"mmbench logs CELL {here} says why, mmbench retry --failed {here} forgives"
-    assert said in " ".join(text.split())
+    assert f"{said}; the same mmbench run command tries again" in " ".join(text.split())
 
 
 def test_a_waiting_cell_at_which_workers_died_is_listed(sweep, slurm, tmp_path, capsys):
@@ -132,6 +133,50 @@ def test_a_waiting_cell_at_which_workers_died_is_listed(sweep, slurm, tmp_path, 
     assert f"mmbench logs CELL --results {tmp_path} says where" in " ".join(text.split())
     _, text = shown(tmp_path, capsys, json=True)
     assert [cell["deaths"] for cell in json.loads(text)["cells"]] == [0, 2, 0, 0]
+
+
+@pytest.fixture
+def stopped(tmp_path, done):
+    """Two cells that a run on this machine had begun, one with a checkpoint; their names."""
+    cells = [done.cell.model_copy(update={"seed": seed}) for seed in range(2)]
+    folders = [Store(tmp_path).create(cell).path for cell in cells]
+    (folders[0] / "checkpoint-7").touch()
+    return [folder.name for folder in folders]
+
+
+INTERRUPTED = (
+    "2 cells were interrupted, and nobody is at work on them: "
+    "the same mmbench run command continues"
+)
+
+
+def test_interrupted_cells_come_with_the_command_that_continues_them(stopped, tmp_path, capsys):
+    _, text = shown(tmp_path, capsys)
+    assert text.startswith("1 interrupted, 1 waiting of 2 cells")
+    assert INTERRUPTED in " ".join(text.split())
+    assert all(name in text for name in stopped)
+
+
+def test_cells_that_a_pool_will_come_to_are_not_called_interrupted(stopped, tmp_path, capsys):
+    with pools.announced(tmp_path, stopped, lambda: None):
+        _, text = shown(tmp_path, capsys)
+    assert "nobody is at work" not in text
+
+
+def test_a_report_of_interrupted_cells_alone_says_how_to_go_on(stopped, tmp_path):
+    with pytest.raises(UserError, match=INTERRUPTED), unfinished.told(tmp_path, "auto"):
+        pytest.fail("there is nothing to report")
+
+
+def test_a_report_of_other_records_says_that_the_runs_were_interrupted(stopped, tmp_path, capsys):
+    (tmp_path / "records").mkdir()
+    with unfinished.told(tmp_path, "auto"):
+        pass
+    said = capsys.readouterr().err
+    assert INTERRUPTED in said and f"the tables are those of {tmp_path / 'records'}" in said
+    with unfinished.told(tmp_path, "records"):
+        pass
+    assert capsys.readouterr().err == ""
 
 
 def test_a_run_directory_that_may_not_be_read_hides_no_other(

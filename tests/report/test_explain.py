@@ -48,6 +48,37 @@ def test_a_person_reads_epochs_from_1_and_a_program_as_records_have_them(tables,
     assert f"  epoch {template.selection.epoch + 1}  " in capsys.readouterr().out
 
 
+def test_the_printed_commands_have_the_results_folder(tables, capsys):
+    print_explained(f"{tables}/naive.md:iprm:toy:Accuracy", "runs", False)
+    assert f" --results {tables.parent}\n" in capsys.readouterr().out
+
+
+def test_a_table_is_found_in_the_results_folder_by_its_name(tables):
+    (found,) = explain("naive.md:iprm:toy:Accuracy", "runs", tables.parent)
+    assert found.agrees
+
+
+@pytest.fixture
+def collected(tables, template, make):
+    """The tables of records that were collected; the runs beside them are others."""
+    (tables.parent / "runs").rename(tables.parent / "records")
+    folder = tables.parent / "runs" / "sum-0"
+    folder.mkdir(parents=True)
+    record = make(template, "sum", 0, 0.3)
+    (folder / "record.json").write_text(record.model_dump_json(exclude_none=True))
+    return tables
+
+
+def test_a_number_that_the_runs_do_not_have_comes_with_the_source_that_has_it(collected):
+    with pytest.raises(UserError, match="made of other records: name --source records"):
+        print_explained(f"{collected}/naive.md:iprm:toy:Accuracy", "auto", False)
+
+
+def test_a_number_that_the_runs_have_otherwise_comes_with_the_source_that_agrees(collected, capsys):
+    assert print_explained(f"{collected}/naive.md:sum:toy:Accuracy", "auto", False) == 1
+    assert "THE FILE SAYS 45.0000; name --source records, which" in capsys.readouterr().out
+
+
 def test_a_difference_names_the_records_of_the_baseline(tables):
     (found,) = explain(f"{tables}/naive.md:iprm:toy:Δ Accuracy", "runs")
     assert found.value == pytest.approx((0.2 + 0.3) / 2)
