@@ -48,6 +48,7 @@ perf: $(VENV)/.tested ## measure speed on this CPU into docs/performance.md (pla
 	$(BIN)/python benchmarks/cell_overhead.py --rounds 5 $(PERF)
 	$(BIN)/python benchmarks/grid_busy.py $(PERF)
 	$(BIN)/python benchmarks/side_by_side.py --device cpu --workers 1,2 --rounds 3 $(PERF)
+	$(BIN)/python benchmarks/side_by_side.py --device cpu --workers 1,2 --rounds 3 --cells 2 --epochs 1 --encoder image=resnet18 --encoder audio=resnet18 $(PERF)
 	$(BIN)/python benchmarks/options.py --device cpu --rounds 5 $(PERF)
 	$(BIN)/python benchmarks/memory.py --device cpu --batch 2,8 $(PERF)
 
