@@ -208,10 +208,14 @@ def _conclusion(
         return ()
     runs = min(len(entries[4].sources) for name, entries in rows if name in ratios)
     least, most = (pick(others, key=lambda n: others[n]) for pick in (min, max))
+    takes = (
+        f"takes from {others[least]:.2f} ({least}) to {others[most]:.2f} times ({most})"
+        if len(others) > 1
+        else f"of {least} takes {others[least]:.2f} times"
+    )
     return (
-        f"What may be concluded: on this device and with these encoders a whole run takes from "
-        f"{others[least]:.2f} ({least}) to {others[most]:.2f} times ({most}) that of {base.name}; "
-        f"{counted(runs, 'run')} of each.",
+        f"What may be concluded: on this device and with these encoders a whole run {takes} that "
+        f"of {base.name}; {counted(runs, 'run')} of each.",
     )
 
 
