@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from mmbench.errors import UserError
 from mmbench.hints import BEGIN, typed
 from mmbench.report import leftovers, render
-from mmbench.report.cost import cost_tables
+from mmbench.report.cost import cost_tables, taken_for
 from mmbench.report.current import current
 from mmbench.report.frame import absent_as_zero, tasks_of
 from mmbench.report.imbalance import imbalance_tables
@@ -224,8 +224,10 @@ def kinds_of(
             "wins": lambda: win_tables(pooled),
         }
     cited = published_costs if study.cost else published_tables
+    datasets = {group.dataset for group in formed}
+    numbers = [n for n in loaded.published if loaded.reference or n.dataset in datasets]
     # Of a study that was not run they are all there is.
-    made["published" if formed else ""] = lambda: cited(study, formed, loaded.published)
+    made["published" if formed else ""] = lambda: cited(study, formed, numbers)
     for kind, make in made.items():
         yield kind, _distinct(make())
 
@@ -299,8 +301,9 @@ def _committed(results: Path, study: Study) -> str:
 def _concerned(loaded: Loaded) -> list[Study]:
     """Return the studies that the records are about.
 
-    A study of options is shown once one of its options was run, and a study of what was found only
-    if the others leave something out. With the committed records stand all published numbers.
+    A study of options is shown once one of its options was run, a study of cost once runs were
+    taken as it wants them, and a study of what was found only if the others leave something out.
+    With the committed records stand all published numbers.
     """
     frame = loaded.frame
     published = {number.study for number in loaded.published if loaded.reference}
@@ -312,7 +315,10 @@ def _concerned(loaded: Loaded) -> list[Study]:
         about = concerns(study, frame)
         masks = [mask & about for mask in members(study.rows, frame)]
         special = [mask for row, mask in zip(study.rows, masks, strict=True) if row.special]
-        if study.name in published or any(mask.any() for mask in special or masks):
+        run = any(mask.any() for mask in special or masks)
+        if run and study.cost:
+            run = taken_for(study, list(groups(study, frame, loaded.tasks)))
+        if study.name in published or run:
             shown.append(study)
             seen |= np.logical_or.reduce(masks)
     return shown + [study for study in every if study.rows == "found" and not seen.all()]

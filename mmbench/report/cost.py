@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.report.rows import Columns, Group, Positions, Shown
-from mmbench.report.scores import TITLES, absence, caption, reasons
+from mmbench.report.scores import TITLES, absence, caption, reasons, unrun
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
 from mmbench.report.table import Entry, Table, mean_entry
@@ -114,6 +114,7 @@ def _table(study: Study, group: Group, reference: bool, shared: NDArray[np.bool_
         caption=caption(group, reference, f"Cost on one device, {group.first('way')}, and test "
                         f"{TITLES.get(primary, primary)} in percent,"),
         notes=(
+            *unrun(group),
             *(n.format(reference=name) for n in NOTES),
             *([APART.format(reference=name)] if _apart(rows) else []), *reasons(group.rows),
             *(_warning(study, group, shared) or _conclusion(rows, base)),
@@ -164,6 +165,19 @@ def comparable(groups: Iterable[Group]) -> bool:
         return True
     shared = shared_runs(parts[0].columns)
     return not any(_disturbed(group, shared) for group in parts)
+
+
+def taken_for(study: Study, groups: Sequence[Group]) -> bool:
+    """Say whether runs were taken as a study of cost wants them.
+
+    That is one at a time, and the first baseline with another row on one device.
+    """
+    compared = [
+        part
+        for part in by_device(groups)
+        if base_row(study, part) and sum(bool(row.stored("seconds")) for row in part.rows) > 1
+    ]
+    return bool(compared) and comparable(groups)
 
 
 def shared_runs(columns: Columns) -> NDArray[np.bool_]:

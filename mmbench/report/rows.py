@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,7 @@ def shown_rows(
     where: Positions,
     task: Mapping[str, object],
 ) -> list[Shown]:
-    """Return the rows in the study's order; a method without any record gets one.
+    """Return the rows in the study's order; a method without a record in the table gets one.
 
     Args:
         rows: of the study.
@@ -177,6 +178,7 @@ class Group:
         task: modalities and metrics of the dataset.
         stated: whether each row says its own fidelity and recipe.
         knob: the option of the dataset that the study turns, if any.
+        unrun: names of the study's rows without any record here, whatever the fidelity and recipe.
     """
 
     rows: tuple[Shown, ...]
@@ -185,6 +187,7 @@ class Group:
     task: Mapping[str, object]
     stated: bool = False
     knob: str = ""
+    unrun: tuple[str, ...] = ()
 
     def column(self, key: str) -> list[Any]:  # Any: text or numbers
         """Return one column of the table's records."""
@@ -285,6 +288,8 @@ def _groups(
     bundles = [] if stated else ["fidelity", "preset", "recipe"]
     both = (columns["fidelity"] == "corrected") & (columns["preset"] == "common")
     plain = dict(_places(frame, about & both, keys))
+    everything = dict(_places(frame, about, keys))
+    loose = members([row.loose for row in rows], frame) if stated else masks
     for key, where in _places(frame, about, [*keys, *bundles]):
         task = _task(columns, where) or tasks.get(str(key[0]))
         if task is None or not asked[where].any():
@@ -292,8 +297,10 @@ def _groups(
         if not stated:
             beside = _unaffected(columns, plain.get(key[:4], where[:0]), key[4:6])
             where = np.concatenate([where, beside])
-        shown = shown_rows(rows, masks, columns, where, task)
-        yield Group(tuple(shown), columns, where, task, stated)
+        run = [bool(mask[everything[key[:4]]].any()) for mask in loose]
+        shown = shown_rows([*compress(rows, run)], [*compress(masks, run)], columns, where, task)
+        unrun = (row.shown for row, has in zip(rows, run, strict=True) if not has)
+        yield Group(tuple(shown), columns, where, task, stated, unrun=tuple(unrun))
 
 
 def _task(columns: Columns, where: Positions) -> Mapping[str, object] | None:

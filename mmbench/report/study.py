@@ -37,9 +37,19 @@ class Row(Settings):
     published: str | None = None
 
     @property
+    def shown(self) -> str:
+        """What it is called unless its method's label says more."""
+        return self.name or self.method
+
+    @property
     def special(self) -> bool:
         """Whether the row is about more than a method with its defaults."""
         return bool(self.set) or self.fidelity == "released" or self.preset == "authors"
+
+    @property
+    def loose(self) -> "Row":
+        """The row, whatever the fidelity and the recipe."""
+        return self.model_copy(update={"fidelity": None, "preset": None})
 
 
 class Study(Settings):

@@ -56,7 +56,63 @@ def names(built):
 
 def test_a_report_shows_the_studies_that_the_records_are_about(template, make, tmp_path):
     write(tmp_path, [make(template, "concat", 0, 0.5), make(template, "iprm", 0, 0.7)])
-    assert names(report(tmp_path, [], "runs")) == ["naive", "rebalanced", "cost"]
+    assert names(report(tmp_path, [], "runs")) == ["naive", "rebalanced"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "together", "shown"),
+    [(("concat", "iprm"), False, True), (("concat", "iprm"), True, False),
+     (("mla", "iprm"), False, False), (("concat",), False, False)],
+)  # fmt: skip
+def test_a_study_of_cost_is_shown_unasked_where_its_baseline_and_a_row_ran_one_at_a_time(
+    methods, together, shown, template, make, tmp_path
+):
+    times = {
+        number: {"started": f"2026-01-01T00:0{number}:00+00:00",
+                 "finished": f"2026-01-01T00:0{2 if together else number}:59+00:00"}
+        for number in range(len(methods))
+    }  # fmt: skip
+    write(tmp_path, [
+        make(template, method, 0, 0.5).model_copy(update=times[number])
+        for number, method in enumerate(methods)
+    ])  # fmt: skip
+    assert ("cost" in names(report(tmp_path, [], "runs", figures=False))) == shown
+    assert names(report(tmp_path, ["cost"], "runs", figures=False)) == ["cost"]
+
+
+def test_rows_that_were_not_run_are_named_below_the_table(template, make, score_tables):
+    records = [
+        make(template, "iprm", 0, 0.6, changed={"method.ema": "off"}),
+        make(template, "concat", 0, 0.5, dataset="other"),
+        make(template, "iprm", 0, 0.5, dataset="other", changed={"method.ema": "off"}),
+    ]
+    other, toy = score_tables(STUDY, records)
+    assert [[name for name, _ in t.rows] for t in (other, toy)] == [["concat", "w/o EMA"],
+                                                                    ["w/o EMA"]]  # fmt: skip
+    assert toy.notes[0] == "Not run here: concat, iprm."
+    assert "missing" not in markdown([other, toy])
+
+
+def test_a_row_that_was_run_with_another_recipe_alone_stays_and_is_missing(
+    template, make, score_tables
+):
+    records = [
+        make(template, "iprm", 0, 0.6, changed={"method.ema": "off"}),
+        make(template, "iprm", 0, 0.7, changed={"method.ema": "off"}, fidelity="released"),
+        make(template, "concat", 0, 0.5),
+    ]
+    plain, released = score_tables(STUDY, records)
+    assert dict(released.rows)["concat"][0].text == "missing"
+    assert plain.notes[0] == released.notes[0] == "Not run here: iprm."
+
+
+def test_rows_that_were_not_run_are_in_no_table_of_a_study(template, make, tmp_path):
+    write(tmp_path, [make(template, "iprm", 0, 0.7), make(template, "mla", 0, 0.6)])
+    report(tmp_path, ["rebalanced", "cost"], "runs", figures=False)
+    for kind in ("rebalanced", "rebalanced-imbalance", "cost"):
+        text = (tmp_path / "tables" / f"{kind}.md").read_text()
+        assert "missing" not in text and "| joint |" not in text, kind
+        assert "Not run here: concat, joint, ensemble, ogr-gb, " in text, kind
 
 
 def test_a_report_leaves_nothing_out(template, make, tmp_path):
@@ -303,8 +359,8 @@ def test_records_with_the_settings_of_a_study_are_its_own(template, make, score_
         make(template, "mla", 0, 0.7, dataset="sarcasm", changed={"encoder.image": "clip"}),
     ]
     (own,) = score_tables(load_study("pretrained"), records)
+    assert [name for name, _ in own.rows] == ["CLIP+MLA"]
     assert dict(own.rows)["CLIP+MLA"][0].value == pytest.approx(0.6)
-    assert dict(own.rows)["CLIP"][0].text == "missing"
     others = score_tables(load_study("rebalanced"), records)
     values = [e[0].value for t in others for _, e in t.rows if e[0].value is not None]
     assert sorted(values) == pytest.approx([0.5, 0.7])
