@@ -67,7 +67,7 @@ def _origin(number: "Explained", source: "Source") -> dict[str, Any]:  # Any: as
         "split": record.cell.split_hash, "data": record.data.data_hash if record.data else None,
         "commit": where.commit, "clean": where.clean, "device": where.hardware,
         "finished": record.finished, "epoch": record.selection.epoch if record.selection else None,
-        "command": command_line(record.cell),
+        "command": command_line(record.cell, number.untold),
     }  # fmt: skip
 
 

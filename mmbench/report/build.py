@@ -235,7 +235,8 @@ def kinds_of(
 def _distinct(tables: Iterable[Table]) -> Iterator[Table]:
     """Yield the tables with a number behind a name that an earlier one has.
 
-    Recipes and devices make no part of a name, and seldom is there more than one of either.
+    Recipes and encoders make no part of a name unless they were asked for, and seldom is there more
+    than one of either.
     """
     times: dict[str, int] = {}
     for table in tables:

@@ -1,9 +1,9 @@
 """What training costs: time, memory and parameters, of runs on one device only."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,13 +48,20 @@ class Point:
 
 
 def by_device(groups: Iterable[Group]) -> list[Group]:
-    """Return the groups with the records of every device and way of using it apart."""
+    """Return the groups with the records of every device and way of using it apart.
+
+    A part says device or way where others of its group have another.
+    """
     parts = []
     for group in groups:
         done = group.where[group.columns["status"][group.where] == "done"]
-        for place in sorted(set(_places(group.columns, done))):
+        places = sorted(set(_places(group.columns, done)))
+        differs = [len(set(each)) > 1 for each in zip(*places, strict=True)]
+        for place in places:
             here = tuple(_row_on(row, place) for row in group.rows)
-            parts.append(replace(group, rows=here, where=_only(group.columns, done, place)))
+            where = _only(group.columns, done, place)
+            apart = (*group.apart, *compress(place, differs))
+            parts.append(replace(group, rows=here, where=where, apart=apart))
     return parts
 
 
@@ -236,18 +243,15 @@ def _conclusion(
 def points(study: Study, groups: Iterable[Group]) -> Mapping[str, list[Point]]:
     """Return the rows that have both a ratio and a score, by dataset, device and use of it."""
     found: dict[str, list[Point]] = {}
-    parts = by_device(groups)
-    ways = Counter((group.title, group.first("device")) for group in parts)
-    for group in parts:
+    for group in by_device(groups):
         base = base_row(study, group)
         for row in group.rows:
             scores = list(row.values("fused", str(group.task["primary"])).values())
             ratio = ratio_entry(row, base, "whole").value
             if scores and ratio is not None:
                 mean, std = mean_std(scores)
-                device = group.first("device")
-                way = f"\n{group.first('way')}" if ways[group.title, device] > 1 else ""
-                where = f"{group.title}\n{device}{way}"
+                device = str(group.first("device"))
+                where = group.title if device in group.apart else f"{group.title}\n{device}"
                 point = Point(row.name, ratio, 100 * mean, 100 * (std or 0.0))
                 found.setdefault(where, []).append(point)
     return found

@@ -74,6 +74,25 @@ def _with(settings: Mapping[str, object], frame: pd.DataFrame) -> NDArray[np.boo
     return frame["beside"].isin(held).to_numpy(bool)
 
 
+def untold(frame: pd.DataFrame) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return, by dataset and settings in words, the dataset's options that differ without a word.
+
+    Those of a user's own table do: its contents, and what else it was prepared with.
+    """
+    by_words: dict[tuple[str, str], list[dict[str, object]]] = {}
+    seen = frame[["dataset", "around", "data"]].drop_duplicates()
+    for dataset, around, data in seen.itertuples(index=False):
+        by_words.setdefault((dataset, around), []).append(json.loads(data))
+    return {
+        words: tuple(
+            key
+            for key, value in configs[0].items()
+            if all(key in each for each in configs) and any(each[key] != value for each in configs)
+        )
+        for words, configs in by_words.items()
+    }
+
+
 def found(frame: pd.DataFrame) -> tuple[Row, ...]:
     """Return a row for every method and set of options with a record."""
     rows = []
@@ -179,6 +198,7 @@ class Group:
         stated: whether each row says its own fidelity and recipe.
         knob: the option of the dataset that the study turns, if any.
         unrun: names of the study's rows without any record here, whatever the fidelity and recipe.
+        apart: in words, what else sets it apart from another table of the dataset and settings.
     """
 
     rows: tuple[Shown, ...]
@@ -188,6 +208,7 @@ class Group:
     stated: bool = False
     knob: str = ""
     unrun: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
 
     def column(self, key: str) -> list[Any]:  # Any: text or numbers
         """Return one column of the table's records."""
@@ -220,7 +241,7 @@ class Group:
     @property
     def around(self) -> str:
         """What was changed around the methods, in words, and the knob at whatever value."""
-        said = str(self.first("around"))
+        said = ", ".join(filter(None, [str(self.first("around")), *self.apart]))
         usual = self.knob and f"{self.knob}=" not in said
         return ", ".join(filter(None, [f"{self.knob}={self.turned:g}" if usual else "", said]))
 
@@ -290,6 +311,7 @@ def _groups(
     plain = dict(_places(frame, about & both, keys))
     everything = dict(_places(frame, about, keys))
     loose = members([row.loose for row in rows], frame) if stated else masks
+    differing = untold(frame)
     for key, where in _places(frame, about, [*keys, *bundles]):
         task = _task(columns, where) or tasks.get(str(key[0]))
         if task is None or not asked[where].any():
@@ -300,7 +322,9 @@ def _groups(
         run = [bool(mask[everything[key[:4]]].any()) for mask in loose]
         shown = shown_rows([*compress(rows, run)], [*compress(masks, run)], columns, where, task)
         unrun = (row.shown for row, has in zip(rows, run, strict=True) if not has)
-        yield Group(tuple(shown), columns, where, task, stated, unrun=tuple(unrun))
+        data = json.loads(str(columns["data"][where[0]]))
+        apart = tuple(f"{option}={data[option]}" for option in differing[key[0], key[2]])
+        yield Group(tuple(shown), columns, where, task, stated, unrun=tuple(unrun), apart=apart)
 
 
 def _task(columns: Columns, where: Positions) -> Mapping[str, object] | None:

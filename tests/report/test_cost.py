@@ -71,6 +71,8 @@ def test_rows_of_different_devices_stand_in_tables_of_their_own(timed):
     assert [dict(t.rows)["iprm"][2].value for t in (first, second)] == pytest.approx([2.0, 1.0])
     assert "Device: one." in first.caption
     assert "Device: two." in second.caption
+    assert [t.heading for t in (first, second)] == ["T: toy (one)", "T: toy (two)"]
+    assert [t.name for t in (first, second)] == ["s-toy-one", "s-toy-two"]
 
 
 def test_runs_that_overlapped_are_said_not_to_compare(timed):
@@ -96,6 +98,9 @@ def test_runs_of_another_way_of_using_the_device_stand_in_a_table_of_their_own(
     found = tables([*records, other.model_copy(update={"environment": there})])
     assert sorted(dict(t.rows)["concat"][0].value for t in found) == [1.0, 5.0]
     assert [words in t.caption for t in found].count(True) == 1
+    assert [words in t.heading for t in found].count(True) == 1
+    assert not any("(one" in t.heading for t in found)  # the same device
+    assert tables(records)[0].heading == "T: toy"  # where there is one way, it goes without saying
 
 
 def test_a_run_that_was_continued_is_said_not_to_compare(timed):
