@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from mmbench.errors import UserError
 from mmbench.hints import BEGIN, typed
-from mmbench.report import leftovers, render
+from mmbench.report import leftovers, own_study, render
 from mmbench.report.cost import cost_tables, taken_for
 from mmbench.report.current import current
 from mmbench.report.frame import absent_as_zero, tasks_of
@@ -86,11 +86,13 @@ def report(
             memory does not grow with their number.
 
     Raises:
-        UserError: if there is no record, or none of a study asked for, or the tables cannot be
-            written.
+        UserError: if there is no record, or none of a study asked for, a study of the user's own
+            has a mistake, or the tables cannot be written.
     """
     asked = [load_study(name) for name in studies]
     loaded = load_results(results, source, _command(asked[0]) if asked else BEGIN)
+    for study in asked:
+        own_study.check(study, {*loaded.frame["method"]}, results / "tables")
     if absent_class == "zero":
         loaded = replace(loaded, frame=absent_as_zero(loaded.frame))
     built = Built(loaded.folder, loaded.left_out, loaded.unreadable)
@@ -332,7 +334,8 @@ def _write(
         folder.mkdir(parents=True, exist_ok=True)
         for suffix, form in render.FORMS.items():
             file = folder / f"{stem(study, kind)}.{suffix}"
-            text = (form.head + "".join(parts[suffix])).encode()
+            head = form.head + (own_study.origin(study, folder) if suffix == "md" else "")
+            text = (head + "".join(parts[suffix])).encode()
             if file.is_file() and file.read_bytes() != text:
                 built.changed.add(study)
             write_atomic(file, text)

@@ -226,10 +226,18 @@ def test_a_study_of_ones_own_is_run_and_reported_by_the_path_of_its_file(
     [
         (None, "gone.toml", r"cannot read the study .*gone.toml: No such file"),
         ("title = ", "mine.toml", r"cannot read the study .*mine.toml: Invalid value"),
-        (MINE + 'rowz = ["sum"]', "mine.toml", r"mine.toml is no study: .*'mine.rowz'.*'rows'"),
-        (MINE + 'order = "first"', "mine.toml", "'mine.order' cannot be 'first'; allowed: integer"),
-        ('title = "T"\nbaselines = []', "mine.toml", "'mine.rows' is missing"),
-        (MINE.replace("alpha = 1 }", "alpha = 1 }, x = 2"), "mine.toml", r"'mine.rows.*x'"),
+        (MINE + 'rowz = ["sum"]', "mine.toml", r"mine.toml is no study: .* 'rowz'.*'rows'"),
+        (MINE + 'order = "first"', "mine.toml", "'order' cannot be 'first'; allowed: integer"),
+        ('title = "T"\nbaselines = []', "mine.toml", "'rows' is missing"),
+        (MINE.replace("name =", "nmae ="), "mine.toml",
+         r"^.*mine.toml is no study: row 2 \(iprm\): unknown setting 'nmae'; did you mean 'name'"),
+        (MINE.replace('["concat", ', "[3, "), "mine.toml", "row 1 is 3; write a method's"),
+        (MINE.replace('method = "iprm", ', ""), "mine.toml",
+         r"row 2 \(none\): 'method' is missing"),
+        (MINE.replace('"iprm"]', '"iprm", { method = "iprm", name = "again" }]'), "mine.toml",
+         "mine.toml: rows 3 and 4 are both iprm with the same options; take one out"),
+        (MINE.replace('name = "none", ', ""), "mine.toml",
+         "mine.toml: rows 2 and 3 are both called 'iprm'; give one of them another name"),
         (MINE + 'name = "naive"', "mine.toml", "sets 'name'; a study is called as its file"),
         (MINE.replace('["concat"]', '["conact"]'), "mine.toml",
          "has the baseline 'conact', and no row of that method; did you mean 'concat'"),
@@ -265,6 +273,51 @@ def test_two_files_cannot_be_one_study(own, tmp_path):
 def test_a_study_whose_rows_no_record_could_fill_is_not_run(change, said, own):
     with pytest.raises(UserError, match=said):
         make_cells(options(study=own(MINE.replace(*change))))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('"iprm"]', '"iprmm"]'), r"row 3 \(iprmm\): unknown method 'iprmm'; did you mean 'iprm'"),
+        (
+            ("alpha = 1", "alhpa = 1"),
+            r"row 2 \(none\): unknown setting 'alhpa'; did you mean 'alpha'",
+        ),
+        (("alpha = 1", "alpha = 7"), r"row 2 \(none\): 'alpha' cannot be 7; allowed: "),
+        (("alpha = 1", "alpha = 0.8"), r"row 2 \(none\): 'alpha' is set to its default"),
+    ],
+)
+def test_a_row_that_no_record_could_fill_is_refused_by_a_report(
+    change, said, own, template, make, tmp_path
+):
+    write(tmp_path, [make(template, "concat", 0, 0.5)])
+    with pytest.raises(UserError, match=rf"^{tmp_path}/mine.toml, {said}"):
+        report(tmp_path, [own(MINE.replace(*change))], "runs")
+    assert not (tmp_path / "tables").exists()
+
+
+def test_a_method_of_ones_own_is_known_to_a_report_by_its_records(own, template, make, tmp_path):
+    deeper = make(template, "my-own", 0, 0.8, changed={"method.depth": 3})
+    write(tmp_path, [make(template, "concat", 0, 0.5), deeper])
+    path = own(MINE.replace('"iprm"]', '{ method = "my-own", set = { depth = 3 } }]'))
+    assert names(report(tmp_path, [path], "runs", figures=False)) == ["mine"]
+
+
+def test_the_tables_of_another_study_of_the_same_name_are_not_replaced(
+    own, template, make, tmp_path, monkeypatch
+):
+    write(tmp_path, [make(template, "iprm", 0, 0.7, changed={"method.alpha": 1.0})])
+    (tmp_path / "other").mkdir()
+    first, second = own(MINE), own(MINE, "other/mine.toml")
+    report(tmp_path, [first], "runs", figures=False)
+    report(tmp_path, [first], "runs", figures=False)  # its own
+    before = (tmp_path / "tables" / "mine.md").read_bytes()
+    monkeypatch.setattr("mmbench.report.study.OWN", {})
+    with pytest.raises(UserError, match=rf"another study of that name, {first}, and {second} w"):
+        report(tmp_path, [second], "runs", figures=False)
+    assert (tmp_path / "tables" / "mine.md").read_bytes() == before
+    Path(first).rename(tmp_path / "old.toml")  # as one moves a file
+    report(tmp_path, [second], "runs", figures=False)
 
 
 def test_every_study_expands_to_cells_and_finds_its_own_rows():
