@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from mmbench.cell import Cell
@@ -10,12 +10,20 @@ from mmbench.record import Record
 from mmbench.settings import as_typed
 
 
-def command_line(cell: Cell) -> str:
-    """Return what to type to make ``cell``; a method with variants makes its others as well."""
+def command_line(cell: Cell, untold: Collection[str] = ()) -> str:
+    """Return what to type to make ``cell``; a method with variants makes its others as well.
+
+    Args:
+        cell: what to make.
+        untold: options of the dataset to say though they were not asked for: those that its
+            defaults no longer say, as with a table of one's own that was prepared again.
+    """
     words = ["mmbench", "run", "--methods", cell.method, "--datasets", cell.dataset]
     words += ["--seeds", f"{cell.seed},", "--protocol", cell.protocol]
     words += ["--fidelity", cell.fidelity, "--preset", cell.preset]
-    for key, value in sorted(cell.changed.items()):
+    held = cell.dataset_config
+    data = {f"dataset.{key}": held[key] for key in untold if key in held}
+    for key, value in sorted((data | cell.changed).items()):
         if key.startswith("encoder."):
             words += ["--encoder", f"{key.removeprefix('encoder.')}={value}"]
         else:

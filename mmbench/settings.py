@@ -117,7 +117,7 @@ def validate(model: type[S], values: Mapping[str, Any], prefix: str) -> S:
     Args:
         model: the settings class.
         values: the keys the user gave.
-        prefix: what to put before a key in messages, e.g. ``"trainer"``.
+        prefix: what to put before a key in messages, e.g. ``"trainer"``; may be empty.
 
     Raises:
         UserError: for an unknown key or a value that is not allowed.
@@ -135,17 +135,17 @@ def _explain(model: type[BaseModel], err: ValidationError, prefix: str) -> str:
         top = str(item["loc"][0]) if item["loc"] else ""
         reason = item["msg"].removeprefix("Value error, ")
         if not top:
-            lines[f"{prefix}: {reason}"] = f"'{prefix}': {reason}"
+            lines[f"{prefix}: {reason}"] = f"'{prefix}': {reason}" if prefix else reason
         elif item["type"] == "extra_forbidden":
             lines[top] = _unknown(model, item["loc"], prefix)
         elif item["type"] == "missing":
-            lines[top] = f"'{prefix}.{_dotted(item['loc'])}' is missing; give it a value"
+            lines[top] = f"'{_key(prefix, _dotted(item['loc']))}' is missing; give it a value"
         else:
             # A union reports every alternative it tried; the first line is enough for one key.
             said = any(word in item["type"] for word in _SAID_BY_ALLOWED)
             lines.setdefault(
                 top,
-                f"'{prefix}.{_dotted(item['loc'])}' cannot be {_found(item['input'])}"
+                f"'{_key(prefix, _dotted(item['loc']))}' cannot be {_found(item['input'])}"
                 f"{'' if said else f' ({reason})'}; allowed: {allowed(model, top)}",
             )
     return "\n".join(lines.values())
@@ -162,9 +162,13 @@ def _unknown(model: type[BaseModel], loc: Sequence[int | str], prefix: str) -> s
         owner = fields[part].annotation if part in fields else None
     known = list(getattr(owner, "model_fields", {}))
     return (
-        f"unknown setting '{prefix}.{'.'.join(map(str, loc))}'{nearest(str(loc[-1]), known)} "
+        f"unknown setting '{_key(prefix, *map(str, loc))}'{nearest(str(loc[-1]), known)} "
         f"(known: {', '.join(known) or 'none'})"
     )
+
+
+def _key(prefix: str, *parts: str) -> str:
+    return ".".join([prefix, *parts] if prefix else parts)
 
 
 def _named(value: object) -> str:

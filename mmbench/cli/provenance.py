@@ -100,7 +100,7 @@ def _origin(
         "split": record.cell.split_hash, "data": record.data.data_hash if record.data else None,
         "commit": where.commit, "clean": where.clean, "device": where.hardware,
         "finished": record.finished, "epoch": record.selection.epoch if record.selection else None,
-        "command": typed(command_line(record.cell), results),
+        "command": typed(command_line(record.cell, number.untold), results),
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,13 +67,21 @@ def report(
         print(f"{silent} more tables are in the files below; --study NAME prints its own")
     for line in (*built.left_out, *built.remarks):
         print(line)
-    for path in built.files:
-        print(f"wrote {path}")
-    _tell_removed(built, results)
+    _tell_written(built.files)
     if readme is not None:
         render.update_readme(readme, kept)
         print(f"updated {readme}")
+    _tell_removed(built, results)
     return _complain(built.unreadable)
+
+
+def _tell_written(files: Sequence[Path]) -> None:
+    """Say in a line per folder how many files of each kind are in it."""
+    for folder in dict.fromkeys(file.parent for file in files):
+        inside = [file for file in files if file.parent == folder]
+        kinds = Counter(file.suffix for file in inside)
+        many = ", ".join(f"{number} {suffix}" for suffix, number in kinds.items())
+        print(f"wrote {inside[0] if len(inside) == 1 else f'{folder}: {many}'}")
 
 
 def _tell_removed(built: "Built", results: Path) -> None:

@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_limits
 
 from mmbench.errors import UserError
 from mmbench.hints import BEGIN, typed
-from mmbench.report import leftovers, render
-from mmbench.report.cost import cost_tables
+from mmbench.report import leftovers, own_study, render
+from mmbench.report.cost import cost_tables, taken_for
 from mmbench.report.current import current
 from mmbench.report.frame import absent_as_zero, tasks_of
 from mmbench.report.imbalance import imbalance_tables
@@ -86,11 +86,13 @@ def report(
             memory does not grow with their number.
 
     Raises:
-        UserError: if there is no record, or none of a study asked for, or the tables cannot be
-            written.
+        UserError: if there is no record, or none of a study asked for, a study of the user's own
+            has a mistake, or the tables cannot be written.
     """
     asked = [load_study(name) for name in studies]
     loaded = load_results(results, source, _command(asked[0]) if asked else BEGIN)
+    for study in asked:
+        own_study.check(study, {*loaded.frame["method"]}, results / "tables")
     if absent_class == "zero":
         loaded = replace(loaded, frame=absent_as_zero(loaded.frame))
     built = Built(loaded.folder, loaded.left_out, loaded.unreadable)
@@ -224,8 +226,10 @@ def kinds_of(
             "wins": lambda: win_tables(pooled),
         }
     cited = published_costs if study.cost else published_tables
+    datasets = {group.dataset for group in formed}
+    numbers = [n for n in loaded.published if loaded.reference or n.dataset in datasets]
     # Of a study that was not run they are all there is.
-    made["published" if formed else ""] = lambda: cited(study, formed, loaded.published)
+    made["published" if formed else ""] = lambda: cited(study, formed, numbers)
     for kind, make in made.items():
         yield kind, _distinct(make())
 
@@ -233,7 +237,8 @@ def kinds_of(
 def _distinct(tables: Iterable[Table]) -> Iterator[Table]:
     """Yield the tables with a number behind a name that an earlier one has.
 
-    Recipes and devices make no part of a name, and seldom is there more than one of either.
+    Recipes and encoders make no part of a name unless they were asked for, and seldom is there more
+    than one of either.
     """
     times: dict[str, int] = {}
     for table in tables:
@@ -299,8 +304,9 @@ def _committed(results: Path, study: Study) -> str:
 def _concerned(loaded: Loaded) -> list[Study]:
     """Return the studies that the records are about.
 
-    A study of options is shown once one of its options was run, and a study of what was found only
-    if the others leave something out. With the committed records stand all published numbers.
+    A study of options is shown once one of its options was run, a study of cost once runs were
+    taken as it wants them, and a study of what was found only if the others leave something out.
+    With the committed records stand all published numbers.
     """
     frame = loaded.frame
     published = {number.study for number in loaded.published if loaded.reference}
@@ -312,7 +318,10 @@ def _concerned(loaded: Loaded) -> list[Study]:
         about = concerns(study, frame)
         masks = [mask & about for mask in members(study.rows, frame)]
         special = [mask for row, mask in zip(study.rows, masks, strict=True) if row.special]
-        if study.name in published or any(mask.any() for mask in special or masks):
+        run = any(mask.any() for mask in special or masks)
+        if run and study.cost:
+            run = taken_for(study, list(groups(study, frame, loaded.tasks)))
+        if study.name in published or run:
             shown.append(study)
             seen |= np.logical_or.reduce(masks)
     return shown + [study for study in every if study.rows == "found" and not seen.all()]
@@ -325,7 +334,8 @@ def _write(
         folder.mkdir(parents=True, exist_ok=True)
         for suffix, form in render.FORMS.items():
             file = folder / f"{stem(study, kind)}.{suffix}"
-            text = (form.head + "".join(parts[suffix])).encode()
+            head = form.head + (own_study.origin(study, folder) if suffix == "md" else "")
+            text = (head + "".join(parts[suffix])).encode()
             if file.is_file() and file.read_bytes() != text:
                 built.changed.add(study)
             write_atomic(file, text)

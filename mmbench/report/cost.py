@@ -1,15 +1,15 @@
 """What training costs: time, memory and parameters, of runs on one device only."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.report.rows import Columns, Group, Positions, Shown
-from mmbench.report.scores import TITLES, absence, caption, reasons
+from mmbench.report.scores import TITLES, absence, caption, reasons, unrun
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
 from mmbench.report.table import Entry, Table, mean_entry
@@ -48,13 +48,20 @@ class Point:
 
 
 def by_device(groups: Iterable[Group]) -> list[Group]:
-    """Return the groups with the records of every device and way of using it apart."""
+    """Return the groups with the records of every device and way of using it apart.
+
+    A part says device or way where others of its group have another.
+    """
     parts = []
     for group in groups:
         done = group.where[group.columns["status"][group.where] == "done"]
-        for place in sorted(set(_places(group.columns, done))):
+        places = sorted(set(_places(group.columns, done)))
+        differs = [len(set(each)) > 1 for each in zip(*places, strict=True)]
+        for place in places:
             here = tuple(_row_on(row, place) for row in group.rows)
-            parts.append(replace(group, rows=here, where=_only(group.columns, done, place)))
+            where = _only(group.columns, done, place)
+            apart = (*group.apart, *compress(place, differs))
+            parts.append(replace(group, rows=here, where=where, apart=apart))
     return parts
 
 
@@ -114,6 +121,7 @@ def _table(study: Study, group: Group, reference: bool, shared: NDArray[np.bool_
         caption=caption(group, reference, f"Cost on one device, {group.first('way')}, and test "
                         f"{TITLES.get(primary, primary)} in percent,"),
         notes=(
+            *unrun(group),
             *(n.format(reference=name) for n in NOTES),
             *([APART.format(reference=name)] if _apart(rows) else []), *reasons(group.rows),
             *(_warning(study, group, shared) or _conclusion(rows, base)),
@@ -166,6 +174,19 @@ def comparable(groups: Iterable[Group]) -> bool:
     return not any(_disturbed(group, shared) for group in parts)
 
 
+def taken_for(study: Study, groups: Sequence[Group]) -> bool:
+    """Say whether runs were taken as a study of cost wants them.
+
+    That is one at a time, and the first baseline with another row on one device.
+    """
+    compared = [
+        part
+        for part in by_device(groups)
+        if base_row(study, part) and sum(bool(row.stored("seconds")) for row in part.rows) > 1
+    ]
+    return bool(compared) and comparable(groups)
+
+
 def shared_runs(columns: Columns) -> NDArray[np.bool_]:
     """Say of every record whether its run overlapped in time with another on such a device."""
     begun, ended = (
@@ -208,28 +229,29 @@ def _conclusion(
         return ()
     runs = min(len(entries[4].sources) for name, entries in rows if name in ratios)
     least, most = (pick(others, key=lambda n: others[n]) for pick in (min, max))
+    takes = (
+        f"takes from {others[least]:.2f} ({least}) to {others[most]:.2f} times ({most})"
+        if len(others) > 1
+        else f"of {least} takes {others[least]:.2f} times"
+    )
     return (
-        f"What may be concluded: on this device and with these encoders a whole run takes from "
-        f"{others[least]:.2f} ({least}) to {others[most]:.2f} times ({most}) that of {base.name}; "
-        f"{counted(runs, 'run')} of each.",
+        f"What may be concluded: on this device and with these encoders a whole run {takes} that "
+        f"of {base.name}; {counted(runs, 'run')} of each.",
     )
 
 
 def points(study: Study, groups: Iterable[Group]) -> Mapping[str, list[Point]]:
     """Return the rows that have both a ratio and a score, by dataset, device and use of it."""
     found: dict[str, list[Point]] = {}
-    parts = by_device(groups)
-    ways = Counter((group.title, group.first("device")) for group in parts)
-    for group in parts:
+    for group in by_device(groups):
         base = base_row(study, group)
         for row in group.rows:
             scores = list(row.values("fused", str(group.task["primary"])).values())
             ratio = ratio_entry(row, base, "whole").value
             if scores and ratio is not None:
                 mean, std = mean_std(scores)
-                device = group.first("device")
-                way = f"\n{group.first('way')}" if ways[group.title, device] > 1 else ""
-                where = f"{group.title}\n{device}{way}"
+                device = str(group.first("device"))
+                where = group.title if device in group.apart else f"{group.title}\n{device}"
                 point = Point(row.name, ratio, 100 * mean, 100 * (std or 0.0))
                 found.setdefault(where, []).append(point)
     return found

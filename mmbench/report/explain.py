@@ -3,13 +3,15 @@
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import pandas as pd
 
 from mmbench.errors import UserError, nearest
 from mmbench.report.build import load_results, tables_of
 from mmbench.report.frame import row_of
-from mmbench.report.rows import unmarked
+from mmbench.report.rows import unmarked, untold
 from mmbench.report.study import study_names
 from mmbench.report.table import Entry, Source, Sources, Table
 from mmbench.report.titles import KINDS, stem
@@ -35,6 +37,7 @@ class Explained:
         files: the file of every record.
         pairing: how: taken away, or divided by.
         scale: what the value is shown times.
+        untold: options of the dataset that other records have otherwise without a word.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Explained:
     files: Mapping[str, Path]
     pairing: str = "difference"
     scale: float = 100.0
+    untold: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool | None:
@@ -87,7 +91,12 @@ def explain(target: str, source: str, results: Path | None = None) -> list[Expla
             f"(there are {', '.join(known) or 'none'}){_hint(tables, place)}"
         )
     written = _written(file)
-    numbers = [n for t in found for n in _row(t, row, column, written, loaded.files)]
+    numbers = [
+        replace(number, untold=options)
+        for t in found
+        for options in [_untold(t.dataset, loaded.frame)]
+        for number in _row(t, row, column, written, loaded.files)
+    ]
     if not numbers:
         names = list(dict.fromkeys(name for t in found for name, _ in t.rows))
         meant = nearest(column, found[0].columns[1:]) if column else ""
@@ -101,6 +110,12 @@ def explain(target: str, source: str, results: Path | None = None) -> list[Expla
 
 def _title(table: Table) -> str:
     return table.heading.partition(": ")[2]
+
+
+def _untold(dataset: str, frame: pd.DataFrame) -> tuple[str, ...]:
+    """Return the options of a dataset that some of its records have otherwise without a word."""
+    found = [keys for (name, _), keys in untold(frame).items() if name == dataset]
+    return tuple(dict.fromkeys(key for keys in found for key in keys))
 
 
 def _hint(tables: Sequence[Table], place: str) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mmbench.report.frame import column
 from mmbench.report.rows import Group, Shown
-from mmbench.report.scores import caption
+from mmbench.report.scores import caption, unrun
 from mmbench.report.study import Study
 from mmbench.report.summary import mean_std
 from mmbench.report.table import Entry, Sources, Table, mean_entry
@@ -66,7 +66,7 @@ def _table(study: Study, group: Group, known: Known, reference: bool) -> Table:
         bundle=group.bundle,
         dataset=group.dataset,
         protocol=group.protocol,
-        notes=(*NOTES, *_conclusion(group, alone)),
+        notes=(*unrun(group), *NOTES, *_conclusion(group, alone)),
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,25 @@ def _with(settings: Mapping[str, object], frame: pd.DataFrame) -> NDArray[np.boo
     each = {text: json.loads(text) for text in frame["beside"].unique()}
     held = [text for text, beside in each.items() if settings.items() <= beside.items()]
     return frame["beside"].isin(held).to_numpy(bool)
+
+
+def untold(frame: pd.DataFrame) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return, by dataset and settings in words, the dataset's options that differ without a word.
+
+    Those of a user's own table do: its contents, and what else it was prepared with.
+    """
+    by_words: dict[tuple[str, str], list[dict[str, object]]] = {}
+    seen = frame[["dataset", "around", "data"]].drop_duplicates()
+    for dataset, around, data in seen.itertuples(index=False):
+        by_words.setdefault((dataset, around), []).append(json.loads(data))
+    return {
+        words: tuple(
+            key
+            for key, value in configs[0].items()
+            if all(key in each for each in configs) and any(each[key] != value for each in configs)
+        )
+        for words, configs in by_words.items()
+    }
 
 
 def found(frame: pd.DataFrame) -> tuple[Row, ...]:
@@ -143,7 +163,7 @@ def shown_rows(
     where: Positions,
     task: Mapping[str, object],
 ) -> list[Shown]:
-    """Return the rows in the study's order; a method without any record gets one.
+    """Return the rows in the study's order; a method without a record in the table gets one.
 
     Args:
         rows: of the study.
@@ -177,6 +197,8 @@ class Group:
         task: modalities and metrics of the dataset.
         stated: whether each row says its own fidelity and recipe.
         knob: the option of the dataset that the study turns, if any.
+        unrun: names of the study's rows without any record here, whatever the fidelity and recipe.
+        apart: in words, what else sets it apart from another table of the dataset and settings.
     """
 
     rows: tuple[Shown, ...]
@@ -185,6 +207,8 @@ class Group:
     task: Mapping[str, object]
     stated: bool = False
     knob: str = ""
+    unrun: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
 
     def column(self, key: str) -> list[Any]:  # Any: text or numbers
         """Return one column of the table's records."""
@@ -217,7 +241,7 @@ class Group:
     @property
     def around(self) -> str:
         """What was changed around the methods, in words, and the knob at whatever value."""
-        said = str(self.first("around"))
+        said = ", ".join(filter(None, [str(self.first("around")), *self.apart]))
         usual = self.knob and f"{self.knob}=" not in said
         return ", ".join(filter(None, [f"{self.knob}={self.turned:g}" if usual else "", said]))
 
@@ -285,6 +309,9 @@ def _groups(
     bundles = [] if stated else ["fidelity", "preset", "recipe"]
     both = (columns["fidelity"] == "corrected") & (columns["preset"] == "common")
     plain = dict(_places(frame, about & both, keys))
+    everything = dict(_places(frame, about, keys))
+    loose = members([row.loose for row in rows], frame) if stated else masks
+    differing = untold(frame)
     for key, where in _places(frame, about, [*keys, *bundles]):
         task = _task(columns, where) or tasks.get(str(key[0]))
         if task is None or not asked[where].any():
@@ -292,8 +319,12 @@ def _groups(
         if not stated:
             beside = _unaffected(columns, plain.get(key[:4], where[:0]), key[4:6])
             where = np.concatenate([where, beside])
-        shown = shown_rows(rows, masks, columns, where, task)
-        yield Group(tuple(shown), columns, where, task, stated)
+        run = [bool(mask[everything[key[:4]]].any()) for mask in loose]
+        shown = shown_rows([*compress(rows, run)], [*compress(masks, run)], columns, where, task)
+        unrun = (row.shown for row, has in zip(rows, run, strict=True) if not has)
+        data = json.loads(str(columns["data"][where[0]]))
+        apart = tuple(f"{option}={data[option]}" for option in differing[key[0], key[2]])
+        yield Group(tuple(shown), columns, where, task, stated, unrun=tuple(unrun), apart=apart)
 
 
 def _task(columns: Columns, where: Positions) -> Mapping[str, object] | None:

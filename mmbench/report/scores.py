@@ -64,6 +64,7 @@ def score_table(study: Study, group: Group, reference: bool) -> Table:
         rows=tuple(filled),
         caption=caption(group, reference, WHAT) + _absent(group),
         notes=(
+            *unrun(group),
             *_notes(rows, scores, title),
             *([] if all(alike) else [LONGER]),
             *_ceiling(group),
@@ -108,6 +109,11 @@ def reasons(rows: Sequence[Shown]) -> list[str]:
         told = zip(row.column("status"), row.column("reason"), strict=True)
         notes += [f"{row.name}: {s}: {why}." for s, why in dict.fromkeys(told) if s != "done"]
     return notes
+
+
+def unrun(group: Group) -> tuple[str, ...]:
+    """Return the note that names the rows left out of a table, without any record there."""
+    return (f"Not run here: {', '.join(group.unrun)}.",) if group.unrun else ()
 
 
 def _place(entries: Sequence[list[Entry]], alike: Sequence[bool]) -> None:

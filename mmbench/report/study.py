@@ -1,8 +1,10 @@
 """Named studies: which rows a comparison has, and what its differences are taken to."""
 
 import tomllib
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ from mmbench.scan import check_name
 from mmbench.settings import Settings, validate
 
 SUFFIX = ".toml"
+ASIDE = {"name": None, "published": None}  # of a row; they choose no records
 
 
 class Row(Settings):
@@ -37,9 +40,19 @@ class Row(Settings):
     published: str | None = None
 
     @property
+    def shown(self) -> str:
+        """What it is called unless its method's label says more."""
+        return self.name or self.method
+
+    @property
     def special(self) -> bool:
         """Whether the row is about more than a method with its defaults."""
         return bool(self.set) or self.fidelity == "released" or self.preset == "authors"
+
+    @property
+    def loose(self) -> "Row":
+        """The row, whatever the fidelity and the recipe."""
+        return self.model_copy(update={"fidelity": None, "preset": None})
 
 
 class Study(Settings):
@@ -115,9 +128,14 @@ def study_names() -> list[str]:
     return sorted([*_shipped(), *OWN])
 
 
+def own_file(name: str) -> Path | None:
+    """Return the file of a study of the user's own, None for one of mmbench."""
+    return OWN[name][0] if name in OWN else None
+
+
 def as_typed(name: str) -> str:
     """Return what ``--study`` takes for a study: its name, or the file of the user's own."""
-    return str(OWN[name][0]) if name in OWN else name
+    return str(own_file(name) or name)
 
 
 def load_study(name: str) -> Study:
@@ -177,10 +195,14 @@ def _read(file: Path, name: str) -> Study:
     if "name" in text:
         raise UserError(f"{file} sets 'name'; a study is called as its file: remove the line")
     try:
-        study = validate(Study, {"name": name, **text}, name)
+        if isinstance(text.get("rows"), list):
+            text["rows"] = [_row(value, n) for n, value in enumerate(text["rows"], 1)]
+        study = validate(Study, {"name": name, **text}, "")
     except UserError as err:
         raise UserError(f"{file} is no study: {err}") from err
-    methods = [row.method for row in study.rows if isinstance(row, Row)]
+    rows = [] if study.rows == "found" else study.listed
+    _check_once(rows, file)
+    methods = [row.method for row in rows]
     for baseline in study.baselines:
         if methods and baseline not in methods:
             raise UserError(
@@ -188,3 +210,31 @@ def _read(file: Path, name: str) -> Study:
                 f"{nearest(baseline, methods)}; add one, or take it out"
             )
     return study
+
+
+def _row(value: Any, number: int) -> Row:  # Any: not validated yet
+    """Return a row of a file; a mistake in it is told by its number."""
+    if isinstance(value, str):
+        value = {"method": value}
+    if not isinstance(value, dict):
+        raise UserError(f"row {number} is {value!r}; write a method's name, or a table with one")
+    try:
+        return validate(Row, value, "")
+    except UserError as err:
+        name = value.get("name") or value.get("method")
+        raise UserError(f"row {number}{f' ({name})' if name else ''}: {err}") from err
+
+
+def _check_once(rows: Sequence[Row], file: Path) -> None:
+    """Refuse two rows of the same records, and two of one name."""
+    for (one, first), (two, second) in combinations(enumerate(rows, 1), 2):
+        if first.model_copy(update=ASIDE) == second.model_copy(update=ASIDE):
+            raise UserError(
+                f"{file}: rows {one} and {two} are both {second.method} with the same options; "
+                "take one out"
+            )
+        if first.shown == second.shown:
+            raise UserError(
+                f"{file}: rows {one} and {two} are both called {second.shown!r}; give one of them "
+                'another name: name = "..."'
+            )

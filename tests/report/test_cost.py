@@ -7,7 +7,7 @@ from mmbench.report.frame import tasks_of, to_frame
 from mmbench.report.published import SECONDS, Number
 from mmbench.report.published_cost import published_costs
 from mmbench.report.rows import groups
-from mmbench.report.study import Study
+from mmbench.report.study import Row, Study
 from mmbench.sweep import in_turns
 
 STUDY = Study(name="s", title="T", rows=("concat", "iprm"), baselines=("concat",), cost=True)
@@ -28,9 +28,9 @@ def timed(template, make):
     return made
 
 
-def tables(records):
+def tables(records, study=STUDY):
     frame = to_frame(records)
-    return list(cost_tables(STUDY, groups(STUDY, frame, tasks_of(frame)), reference=False))
+    return list(cost_tables(study, groups(study, frame, tasks_of(frame)), reference=False))
 
 
 def test_ratio_is_paired_by_seed(timed):
@@ -53,7 +53,14 @@ def test_what_a_method_does_outside_its_steps_counts_in_the_whole_run(timed):
     row = dict(zip(table.columns[1:], dict(table.rows)["iprm"], strict=True))
     assert row["Ratio"].value == 1.0
     assert (row["Run, s"].text, row["Run ratio"].value) == ("16.00", 1.6)
-    assert "a whole run takes from 1.60 (iprm) to 1.60 times (iprm)" in table.notes[-1]
+    assert "a whole run of iprm takes 1.60 times that of concat; 1 run of" in table.notes[-1]
+
+
+def test_the_conclusion_on_several_rows_says_the_least_and_the_most(timed):
+    study = STUDY.model_copy(update={"rows": (*STUDY.rows, Row(method="sum"))})
+    (table,) = tables([timed("concat", 0, 1.0, 0, whole=10.0), timed("iprm", 0, 1.0, 1, whole=16.0),
+                       timed("sum", 0, 1.0, 2, whole=11.0)], study)  # fmt: skip
+    assert "a whole run takes from 1.10 (sum) to 1.60 times (iprm) that of" in table.notes[-1]
 
 
 def test_rows_of_different_devices_stand_in_tables_of_their_own(timed):
@@ -64,6 +71,8 @@ def test_rows_of_different_devices_stand_in_tables_of_their_own(timed):
     assert [dict(t.rows)["iprm"][2].value for t in (first, second)] == pytest.approx([2.0, 1.0])
     assert "Device: one." in first.caption
     assert "Device: two." in second.caption
+    assert [t.heading for t in (first, second)] == ["T: toy (one)", "T: toy (two)"]
+    assert [t.name for t in (first, second)] == ["s-toy-one", "s-toy-two"]
 
 
 def test_runs_that_overlapped_are_said_not_to_compare(timed):
@@ -89,6 +98,9 @@ def test_runs_of_another_way_of_using_the_device_stand_in_a_table_of_their_own(
     found = tables([*records, other.model_copy(update={"environment": there})])
     assert sorted(dict(t.rows)["concat"][0].value for t in found) == [1.0, 5.0]
     assert [words in t.caption for t in found].count(True) == 1
+    assert [words in t.heading for t in found].count(True) == 1
+    assert not any("(one" in t.heading for t in found)  # the same device
+    assert tables(records)[0].heading == "T: toy"  # where there is one way, it goes without saying
 
 
 def test_a_run_that_was_continued_is_said_not_to_compare(timed):

@@ -149,6 +149,43 @@ def test_a_ratio_is_computed_again_from_both_records(several):
     assert len(found.against) == 1
 
 
+@pytest.fixture
+def prepared_twice(template, make, tmp_path):
+    """Return the results of a table of one's own that had other contents the second time."""
+    for number, content in enumerate(("1aa1", "2bb2")):
+        for method, value in (("concat", 0.5), ("iprm", 0.6)):
+            folder = tmp_path / "runs" / f"{method}-{number}"
+            folder.mkdir(parents=True)
+            config = {"content": content, "words": 64}
+            record = make(template, method, 0, value + number / 10, dataset_config=config)
+            (folder / "record.json").write_text(record.model_dump_json(exclude_none=True))
+    return tmp_path
+
+
+def test_tables_of_other_contents_are_told_apart_and_so_are_their_figures(prepared_twice):
+    built = report(prepared_twice, ["naive"], "runs")
+    text = (prepared_twice / "tables" / "naive.md").read_text()
+    headings = [line for line in text.splitlines() if line.startswith("### ")]
+    assert headings == [
+        "### Naive fusion and IPRM: toy (content=1aa1)",
+        "### Naive fusion and IPRM: toy (content=2bb2)",
+    ]
+    assert {file.stem for file in built.files if "strength" in file.stem} == {
+        "naive-strength-toy-content=1aa1", "naive-strength-toy-content=2bb2",
+    }  # fmt: skip
+
+
+def test_the_command_of_a_record_says_which_contents_it_is_of(prepared_twice, capsys):
+    report(prepared_twice, ["naive"], "runs", figures=False)
+    target = f"{prepared_twice}/tables/naive.md:iprm:{{}}:Accuracy"
+    assert print_explained(target.format("toy"), "runs", True) == 0
+    both = json.loads(capsys.readouterr().out)
+    ends = [r["command"].rpartition(" --set ")[2] for n in both for r in n["records"]]
+    assert ends == ["dataset.content=1aa1", "dataset.content=2bb2"]
+    (one,) = explain(target.format("toy (content=2bb2)"), "runs")
+    assert one.value == pytest.approx(0.7)
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [

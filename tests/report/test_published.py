@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmbench.errors import UserError
+from mmbench.report.build import report
 from mmbench.report.frame import to_frame
 from mmbench.report.published import HEADER, Number, load_published, published_tables
 from mmbench.report.render import FORMS, markdown
@@ -66,6 +67,23 @@ def test_what_was_not_run_is_missing(tables):
     far = tables[1]
     assert [e.text for e in far.rows[0][1]] == ["40.00", "missing", ""]
     assert "nothing was run on this dataset" in far.caption
+
+
+def test_from_runs_a_dataset_on_which_nothing_was_run_has_no_table(template, make, tmp_path):
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "a-paper.csv").write_text(
+        f"{','.join(HEADER)}\nnaive,toy,iprm,accuracy,80.00,,\nnaive,far,iprm,accuracy,81.00,,\n"
+    )
+    for file in ("runs/1/record.json", "records/1.json"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        record = make(template, "iprm", 0, 0.7)
+        (tmp_path / file).write_text(record.model_dump_json(exclude_none=True))
+    shown = {}
+    for source in ("runs", "records"):
+        report(tmp_path, ["naive"], source, figures=False)
+        text = (tmp_path / "tables" / "naive-published.md").read_text()
+        shown[source] = [name for name in ("80.00", "81.00") if name in text]
+    assert shown == {"runs": ["80.00"], "records": ["80.00", "81.00"]}
 
 
 def test_seconds_are_read_with_their_spread(numbers):

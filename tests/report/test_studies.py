@@ -56,7 +56,63 @@ def names(built):
 
 def test_a_report_shows_the_studies_that_the_records_are_about(template, make, tmp_path):
     write(tmp_path, [make(template, "concat", 0, 0.5), make(template, "iprm", 0, 0.7)])
-    assert names(report(tmp_path, [], "runs")) == ["naive", "rebalanced", "cost"]
+    assert names(report(tmp_path, [], "runs")) == ["naive", "rebalanced"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "together", "shown"),
+    [(("concat", "iprm"), False, True), (("concat", "iprm"), True, False),
+     (("mla", "iprm"), False, False), (("concat",), False, False)],
+)  # fmt: skip
+def test_a_study_of_cost_is_shown_unasked_where_its_baseline_and_a_row_ran_one_at_a_time(
+    methods, together, shown, template, make, tmp_path
+):
+    times = {
+        number: {"started": f"2026-01-01T00:0{number}:00+00:00",
+                 "finished": f"2026-01-01T00:0{2 if together else number}:59+00:00"}
+        for number in range(len(methods))
+    }  # fmt: skip
+    write(tmp_path, [
+        make(template, method, 0, 0.5).model_copy(update=times[number])
+        for number, method in enumerate(methods)
+    ])  # fmt: skip
+    assert ("cost" in names(report(tmp_path, [], "runs", figures=False))) == shown
+    assert names(report(tmp_path, ["cost"], "runs", figures=False)) == ["cost"]
+
+
+def test_rows_that_were_not_run_are_named_below_the_table(template, make, score_tables):
+    records = [
+        make(template, "iprm", 0, 0.6, changed={"method.ema": "off"}),
+        make(template, "concat", 0, 0.5, dataset="other"),
+        make(template, "iprm", 0, 0.5, dataset="other", changed={"method.ema": "off"}),
+    ]
+    other, toy = score_tables(STUDY, records)
+    assert [[name for name, _ in t.rows] for t in (other, toy)] == [["concat", "w/o EMA"],
+                                                                    ["w/o EMA"]]  # fmt: skip
+    assert toy.notes[0] == "Not run here: concat, iprm."
+    assert "missing" not in markdown([other, toy])
+
+
+def test_a_row_that_was_run_with_another_recipe_alone_stays_and_is_missing(
+    template, make, score_tables
+):
+    records = [
+        make(template, "iprm", 0, 0.6, changed={"method.ema": "off"}),
+        make(template, "iprm", 0, 0.7, changed={"method.ema": "off"}, fidelity="released"),
+        make(template, "concat", 0, 0.5),
+    ]
+    plain, released = score_tables(STUDY, records)
+    assert dict(released.rows)["concat"][0].text == "missing"
+    assert plain.notes[0] == released.notes[0] == "Not run here: iprm."
+
+
+def test_rows_that_were_not_run_are_in_no_table_of_a_study(template, make, tmp_path):
+    write(tmp_path, [make(template, "iprm", 0, 0.7), make(template, "mla", 0, 0.6)])
+    report(tmp_path, ["rebalanced", "cost"], "runs", figures=False)
+    for kind in ("rebalanced", "rebalanced-imbalance", "cost"):
+        text = (tmp_path / "tables" / f"{kind}.md").read_text()
+        assert "missing" not in text and "| joint |" not in text, kind
+        assert "Not run here: concat, joint, ensemble, ogr-gb, " in text, kind
 
 
 def test_a_report_leaves_nothing_out(template, make, tmp_path):
@@ -170,10 +226,18 @@ def test_a_study_of_ones_own_is_run_and_reported_by_the_path_of_its_file(
     [
         (None, "gone.toml", r"cannot read the study .*gone.toml: No such file"),
         ("title = ", "mine.toml", r"cannot read the study .*mine.toml: Invalid value"),
-        (MINE + 'rowz = ["sum"]', "mine.toml", r"mine.toml is no study: .*'mine.rowz'.*'rows'"),
-        (MINE + 'order = "first"', "mine.toml", "'mine.order' cannot be 'first'; allowed: integer"),
-        ('title = "T"\nbaselines = []', "mine.toml", "'mine.rows' is missing"),
-        (MINE.replace("alpha = 1 }", "alpha = 1 }, x = 2"), "mine.toml", r"'mine.rows.*x'"),
+        (MINE + 'rowz = ["sum"]', "mine.toml", r"mine.toml is no study: .* 'rowz'.*'rows'"),
+        (MINE + 'order = "first"', "mine.toml", "'order' cannot be 'first'; allowed: integer"),
+        ('title = "T"\nbaselines = []', "mine.toml", "'rows' is missing"),
+        (MINE.replace("name =", "nmae ="), "mine.toml",
+         r"^.*mine.toml is no study: row 2 \(iprm\): unknown setting 'nmae'; did you mean 'name'"),
+        (MINE.replace('["concat", ', "[3, "), "mine.toml", "row 1 is 3; write a method's"),
+        (MINE.replace('method = "iprm", ', ""), "mine.toml",
+         r"row 2 \(none\): 'method' is missing"),
+        (MINE.replace('"iprm"]', '"iprm", { method = "iprm", name = "again" }]'), "mine.toml",
+         "mine.toml: rows 3 and 4 are both iprm with the same options; take one out"),
+        (MINE.replace('name = "none", ', ""), "mine.toml",
+         "mine.toml: rows 2 and 3 are both called 'iprm'; give one of them another name"),
         (MINE + 'name = "naive"', "mine.toml", "sets 'name'; a study is called as its file"),
         (MINE.replace('["concat"]', '["conact"]'), "mine.toml",
          "has the baseline 'conact', and no row of that method; did you mean 'concat'"),
@@ -209,6 +273,51 @@ def test_two_files_cannot_be_one_study(own, tmp_path):
 def test_a_study_whose_rows_no_record_could_fill_is_not_run(change, said, own):
     with pytest.raises(UserError, match=said):
         make_cells(options(study=own(MINE.replace(*change))))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('"iprm"]', '"iprmm"]'), r"row 3 \(iprmm\): unknown method 'iprmm'; did you mean 'iprm'"),
+        (
+            ("alpha = 1", "alhpa = 1"),
+            r"row 2 \(none\): unknown setting 'alhpa'; did you mean 'alpha'",
+        ),
+        (("alpha = 1", "alpha = 7"), r"row 2 \(none\): 'alpha' cannot be 7; allowed: "),
+        (("alpha = 1", "alpha = 0.8"), r"row 2 \(none\): 'alpha' is set to its default"),
+    ],
+)
+def test_a_row_that_no_record_could_fill_is_refused_by_a_report(
+    change, said, own, template, make, tmp_path
+):
+    write(tmp_path, [make(template, "concat", 0, 0.5)])
+    with pytest.raises(UserError, match=rf"^{tmp_path}/mine.toml, {said}"):
+        report(tmp_path, [own(MINE.replace(*change))], "runs")
+    assert not (tmp_path / "tables").exists()
+
+
+def test_a_method_of_ones_own_is_known_to_a_report_by_its_records(own, template, make, tmp_path):
+    deeper = make(template, "my-own", 0, 0.8, changed={"method.depth": 3})
+    write(tmp_path, [make(template, "concat", 0, 0.5), deeper])
+    path = own(MINE.replace('"iprm"]', '{ method = "my-own", set = { depth = 3 } }]'))
+    assert names(report(tmp_path, [path], "runs", figures=False)) == ["mine"]
+
+
+def test_the_tables_of_another_study_of_the_same_name_are_not_replaced(
+    own, template, make, tmp_path, monkeypatch
+):
+    write(tmp_path, [make(template, "iprm", 0, 0.7, changed={"method.alpha": 1.0})])
+    (tmp_path / "other").mkdir()
+    first, second = own(MINE), own(MINE, "other/mine.toml")
+    report(tmp_path, [first], "runs", figures=False)
+    report(tmp_path, [first], "runs", figures=False)  # its own
+    before = (tmp_path / "tables" / "mine.md").read_bytes()
+    monkeypatch.setattr("mmbench.report.study.OWN", {})
+    with pytest.raises(UserError, match=rf"another study of that name, {first}, and {second} w"):
+        report(tmp_path, [second], "runs", figures=False)
+    assert (tmp_path / "tables" / "mine.md").read_bytes() == before
+    Path(first).rename(tmp_path / "old.toml")  # as one moves a file
+    report(tmp_path, [second], "runs", figures=False)
 
 
 def test_every_study_expands_to_cells_and_finds_its_own_rows():
@@ -303,8 +412,8 @@ def test_records_with_the_settings_of_a_study_are_its_own(template, make, score_
         make(template, "mla", 0, 0.7, dataset="sarcasm", changed={"encoder.image": "clip"}),
     ]
     (own,) = score_tables(load_study("pretrained"), records)
+    assert [name for name, _ in own.rows] == ["CLIP+MLA"]
     assert dict(own.rows)["CLIP+MLA"][0].value == pytest.approx(0.6)
-    assert dict(own.rows)["CLIP"][0].text == "missing"
     others = score_tables(load_study("rebalanced"), records)
     values = [e[0].value for t in others for _, e in t.rows if e[0].value is not None]
     assert sorted(values) == pytest.approx([0.5, 0.7])

@@ -57,14 +57,14 @@ def test_protocols_and_settings_are_never_mixed(template, make, score_tables):
     assert len(published) == 1
 
 
-def test_missing_refused_and_failed_cells_are_shown(template, make, score_tables):
+def test_refused_and_failed_cells_are_shown_and_others_named(template, make, score_tables):
     refused = make(template, "sum", 0, 0.0).model_copy(
         update={"status": "refused", "reason": "needs two", "final": {}}
     )
     text = markdown(score_tables(STUDY, [make(template, "concat", 0, 0.5), refused]))
     assert "| sum | *refused* |" in text
     assert "sum: refused: needs two." in text
-    assert "| iprm | *missing* |" in text
+    assert "Not run here: iprm." in text
 
 
 def test_one_seed_concludes_nothing(template, make, score_tables):

@@ -1,0 +1,43 @@
+"""What ``mmbench report`` prints beside its tables: little, and what matters last."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from mmbench.cli.app import app
+
+
+@pytest.fixture
+def results(template, make, tmp_path):
+    for method, value in (("concat", 0.5), ("iprm", 0.7)):
+        folder = tmp_path / "runs" / method
+        folder.mkdir(parents=True)
+        record = make(template, method, 0, value)
+        (folder / "record.json").write_text(record.model_dump_json(exclude_none=True))
+    return tmp_path
+
+
+def report(results, *more):
+    done = CliRunner().invoke(app, ["report", "--results", str(results), *more])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_files_are_counted_by_folder_and_removed_ones_told_last(results):
+    report(results, "--study", "cost", "--no-figures")
+    lines = report(results, "--html").splitlines()
+    tables, figures = results / "tables", results / "figures"
+    wrote = [line for line in lines if line.startswith("wrote ")]
+    many = len(list(tables.glob("*.md"))), len(list(figures.glob("*.svg")))
+    assert wrote == [
+        f"wrote {tables}: {many[0]} .md, {many[0]} .tex, {many[0]} .csv",
+        f"wrote {figures}: {many[1]} .svg, {many[1]} .pdf",
+        f"wrote {results / 'report.html'}",
+    ]
+    assert lines[-1].startswith("removed 3 files of earlier reports") and "cost" in lines[-1]
+
+
+def test_json_names_every_file(results):
+    files = json.loads(report(results, "--json", "--no-figures"))
+    assert {*files} == {str(file) for file in results.glob("tables/*")}
