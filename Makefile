@@ -45,7 +45,7 @@ PERF := --into docs/performance.md
 perf: $(VENV)/.tested ## measure speed on this CPU into docs/performance.md (planned for 25 minutes, machine idle)
 	$(BIN)/python benchmarks/step_time.py --device cpu --batch 64 --methods targets --steps 1 --warmup 1 --rounds 12 --added $(PERF)
 	$(BIN)/python benchmarks/step_time.py --device cpu --batch 8 --warmup 1 --rounds 6 $(PERF)
-	$(BIN)/python benchmarks/cell_overhead.py --rounds 5 $(PERF)
+	$(BIN)/python benchmarks/cell_overhead.py --rounds 9 $(PERF)
 	$(BIN)/python benchmarks/grid_busy.py $(PERF)
 	$(BIN)/python benchmarks/side_by_side.py --device cpu --workers 1,2 --rounds 3 $(PERF)
 	$(BIN)/python benchmarks/side_by_side.py --device cpu --workers 1,2 --rounds 3 --cells 2 --epochs 1 --encoder image=resnet18 --encoder audio=resnet18 $(PERF)

@@ -57,7 +57,8 @@ from mmbench.training.trainer import Trainer
 
 BASELINE, CLASSES = "concat", 6
 SAME = 0.005  # how far arithmetic may be from the baseline's and still be called its own
-TINY = ((1, 33, 33), (3, 2, 33, 33))  # audio, visual: little work for the same encoders
+TINY = ((1, 9, 9), (3, 2, 9, 9))  # audio, visual: little work for the same encoders
+TIMES = 5  # as many rounds for what is added, whose steps are short
 Quartiles = tuple[float, float, float]  # the median between them
 # what a step may cost at most, relative to the baseline
 TARGETS = {
@@ -220,6 +221,7 @@ def taking_turns(
     names: Sequence[str],
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
     batch: int,
+    rounds: int,
     options: argparse.Namespace,
 ) -> Iterator[tuple[Mapping[str, Trainer], Sequence[Batch], Mapping[str, Sequence[float]]]]:
     """Yield each method's trainer, the batches, and the seconds of its turns."""
@@ -232,7 +234,7 @@ def taking_turns(
         trainers = {
             n: make_trainer(n, task, loader, settings, Path(folder) / n, run) for n in names
         }
-        yield trainers, batches, measure(trainers, batches, options.rounds, options.warmup)
+        yield trainers, batches, measure(trainers, batches, rounds, options.warmup)
 
 
 def added_milliseconds(
@@ -240,7 +242,7 @@ def added_milliseconds(
 ) -> dict[str, Quartiles]:
     """Return what methods of the baseline's arithmetic add to its step, on small inputs."""
     names = [name for name, ratio in arithmetic.items() if abs(ratio - 1) < SAME]
-    with taking_turns(names, TINY, batch, options) as (_, _, seconds):
+    with taking_turns(names, TINY, batch, TIMES * options.rounds, options) as (_, _, seconds):
         found = against_baseline(seconds, lambda t, base: 1000 * (t - base) / options.steps)
     return {name: each for name, each in found.items() if name != BASELINE}
 
@@ -258,7 +260,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     page = Page(options.into, f"step-time-{place}-{batch}")
     wanted = list(TARGETS) if options.methods == "targets" else method_names(options.methods)
     names = [BASELINE, *(n for n in wanted if n != BASELINE)]
-    with taking_turns(names, (audio, visual), batch, options) as (trainers, batches, seconds):
+    shapes = audio, visual
+    with taking_turns(names, shapes, batch, options.rounds, options) as (
+        trainers, batches, seconds,
+    ):  # fmt: skip
         rows = against_baseline(seconds, lambda t, base: t / base)
         if options.json:
             print(json.dumps({name: round(middle, 4) for name, (_, middle, _) in rows.items()}))
@@ -278,8 +283,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if added:
         step += (
             f"\nAdded: what a step takes more than that of `{BASELINE}` on inputs of "
-            f"{TINY[0][1]} x {TINY[0][2]}, otherwise alike; with it: 1 + added / "
-            f"{milliseconds:.0f} ms."
+            f"{TINY[0][1]} x {TINY[0][2]},\notherwise alike, over {TIMES * options.rounds} rounds; "
+            f"with it: 1 + added / {milliseconds:.0f} ms."
         )
     text = markdown(
         rows,

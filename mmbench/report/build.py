@@ -11,6 +11,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from mmbench.errors import UserError
+from mmbench.folders import hindrance
 from mmbench.hints import BEGIN, typed
 from mmbench.report import leftovers, own_study, render
 from mmbench.report.cost import cost_tables, taken_for
@@ -341,4 +342,4 @@ def _write(
             write_atomic(file, text)
             built.files.append(file)
     except OSError as err:
-        raise UserError(f"cannot write the tables to {folder}: {err.strerror}") from err
+        raise UserError(f"cannot write the tables to {folder}: {hindrance(folder, err)}") from err

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mmbench.errors import UserError
+from mmbench.folders import hindrance
 from mmbench.report.render import GENERATED, markdown
 from mmbench.report.study import as_typed, load_study
 from mmbench.report.table import Table
@@ -44,7 +45,7 @@ def write_document(
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, ("\n\n".join(parts) + "\n").encode())
     except OSError as err:
-        raise UserError(f"cannot write the page {file}: {err.strerror}") from err
+        raise UserError(f"cannot write the page {file}: {hindrance(file.parent, err)}") from err
     return file
 
 

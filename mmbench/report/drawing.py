@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmbench.errors import UserError
+from mmbench.folders import hindrance
 from mmbench.store import write_atomic
 
 # Okabe and Ito's palette (2008): told apart with every common colour blindness. Markers and
@@ -68,6 +69,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / f"{name}.{suffix}", held.getvalue())
         except OSError as err:
-            raise UserError(f"cannot write the figures to {folder}: {err.strerror}") from err
+            why = hindrance(folder, err)
+            raise UserError(f"cannot write the figures to {folder}: {why}") from err
         written.append(folder / f"{name}.{suffix}")
     return written

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from mmbench.errors import UserError
+from mmbench.folders import hindrance
 from mmbench.record import Record
 from mmbench.report.scores import TITLES
 from mmbench.report.study import load_study
@@ -96,7 +97,7 @@ def write_page(
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, text.encode())
     except OSError as err:
-        raise UserError(f"cannot write the page {file}: {err.strerror}") from err
+        raise UserError(f"cannot write the page {file}: {hindrance(file.parent, err)}") from err
     return file
 
 

@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmbench.cli.app import app
+from mmbench.errors import UserError
 
 
 @pytest.fixture
@@ -41,3 +42,14 @@ def test_files_are_counted_by_folder_and_removed_ones_told_last(results):
 def test_json_names_every_file(results):
     files = json.loads(report(results, "--json", "--no-figures"))
     assert {*files} == {str(file) for file in results.glob("tables/*")}
+
+
+@pytest.mark.parametrize("folder", ["tables", "figures"])
+def test_a_file_in_the_place_of_an_output_folder_is_named(folder, results):
+    (results / folder).write_text("mine")
+    done = CliRunner().invoke(app, ["report", "--results", str(results)])
+    assert isinstance(done.exception, UserError)
+    said = str(done.exception)
+    assert f"cannot write the {folder}" in said
+    assert "is a file; move it away" in said
+    assert (results / folder).read_text() == "mine"
