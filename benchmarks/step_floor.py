@@ -5,9 +5,9 @@
 Counted for ResNet-18 encoders at CREMA-D's shapes and batch 64 unless given, on tensors without
 values, so that no device is needed. ``--tflops`` is a matrix product measured on the device, and
 ``--tbytes`` a copy, in bytes read and written per second. Each convolution, forward and towards
-its input and its weights, takes what its arithmetic or its memory takes, whichever is more; what
-is between two convolutions is taken for one operation. Losses, heads, batches and the update of the
-weights are not in it.
+its input and its weights, takes what its arithmetic or its memory takes, whichever is more, and so
+does what is between two convolutions, which is taken for one operation. Losses, heads, batches and
+the update of the weights are not in it.
 """
 
 from argparse import Namespace
@@ -20,6 +20,7 @@ from mmbench.testing.traffic import CONVOLUTIONS, NORMS, Work
 
 CLASSES = 6
 BF16 = 2  # bytes
+SAMPLES = 6698  # for training, of CREMA-D
 
 
 def arguments(argv: Sequence[str] | None) -> Namespace:
@@ -59,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = (
         f"A step of `{options.method}` on ResNet-18 encoders, {shapes}, batch {options.batch}, in "
         f"bf16, takes at least {whole[-1]} ms\nat {options.tflops:.0f} Tflop/s and "
-        f"{options.tbytes:.1f} TB/s.\n\n"
+        f"{options.tbytes:.1f} TB/s if norms are operations of their own, an epoch of "
+        f"{SAMPLES:,} samples {SAMPLES / options.batch * float(whole[-1]) / 1000:.2f} s.\n\n"
     ) + table(
         {
             "kind": "l", "Tflop": "r", "arithmetic (ms)": "r", "GB": "r", "memory (ms)": "r",

@@ -102,7 +102,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     made.add_argument(
         "--json", action="store_true", help="print {method: median ratio}, not the table"
     )
-    return made.parse_args(argv)
+    options = made.parse_args(argv)
+    if options.json and options.added:
+        made.error("--json prints the ratios alone: leave out --added")
+    return options
 
 
 def turn(trainer: Trainer, batches: Sequence[Batch]) -> float:

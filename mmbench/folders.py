@@ -1,7 +1,10 @@
 """What is in the way where a path must be a folder, as it is or once it is made."""
 
+import errno
 import os
 from pathlib import Path
+
+HINDERED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 def obstacle(path: Path) -> str:
@@ -18,4 +21,5 @@ def hindrance(path: Path, err: OSError) -> str:
     """Say why nothing can be written below ``path``, and what can be done about that."""
     if found := obstacle(path):
         return f"{found}; move it away"
-    return f"{err.strerror or err}; make room, get write permission"
+    why = err.strerror or str(err)
+    return f"{why}; make room or get write permission" if err.errno in HINDERED else why

@@ -15,7 +15,7 @@ def interrupted(cells: int) -> str:
     were, them = ("was", "it") if cells == 1 else ("were", "them")
     return (
         f"{counted(cells, 'cell')} {were} interrupted, and nobody is at work on {them}: the same "
-        f"mmbench run command continues {them}"
+        f"mmbench run command continues {them}, or starts {them} again"
     )
 
 

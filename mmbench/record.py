@@ -171,7 +171,8 @@ class Record(Part):
     """One finished, refused or failed run.
 
     Attributes:
-        final: test metrics at the ``selected`` and at the ``last`` epoch.
+        final: test metrics at the ``selected`` and at the ``last`` epoch; of compiled encoders only
+            at the last, so that the two may differ by rounding where the epochs are one.
         remark: what every output must say about this cell.
         reason: why a refused cell was refused.
         imbalance: the imbalance reached at the selected epoch.

@@ -98,7 +98,7 @@ class Survey:
         sweeps: oldest first.
         pools: local pools that are at work now.
         damaged: what could not be read of sweeps, by the name of their folder.
-        taken: names of the cells that a pool or a sweep will run.
+        taken: names of the cells that a pool, or a sweep with workers or jobs, may still run.
     """
 
     cells: dict[str, Seen]
@@ -113,7 +113,7 @@ class Survey:
         return [
             seen.name
             for seen in self.cells.values()
-            if seen.state in UNFINISHED and seen.name not in self.taken
+            if seen.state in UNFINISHED and seen.dataset and seen.name not in self.taken
         ]
 
     @property
@@ -154,7 +154,7 @@ def survey(results: Path) -> Survey:
 
 
 def left_alone(results: Path) -> list[str]:
-    """Return ``Survey.left_alone`` without a look at cells that have a record."""
+    """Return ``Survey.left_alone``, without reading what has a record."""
     runs = results / "runs"
     if not runs.is_dir():
         return []
@@ -205,10 +205,13 @@ def _directories(runs: Path, there: float, finished: bool = True) -> Iterator[Se
     if not runs.is_dir():
         return
     for name in sorted(os.listdir(runs)):
-        if name.startswith(".") or (not finished and (runs / name / "record.json").exists()):
+        if name.startswith("."):
             continue
         try:
-            seen = look(RunDirectory(runs / name), os.listdir(runs / name), there)
+            listed = os.listdir(runs / name)
+            if not finished and "record.json" in listed:
+                continue
+            seen = look(RunDirectory(runs / name), listed, there)
         except (NotADirectoryError, FileNotFoundError):
             continue
         except OSError as err:  # one folder that may not be read hides no other

@@ -1,15 +1,13 @@
 """The command line: commands parse, call and print; the work is elsewhere."""
 
-import errno
 import sys
-
-HINDERED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 def main() -> None:
     """Run the command line; a user's mistake leaves with exit code 2 and no traceback."""
     from mmbench.cli.app import app
     from mmbench.errors import UserError
+    from mmbench.folders import HINDERED
 
     try:
         app()

@@ -394,7 +394,7 @@ def verify(
     Example: mmbench verify avdigits
 
     The exit code is 1 if a check fails; what is only told, as samples that a source is known to
-    hold twice, is none.
+    hold twice, is no failure.
     """
     from mmbench.cli import preparing
 

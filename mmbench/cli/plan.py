@@ -87,8 +87,10 @@ def _apart(cells: Sequence[Cell]) -> dict[str, str]:
     alike: dict[tuple[str, str, int], list[Cell]] = {}
     for cell in cells:
         alike.setdefault((cell.dataset, cell.label, cell.seed), []).append(cell)
-    found: dict[str, str] = {}
+    found = {cell.id: "" for cell in cells}
     for group in alike.values():
+        if len(group) == 1:
+            continue
         changed = {key for cell in group for key in cell.changed}
         values = {cell.id: _settings(cell) for cell in group}
         for cell in group:

@@ -158,8 +158,9 @@ def verify(
         return int(failed > 0)
     rows = [{"check": c.name, "result": _result(c), "found": c.words or c.detail} for c in checks]
     print_rows(rows, False, "nothing to check")
-    for note in filter(None, dict.fromkeys(check.note for check in checks)):
-        print(f"note: {note}")
+    advice = dict.fromkeys((check.ok, check.note) for check in checks if check.note)
+    for ok, note in advice:
+        print(f"{'note' if ok else 'to mend'}: {note}")
     notes = counted(sum(check.ok and check.told for check in checks), "note")
     print(f"{failed or 'none'} of {counted(len(checks), 'check')} failed; {notes}")
     return int(failed > 0)

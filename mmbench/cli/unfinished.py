@@ -18,7 +18,7 @@ def told(results: Path, source: str) -> Iterator[None]:
     Raises:
         UserError: if there is nothing else to report; also beside what the report complains of.
     """
-    alone = 0 if source == "records" else len(left_alone(results))
+    alone = len(left_alone(results)) if source in ("auto", "runs") else 0
     if not alone:
         yield
         return

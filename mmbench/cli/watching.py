@@ -127,7 +127,7 @@ def _page(seen: Survey, told: Answer | None, results: Path) -> Group:
     over = [sweep.id for sweep in seen.sweeps if not sweep.open][:-SWEEPS]
     groups = [sweep for sweep in (*seen.pools, *seen.sweeps) if sweep.id not in over]
     parts += [Text(_sweep_line(sweep, told)) for sweep in groups]
-    parts += [Text(line) for line in _left_alone(groups, told, results)]
+    parts += [Text(line) for line in _idle_sweeps(groups, told, results)]
     if told and told.silence:
         parts.append(Text(f"SLURM: {told.silence}; what is shown is from files alone"))
     parts += [Text(line) for line in seen.damaged.values()]
@@ -176,7 +176,7 @@ def _sweep_line(sweep: SweepState, told: Answer | None) -> str:
     return f"{line}: {_jobs(mine) or 'not in the queue'}"
 
 
-def _left_alone(groups: Iterable[SweepState], told: Answer | None, results: Path) -> Iterator[str]:
+def _idle_sweeps(groups: Iterable[SweepState], told: Answer | None, results: Path) -> Iterator[str]:
     """Say of each sweep that has work, but neither workers nor jobs, how it goes on."""
     queued = {job.array for job in told.jobs} if told and not told.silence else None
     for sweep in groups:

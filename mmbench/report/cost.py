@@ -167,10 +167,11 @@ def ratio_entry(row: Shown, base: Shown | None, key: str = "seconds") -> Entry:
 
 def comparable(groups: Iterable[Group]) -> bool:
     """Say whether nothing disturbed the times of the tables."""
-    parts = by_device(groups)
-    if not parts:
-        return True
-    shared = shared_runs(parts[0].columns)
+    return _undisturbed(by_device(groups))
+
+
+def _undisturbed(parts: Sequence[Group]) -> bool:
+    shared = shared_runs(parts[0].columns) if parts else np.zeros(0, bool)
     return not any(_disturbed(group, shared) for group in parts)
 
 
@@ -179,12 +180,13 @@ def taken_for(study: Study, groups: Sequence[Group]) -> bool:
 
     That is one at a time, and the first baseline with another row on one device.
     """
+    parts = by_device(groups)
     compared = [
         part
-        for part in by_device(groups)
+        for part in parts
         if base_row(study, part) and sum(bool(row.stored("seconds")) for row in part.rows) > 1
     ]
-    return bool(compared) and comparable(groups)
+    return bool(compared) and _undisturbed(parts)
 
 
 def shared_runs(columns: Columns) -> NDArray[np.bool_]:

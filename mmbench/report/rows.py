@@ -17,6 +17,7 @@ from mmbench.cell import canonical
 from mmbench.report.frame import column
 from mmbench.report.study import Row, Study, load_study, study_names
 from mmbench.report.table import NONE, Sources
+from mmbench.settings import as_typed
 
 MARK = " †"  # behind a name of which something is remarked
 
@@ -301,7 +302,7 @@ def _groups(
     rows = found(frame.loc[about, ["method", "options"]]) if study.rows == "found" else study.rows
     masks = members(rows, frame)
     columns = {str(name): frame[name].to_numpy() for name in frame}
-    about = about & np.logical_or.reduce(masks)
+    wide, about = about, about & np.logical_or.reduce(masks)
     stated = any(row.fidelity or row.preset for row in rows)
     special = [mask for row, mask in zip(rows, masks, strict=True) if row.set]
     asked = np.logical_or.reduce(special) if special and study.rows != "found" else about
@@ -309,7 +310,7 @@ def _groups(
     bundles = [] if stated else ["fidelity", "preset", "recipe"]
     both = (columns["fidelity"] == "corrected") & (columns["preset"] == "common")
     plain = dict(_places(frame, about & both, keys))
-    everything = dict(_places(frame, about, keys))
+    everything = dict(_places(frame, wide, keys))
     loose = members([row.loose for row in rows], frame) if stated else masks
     differing = untold(frame)
     for key, where in _places(frame, about, [*keys, *bundles]):
@@ -323,7 +324,7 @@ def _groups(
         shown = shown_rows([*compress(rows, run)], [*compress(masks, run)], columns, where, task)
         unrun = (row.shown for row, has in zip(rows, run, strict=True) if not has)
         data = json.loads(str(columns["data"][where[0]]))
-        apart = tuple(f"{option}={data[option]}" for option in differing[key[0], key[2]])
+        apart = tuple(f"{option}={as_typed(data[option])}" for option in differing[key[0], key[2]])
         yield Group(tuple(shown), columns, where, task, stated, unrun=tuple(unrun), apart=apart)
 
 

@@ -105,7 +105,7 @@ def _first_processor(cpuinfo: Path) -> dict[str, str]:
 def memory_format(device: torch.device, wanted: str) -> str:
     """Return ``contiguous`` or ``channels_last`` for ``wanted``, which may be ``auto``.
 
-    Convolutions on a GPU's tensor cores work on channels_last; on the CPU it was measured slower
+    Convolutions on a GPU's tensor cores work on channels_last; on a CPU it brings nothing
     (docs/performance.md).
     """
     if wanted != "auto":

@@ -27,7 +27,16 @@ def predictions(method: Method, loader: Loader) -> dict[str, Tensor]:
 
 
 def evaluate(method: Method, loader: Loader, when: str) -> Metrics:
-    """Return the ``scores`` of a method's predictions on a split."""
+    """Return the ``scores`` of a method's predictions on a split.
+
+    Args:
+        method: what predicts, in eval mode.
+        loader: the split.
+        when: what an error says of it, e.g. ``at the last epoch``.
+
+    Raises:
+        NonFiniteLoss: if a prediction has values that are not finite.
+    """
     return scores(method, predictions(method, loader), loader, when)
 
 
@@ -55,7 +64,7 @@ def scores(method: Method, found: Mapping[str, Tensor], loader: Loader, when: st
     out: Metrics = {}
     for (name, metric), value in zip(keys, torch.stack(values).tolist(), strict=True):
         out.setdefault(name, {})[metric] = value
-    bad = [name for name, scores in out.items() if not scores.pop(FINITE)]
+    bad = [name for name, each in out.items() if not each.pop(FINITE)]
     if bad:
         raise NonFiniteLoss(
             f"predictions are not finite {when}: {', '.join(bad)}",

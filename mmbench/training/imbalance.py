@@ -66,12 +66,13 @@ def measure(method: Method, train: Loader, test: Loader) -> tuple[Imbalance, dic
     few = len(method.names) <= MOST
     means = _means(train, method.names) if few else {}
     with torch.compiler.set_stance("force_eager"), evaluating(method):
-        asked = subsets(method.names) if few else [method.names]
+        # All inputs first: a method that changes features in place spoils what is recalled later.
+        asked = subsets(method.names)[::-1] if few else [method.names]
         reached, tested, logits = _tested(method, test, asked, means)
         probe = _probe(method, train, test.label, tested)
     imbalance = Imbalance(
         fill="mean of the training inputs",
-        subsets={"+".join(s): v for s, v in reached.items()} if few else {},
+        subsets={"+".join(s): reached[s] for s in subsets(method.names)} if few else {},
         shapley=shapley(lambda s: reached[s], method.names) if few else {},
         probe=probe,
     )
@@ -145,16 +146,17 @@ def _tested(
                 size = len(batch.label)
                 fill = {m: mean.expand(size, *mean.shape[1:]) for m, mean in means.items()}
             for m, z in method.encode(batch.inputs).items():
-                parts[m].append(z.float().cpu())
+                parts[m].append(z.to("cpu", torch.float32, copy=True))
             for present in asked:
                 inputs = {m: batch.inputs[m] if m in present else fill[m] for m in method.names}
                 predicted = method.predict(inputs)
                 hit = (predicted["fused"].argmax(1) == batch.label).sum()
                 hits[present] = hits[present] + hit
+                if present == asked[0]:
+                    for name, each in predicted.items():
+                        logits.setdefault(name, []).append(each.clone())
                 for m, encoder in encoders.items():  # but not what a method made of its inputs
                     encoder.forget(but=(batch.inputs[m], *([fill[m]] if fill else [])))
-            for name, each in predicted.items():  # of all inputs: the last that was asked
-                logits.setdefault(name, []).append(each)
             for m, encoder in encoders.items():
                 encoder.forget(but=[fill[m]] if fill else [])
     accuracy = {s: float(n) / len(loader) for s, n in hits.items()}

@@ -48,7 +48,30 @@ def test_a_pool_leaves_the_norm_before_it_less_to_write():
     with Traffic() as seen:
         pool(norm(x).relu()).sum().backward()
     size = N * C * H * W
-    assert sum(work.elements for work in seen.found) == 5 * size + 3 * size // 4
+    assert sum(work.elements for work in seen.found) == 4 * size + 4 * size // 4
+
+
+def test_two_norms_before_a_sum_are_one_operation():
+    one, two = (torch.zeros(N, C, H, W, requires_grad=True) for _ in "12")
+    with Traffic() as seen:
+        (nn.BatchNorm2d(C)(one) + nn.BatchNorm2d(C)(two)).relu().sum().backward()
+    assert sum(work.elements for work in seen.found) == (5 + 8) * N * C * H * W
+
+
+def test_what_follows_a_norm_in_place_is_no_norm_of_its_own():
+    one, two = (torch.zeros(N, C, H, W, requires_grad=True) for _ in "12")
+    with Traffic() as seen:
+        before = nn.BatchNorm2d(C)(one).relu_()
+        nn.BatchNorm2d(C)(two).add_(before).relu_().sum().backward()
+    assert sum(work.elements for work in seen.found) == (8 + 8 + 1) * N * C * H * W
+
+
+def test_a_convolution_reads_only_what_its_stride_meets():
+    x = torch.zeros(N, C, H, W)
+    with Traffic() as seen:
+        nn.Conv2d(C, 6, 1, stride=2, bias=False)(x)
+    (work,) = seen.found
+    assert work.elements == N * C * H * W // 4 + 6 * C + N * 6 * H * W // 4
 
 
 def test_an_operation_takes_what_its_arithmetic_or_its_memory_takes():

@@ -15,6 +15,7 @@ from mmbench.settings import RunSettings
 from mmbench.store import read_record
 from mmbench.sweep import Request, expand
 from mmbench.training import run_cell as module
+from mmbench.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -22,6 +23,19 @@ def method(tmp_path):
     trainer = toy_trainer(Concat, 2, tmp_path)
     trainer.train()
     return trainer.method
+
+
+@pytest.mark.parametrize(("unsaved", "checkpoints"), [(2.9, 0), (3.1, 3)])
+def test_epochs_end_in_a_checkpoint_once_three_seconds_would_be_lost(
+    unsaved, checkpoints, tmp_path, monkeypatch
+):
+    saved = []
+    monkeypatch.setattr(Trainer, "_unsaved", property(lambda self: unsaved))
+    monkeypatch.setattr(Trainer, "_save", lambda self: saved.append(self.epoch))
+    trainer = toy_trainer(Concat, 2, tmp_path)
+    trainer.epochs = 3
+    trainer.train()
+    assert len(saved) == checkpoints
 
 
 def untrained():

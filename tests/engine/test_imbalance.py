@@ -10,6 +10,9 @@ from torch import nn
 from mmbench.data.loader import Loader
 from mmbench.dataset import Modality, SplitArrays, Task
 from mmbench.method import Method, MethodConfig
+from mmbench.registry import METHODS
+from mmbench.settings import TrainerSettings
+from mmbench.testing.speed import audiovisual, make_trainer, random_loader
 from mmbench.training.evaluation import predictions
 from mmbench.training.imbalance import measure, shapley, subsets
 
@@ -145,6 +148,35 @@ def test_the_predictions_of_all_inputs_are_those_of_an_evaluation(names):
     _, logits = measure(method, data, data)
     expected = predictions(method, data)
     assert logits.keys() == expected.keys()
+    assert all(torch.equal(logits[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_method_predicts_as_in_an_evaluation(name, tmp_path):
+    task = audiovisual((1, 9, 9), (3, 1, 9, 9), 3)
+    data = random_loader(task, 6, 4, torch.device("cpu"))
+    method = make_trainer(name, task, data, TrainerSettings(batch_size=4), tmp_path).method
+    _, logits = measure(method, data, data)
+    expected = predictions(method, data)
+    assert logits.keys() == expected.keys()
+    assert all(torch.equal(logits[key], expected[key]) for key in expected)
+
+
+def test_predictions_are_right_of_a_method_that_changes_features_in_place():
+    class Doubling(Votes):
+        def predict(self, inputs):
+            z = {m: x.mul_(2) for m, x in self.encode(inputs).items()}
+            return {"fused": torch.stack(list(z.values())).sum(0), **z}
+
+    class Copying(Identity):
+        def forward(self, x):
+            return x.clone()
+
+    label = np.arange(8) % 2
+    data = loader({m: np.random.default_rng(1).random((8, 2)) for m in "av"}, label)
+    method = Doubling(votes(("a", "v")).task, {m: Copying() for m in "av"}, MethodConfig())
+    expected = predictions(method, data)
+    _, logits = measure(method, data, data)
     assert all(torch.equal(logits[name], expected[name]) for name in expected)
 
 

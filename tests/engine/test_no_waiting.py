@@ -1,7 +1,8 @@
 """What would make the processor wait for a GPU shows without one: on tensors that have no values.
 
 On torch's ``meta`` device, asking for a value is an error, as are shapes that depend on values. An
-operation on tensors of two devices would be a copy from or to the GPU, which waits too.
+operation on tensors of two devices would be a copy from or to the GPU, which waits too. What
+``mmbench test`` asks of a method alone is asked here of a whole step: with optimiser and meter.
 """
 
 import contextlib

@@ -1,5 +1,6 @@
 """One look at a results folder: every cell's state, who is at work, and what sweeps still have."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from mmbench.launch.lease import Owner
 from mmbench.launch.pools import announced
 from mmbench.launch.sweepfolder import Facts, cancel_sweep
 from mmbench.store import RunDirectory, Store, iter_records
-from mmbench.survey import survey
+from mmbench.survey import left_alone, survey
 
 RECORDS = Path(__file__).parents[2] / "results" / "records"
 
@@ -72,6 +73,33 @@ def test_every_state_is_told_as_the_run_directory_tells_it(tmp_path, done):
         "j-running": "running",
     }
     assert all(seen.state == RunDirectory(runs / name).state() for name, seen in found.items())
+
+
+def test_cells_that_nobody_goes_on_with_are_found_without_reading_records(
+    tmp_path, done, cells, sweep, monkeypatch
+):
+    runs = tmp_path / "runs"
+    sweep()
+    Store(tmp_path).create(cells[0])  # which the sweep's workers will take
+    put(runs, "a-done").write(done)
+    put(runs, "b-interrupted", "cell.json", "checkpoint-000000001")
+    put(runs, "c-begun", "cell.json", "lock")
+    put(runs, "d-of-a-pool", "cell.json", "checkpoint-000000001")
+    put(runs, "e-backup", "notes.txt")
+    leases.take(put(runs, "f-running").path, 1, Owner(worker="w"))
+    closed = put(runs, "g-closed", "cell.json").path
+    listdir = os.listdir
+
+    def guarded(path):
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", guarded)
+    with announced(tmp_path, ["d-of-a-pool"], lambda: None):
+        assert left_alone(tmp_path) == ["b-interrupted", "c-begun"]
+        assert survey(tmp_path).left_alone == ["b-interrupted", "c-begun"]
+    assert left_alone(tmp_path / "elsewhere") == []
 
 
 def test_a_running_cell_says_where_it_is_and_how_long_it_takes(tmp_path, cells):

@@ -284,7 +284,6 @@ def test_a_study_whose_rows_no_record_could_fill_is_not_run(change, said, own):
             r"row 2 \(none\): unknown setting 'alhpa'; did you mean 'alpha'",
         ),
         (("alpha = 1", "alpha = 7"), r"row 2 \(none\): 'alpha' cannot be 7; allowed: "),
-        (("alpha = 1", "alpha = 0.8"), r"row 2 \(none\): 'alpha' is set to its default"),
     ],
 )
 def test_a_row_that_no_record_could_fill_is_refused_by_a_report(

@@ -1,12 +1,14 @@
 """What ``mmbench report`` prints beside its tables: little, and what matters last."""
 
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
 from mmbench.cli.app import app
 from mmbench.errors import UserError
+from mmbench.store import Store
 
 
 @pytest.fixture
@@ -53,3 +55,16 @@ def test_a_file_in_the_place_of_an_output_folder_is_named(folder, results):
     assert f"cannot write the {folder}" in said
     assert "is a file; move it away" in said
     assert (results / folder).read_text() == "mine"
+
+
+def test_a_report_says_which_cells_were_interrupted(results, template, make):
+    cell = make(template, "iprm", 1, 0.5).cell
+    (Store(results).create(cell).path / "checkpoint-7").touch()
+    assert "note: 1 cell was interrupted" in report(results, "--no-figures")
+    shutil.rmtree(results / "runs" / "concat")
+    shutil.rmtree(results / "runs" / "iprm")
+    alone = CliRunner().invoke(app, ["report", "--results", str(results)])
+    assert isinstance(alone.exception, UserError)
+    assert "1 cell was interrupted" in str(alone.exception)
+    wrong = CliRunner().invoke(app, ["report", "--results", str(results), "--source", "bogus"])
+    assert "--source is one of auto, runs, records; found 'bogus'" in str(wrong.exception)
