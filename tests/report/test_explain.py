@@ -180,7 +180,8 @@ def test_the_command_of_a_record_says_which_contents_it_is_of(prepared_twice, ca
     target = f"{prepared_twice}/tables/naive.md:iprm:{{}}:Accuracy"
     assert print_explained(target.format("toy"), "runs", True) == 0
     both = json.loads(capsys.readouterr().out)
-    ends = [r["command"].rpartition(" --set ")[2] for n in both for r in n["records"]]
+    told = [r["command"].rpartition(" --set ")[2] for n in both for r in n["records"]]
+    ends = [each.partition(" --results ")[0] for each in told]
     assert ends == ["dataset.content=1aa1", "dataset.content=2bb2"]
     (one,) = explain(target.format("toy (content=2bb2)"), "runs")
     assert one.value == pytest.approx(0.7)
