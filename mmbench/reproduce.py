@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from mmbench.cell import Cell
 from mmbench.record import Record
+from mmbench.registry import METHODS
 from mmbench.settings import as_typed
 
 
 def command_line(cell: Cell, untold: Collection[str] = ()) -> str:
     """Return what to type to make ``cell``; a method with variants makes its others as well.
+
+    Of a method that no plug-in loaded here registers, FILE.py stands for the one that does.
 
     Args:
         cell: what to make.
@@ -28,7 +31,8 @@ def command_line(cell: Cell, untold: Collection[str] = ()) -> str:
             words += ["--encoder", f"{key.removeprefix('encoder.')}={value}"]
         else:
             words += ["--set", f"{key}={as_typed(value)}"]
-    return shlex.join(words)
+    own = "" if cell.method in METHODS.names() else " --plugin FILE.py"
+    return shlex.join(words) + own
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from mmbench.cli.output import pairs
 from mmbench.errors import UserError, nearest
 from mmbench.launch.profile import Profile, read_profile
 from mmbench.plugins import make_known
+from mmbench.report import own_study
 from mmbench.report.study import load_study
 from mmbench.settings import default_cache, parse_value
 
@@ -116,6 +117,8 @@ def make_cells(options: Options) -> list[Cell]:
     from_file, settings = read_config(options.config) if options.config else ({}, {})
     stated = {**from_file, **{k: v for k, v in options.given.items() if v}}
     study = load_study(options.study) if options.study else None
+    if study is not None:
+        own_study.check_rows(study)
     asked = {**DEFAULTS, **(study.defaults() if study else {}), **stated}
     for key, choices in CHOICES.items():
         if asked[key] not in choices:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmbench.errors import UserError, nearest
 from mmbench.hints import typed
 from mmbench.plugins import make_known
+from mmbench.registry import METHODS
 from mmbench.reproduce import Comparison, command_line, compare
 from mmbench.settings import RunSettings, default_cache, validate
 from mmbench.store import read_record
@@ -164,6 +165,11 @@ def reproduce(
     cache = cache or default_cache()
     make_known(plugins, cache)
     old = _find(name, results, source)
+    if old.cell.method not in METHODS.names():
+        raise UserError(
+            f"{old.cell.method!r} is no method of mmbench: add --plugin FILE.py with the file that "
+            "registers it"
+        )
     print(f"{old.cell.folder}, {old.status} on {old.environment.hardware}\n")
     print(f"    {typed(command_line(old.cell), plugins=plugins)}\n")
     if not _still_made(old.cell, cache):

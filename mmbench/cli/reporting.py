@@ -65,6 +65,9 @@ def report(
         return _complain(built.unreadable)
     if silent:
         print(f"{silent} more tables are in the files below; --study NAME prints its own")
+    if not built.tables:
+        why = typed("mmbench show CELL", results)
+        print(f"no table: nothing in {built.folder} was trained to its end; {why} says why")
     for line in (*built.left_out, *built.remarks):
         print(line)
     _tell_written(built.files)

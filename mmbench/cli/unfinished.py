@@ -10,6 +10,8 @@ from mmbench.hints import interrupted
 from mmbench.store import record_files
 from mmbench.survey import left_alone
 
+NAMED = 5  # cells
+
 
 @contextmanager
 def told(results: Path, source: str) -> Iterator[None]:
@@ -18,11 +20,12 @@ def told(results: Path, source: str) -> Iterator[None]:
     Raises:
         UserError: if there is nothing else to report; also beside what the report complains of.
     """
-    alone = len(left_alone(results)) if source in ("auto", "runs") else 0
+    alone = left_alone(results) if source in ("auto", "runs") else []
     if not alone:
         yield
         return
-    said = interrupted(alone)
+    more = f" and {len(alone) - NAMED} more" if len(alone) > NAMED else ""
+    said = f"{interrupted(len(alone))} ({', '.join(alone[:NAMED])}{more})"
     finished = next(record_files(results / "runs", []), None)
     if finished is None and (source == "runs" or not (results / "records").is_dir()):
         raise UserError(f"no record in {results / 'runs'} yet: {said}")

@@ -98,12 +98,18 @@ def explain(target: str, source: str, results: Path | None = None) -> list[Expla
         for number in _row(t, row, column, written, loaded.files)
     ]
     if not numbers:
+        if not any(entry.sources for t in found for _, entries in t.rows for entry in entries):
+            raise UserError(
+                f"the numbers of {file.name} are not means of records: they are made from those of "
+                f"{stem(study, '')}.md, which can be explained"
+            )
         names = list(dict.fromkeys(name for t in found for name, _ in t.rows))
         meant = nearest(column, found[0].columns[1:]) if column else ""
         raise UserError(
-            f"no number made from records stands in row {row!r}{nearest(row, names)}"
-            f"{f' and column {column!r}{meant}' if column else ''} of {file.name} for {place} "
-            f"(rows: {', '.join(names)}; columns: {', '.join(found[0].columns[1:])})"
+            f"no number made from records stands in row {row!r}"
+            f"{f' and column {column!r}' if column else ''} of {file.name} for {place} (rows: "
+            f"{', '.join(names)}; columns: {', '.join(found[0].columns[1:])})"
+            f"{nearest(row, names) or meant}"
         )
     return numbers
 

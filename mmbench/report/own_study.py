@@ -28,6 +28,18 @@ def check(study: Study, recorded: Collection[str], tables: Path) -> None:
     if file is None:
         return
     _check_place(file, tables / f"{study.name}.md")
+    check_rows(study, recorded)
+
+
+def check_rows(study: Study, recorded: Collection[str] = ()) -> None:
+    """Refuse rows of a study of the user's own that no record can fill.
+
+    Raises:
+        UserError: names the file, the row and the nearest name.
+    """
+    file = own_file(study.name)
+    if file is None:
+        return
     for number, row in enumerate(() if study.rows == "found" else study.listed, 1):
         try:
             _check_row(row, recorded)

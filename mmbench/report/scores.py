@@ -113,7 +113,7 @@ def reasons(rows: Sequence[Shown]) -> list[str]:
 
 def unrun(group: Group) -> tuple[str, ...]:
     """Return the note that names the rows left out of a table, without any record there."""
-    return (f"Not run here: {', '.join(group.unrun)}.",) if group.unrun else ()
+    return (f"Not run here: {'; '.join(group.unrun)}.",) if group.unrun else ()
 
 
 def _place(entries: Sequence[list[Entry]], alike: Sequence[bool]) -> None:

@@ -8,10 +8,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, StrictBool, field_validator
 
 from mmbench.cell import Fidelity, Preset
 from mmbench.errors import UserError, nearest
+from mmbench.registry import METHODS
 from mmbench.report.titles import FIGURES, KINDS, figure_kind
 from mmbench.scan import check_name
 from mmbench.settings import Settings, validate
@@ -83,7 +84,7 @@ class Study(Settings):
     settings: dict[str, Any] = Field(default_factory=dict)
     seeds: int = Field(3, ge=1)
     order: int = 9
-    cost: bool = False
+    cost: StrictBool = False
     strength: tuple[str, ...] | Literal["all"] = ()
     logged: tuple[str, ...] = ()
 
@@ -207,7 +208,8 @@ def _read(file: Path, name: str) -> Study:
         if methods and baseline not in methods:
             raise UserError(
                 f"{file} has the baseline {baseline!r}, and no row of that method"
-                f"{nearest(baseline, methods)}; add one, or take it out"
+                f"{nearest(baseline, METHODS.names())} (there are "
+                f"{', '.join(dict.fromkeys(methods))}); add one, or take it out"
             )
     return study
 

@@ -8,6 +8,7 @@ import pytest
 
 from mmbench.cli.asking import Options, make_cells
 from mmbench.cli.provenance import explain as print_explained
+from mmbench.cli.provenance import reproduce
 from mmbench.errors import UserError
 from mmbench.registry import METHODS
 from mmbench.report.build import report
@@ -51,6 +52,30 @@ def test_a_person_reads_epochs_from_1_and_a_program_as_records_have_them(tables,
 def test_the_printed_commands_have_the_results_folder(tables, capsys):
     print_explained(f"{tables}/naive.md:iprm:toy:Accuracy", "runs", False)
     assert f" --results {tables.parent}\n" in capsys.readouterr().out
+
+
+def test_numbers_made_from_those_of_another_table_are_explained_there(tables):
+    (tables / "naive-statistics.md").touch()
+    target = f"{tables}/naive-statistics.md:iprm:naive-statistics"
+    with pytest.raises(
+        UserError, match=r"are made from those of naive\.md, which can be explained"
+    ):
+        explain(target, "runs")
+
+
+def test_a_method_of_ones_own_needs_its_plug_in_to_be_made_again(template):
+    cell = template.cell.model_copy(update={"method": "my-own"})
+    assert command_line(cell).endswith(" --plugin FILE.py")
+    assert "--plugin" not in command_line(template.cell)
+
+
+def test_a_method_of_ones_own_is_not_reproduced_without_its_plug_in(template, make, tmp_path):
+    record = make(template, "my-own", 0, 0.5)
+    folder = tmp_path / "runs" / record.cell.folder
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(record.model_dump_json(exclude_none=True))
+    with pytest.raises(UserError, match="'my-own' is no method of mmbench: add --plugin"):
+        reproduce(record.cell.id, tmp_path, "runs", "cpu", None, [], True)
 
 
 def test_a_table_is_found_in_the_results_folder_by_its_name(tables):
@@ -193,7 +218,7 @@ def test_the_command_of_a_record_says_which_contents_it_is_of(prepared_twice, ca
         ("naive.md:iprm", "say FILE:ROW:DATASET"),
         ("naiv.md:iprm:toy", "did you mean 'naive'"),
         ("naive.md:iprm:toi", "did you mean 'toy'"),
-        ("naive.md:ipr:toy", "did you mean 'iprm'"),
+        ("naive.md:ipr:toy", r"columns: .*\); did you mean 'iprm'\?$"),
         ("naive.md:iprm:toy:MAB", "columns: Accuracy, MAP"),
         ("naive.md:iprm:MAP", "'MAP' is a column: say FILE:ROW:DATASET:MAP"),
     ],

@@ -89,7 +89,7 @@ def test_rows_that_were_not_run_are_named_below_the_table(template, make, score_
     other, toy = score_tables(STUDY, records)
     assert [[name for name, _ in t.rows] for t in (other, toy)] == [["concat", "w/o EMA"],
                                                                     ["w/o EMA"]]  # fmt: skip
-    assert toy.notes[0] == "Not run here: concat, iprm."
+    assert toy.notes[0] == "Not run here: concat; iprm."
     assert "missing" not in markdown([other, toy])
 
 
@@ -112,7 +112,7 @@ def test_rows_that_were_not_run_are_in_no_table_of_a_study(template, make, tmp_p
     for kind in ("rebalanced", "rebalanced-imbalance", "cost"):
         text = (tmp_path / "tables" / f"{kind}.md").read_text()
         assert "missing" not in text and "| joint |" not in text, kind
-        assert "Not run here: concat, joint, ensemble, ogr-gb, " in text, kind
+        assert "Not run here: concat; joint; ensemble; ogr-gb; " in text, kind
 
 
 def test_a_report_leaves_nothing_out(template, make, tmp_path):
@@ -241,6 +241,9 @@ def test_a_study_of_ones_own_is_run_and_reported_by_the_path_of_its_file(
         (MINE + 'name = "naive"', "mine.toml", "sets 'name'; a study is called as its file"),
         (MINE.replace('["concat"]', '["conact"]'), "mine.toml",
          "has the baseline 'conact', and no row of that method; did you mean 'concat'"),
+        (MINE.replace('rows = ["concat"', 'rows = ["concatt"'), "mine.toml",
+         r"the baseline 'concat', and no row of that method \(there are concatt, iprm\)"),
+        (MINE + 'cost = "no"', "mine.toml", "'cost' cannot be 'no'"),
         (MINE, "naive.toml", "'naive' is a study of mmbench; give .*naive.toml another name"),
         (MINE, "my-wins.toml", "tables and figures are called STUDY-wins"),
         (MINE, "naive-strength-x.toml", "would be taken for figures of naive"),
@@ -266,7 +269,7 @@ def test_two_files_cannot_be_one_study(own, tmp_path):
     [
         (("alpha = 1", "alpha = 0.8"), "sets 'method.alpha', which changes nothing of iprm on mf"),
         (("seeds = 1", 'settings = { "mfeat3.preset" = "hard" }'), "records call 'dataset.preset'"),
-        (("alpha = 1", "alhpa = 1"), "'method.alhpa'|no option 'alhpa'"),
+        (("alpha = 1", "alhpa = 1"), r"mine.toml, row 2 \(none\): unknown setting 'alhpa'"),
         (('"iprm"]', '"iprmm"]'), "unknown method 'iprmm'; did you mean 'iprm'"),
     ],
 )

@@ -60,7 +60,8 @@ def test_a_file_in_the_place_of_an_output_folder_is_named(folder, results):
 def test_a_report_says_which_cells_were_interrupted(results, template, make):
     cell = make(template, "iprm", 1, 0.5).cell
     (Store(results).create(cell).path / "checkpoint-7").touch()
-    assert "note: 1 cell was interrupted" in report(results, "--no-figures")
+    said = report(results, "--no-figures")
+    assert "note: 1 cell was interrupted" in said and f"({cell.folder})" in said
     shutil.rmtree(results / "runs" / "concat")
     shutil.rmtree(results / "runs" / "iprm")
     alone = CliRunner().invoke(app, ["report", "--results", str(results)])
@@ -68,3 +69,13 @@ def test_a_report_says_which_cells_were_interrupted(results, template, make):
     assert "1 cell was interrupted" in str(alone.exception)
     wrong = CliRunner().invoke(app, ["report", "--results", str(results), "--source", "bogus"])
     assert "--source is one of auto, runs, records; found 'bogus'" in str(wrong.exception)
+
+
+def test_a_report_of_refusals_alone_says_why_it_has_no_table(results, template, make):
+    for folder in (results / "runs").iterdir():
+        shutil.rmtree(folder)
+    record = make(template, "ogm", 0, 0.5)
+    kept = {"cell_id", "cell", "environment", "started", "finished", "schema_version"}
+    refused = record.model_dump(include=kept) | {"status": "refused", "reason": "of two alone"}
+    Store(results).create(record.cell).write(type(record)(**refused))
+    assert "no table: nothing in" in report(results)
