@@ -42,7 +42,7 @@ test-slurm: $(VENV)/.tested ## run the tests on a private SLURM cluster (root; i
 	$(BIN)/python -m pytest -m slurm
 
 PERF := --into docs/performance.md
-perf: $(VENV)/.tested ## measure speed on this CPU into docs/performance.md (planned for 25 minutes, machine idle)
+perf: $(VENV)/.tested ## measure speed on this CPU into docs/performance.md (half an hour, machine idle)
 	$(BIN)/python benchmarks/step_time.py --device cpu --batch 64 --methods targets --steps 1 --warmup 1 --rounds 12 --added $(PERF)
 	$(BIN)/python benchmarks/step_time.py --device cpu --batch 8 --warmup 1 --rounds 6 $(PERF)
 	$(BIN)/python benchmarks/cell_overhead.py --rounds 9 $(PERF)

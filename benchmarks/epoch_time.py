@@ -41,6 +41,7 @@ from mmbench.testing.command_line import (
 )
 from mmbench.testing.speed import (
     CREMAD,
+    CREMAD_SAMPLES,
     LATE,
     audiovisual,
     in_turn,
@@ -111,7 +112,10 @@ def arguments(argv: Sequence[str] | None) -> Namespace:
         help="comma-separated, the reference first; or all (default: %(default)s)",
     )  # fmt: skip
     made.add_argument(
-        "--samples", type=how_many, default=6698, help="of an epoch (default: %(default)s)"
+        "--samples",
+        type=how_many,
+        default=CREMAD_SAMPLES,
+        help="of an epoch (default: %(default)s)",
     )
     made.add_argument(
         "--batch", type=how_many, default=CREMAD[2], help="samples per step (default: %(default)s)"

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 
 from mmbench.settings import TrainerSettings
 from mmbench.testing.command_line import Page, add_shapes, how_many, parser, positive, script, table
-from mmbench.testing.speed import CREMAD, audiovisual, step_work
+from mmbench.testing.speed import CREMAD, CREMAD_SAMPLES, audiovisual, step_work
 from mmbench.testing.traffic import CONVOLUTIONS, NORMS, Work
 
 CLASSES = 6
 BF16 = 2  # bytes
-SAMPLES = 6698  # for training, of CREMA-D
 
 
 def arguments(argv: Sequence[str] | None) -> Namespace:
@@ -61,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"A step of `{options.method}` on ResNet-18 encoders, {shapes}, batch {options.batch}, in "
         f"bf16, takes at least {whole[-1]} ms\nat {options.tflops:.0f} Tflop/s and "
         f"{options.tbytes:.1f} TB/s if norms are operations of their own, an epoch of "
-        f"{SAMPLES:,} samples {SAMPLES / options.batch * float(whole[-1]) / 1000:.2f} s.\n\n"
+        f"{CREMAD_SAMPLES:,} samples "
+        f"{CREMAD_SAMPLES / options.batch * float(whole[-1]) / 1000:.2f} s.\n\n"
     ) + table(
         {
             "kind": "l", "Tflop": "r", "arithmetic (ms)": "r", "GB": "r", "memory (ms)": "r",

@@ -105,6 +105,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     options = made.parse_args(argv)
     if options.json and options.added:
         made.error("--json prints the ratios alone: leave out --added")
+    if options.added and options.batch == 1:
+        made.error("--added wants a --batch of 2 or more: a norm has one value a channel there")
     return options
 
 

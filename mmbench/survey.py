@@ -98,7 +98,7 @@ class Survey:
         sweeps: oldest first.
         pools: local pools that are at work now.
         damaged: what could not be read of sweeps, by the name of their folder.
-        taken: names of the cells that a pool, or a sweep with workers or jobs, may still run.
+        taken: names of the cells of pools at work and of sweeps that were not cancelled.
     """
 
     cells: dict[str, Seen]

@@ -1,6 +1,8 @@
 """For all tests: one thread, as every model here is too small to share, and workers run beside."""
 
+import errno
 import os
+from pathlib import Path
 
 # before torch is imported, and inherited by the commands that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,3 +28,19 @@ def score_tables():
         return [score_table(study, group, reference) for group in found]
 
     return made
+
+
+@pytest.fixture
+def close(monkeypatch):
+    """Return a function that lets nobody list a folder any more; root could, whatever its mode."""
+    listdir = os.listdir
+
+    def closed(folder):
+        def guarded(path):
+            if Path(path) == folder:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return listdir(path)
+
+        monkeypatch.setattr(os, "listdir", guarded)
+
+    return closed

@@ -98,7 +98,9 @@ def explain(target: str, source: str, results: Path | None = None) -> list[Expla
         for number in _row(t, row, column, written, loaded.files)
     ]
     if not numbers:
-        if not any(entry.sources for t in found for _, entries in t.rows for entry in entries):
+        if kind and not any(
+            entry.sources for t in found for _, entries in t.rows for entry in entries
+        ):
             raise UserError(
                 f"the numbers of {file.name} are not means of records: they are made from those of "
                 f"{stem(study, '')}.md, which can be explained"

@@ -28,6 +28,7 @@ from mmbench.training.trainer import Hooks, Trainer
 Each = TypeVar("Each")
 # audio [C, H, W], visual [C, K, H, W], samples per step
 CREMAD = ((1, 257, 1250), (3, 2, 224, 224), 64)
+CREMAD_SAMPLES = 6698  # for training
 SMALL = ((1, 65, 313), (3, 2, 56, 56), 8)  # a quarter of its sides
 LATE = 4  # an epoch in which methods that add modalities one by one have all of them
 

@@ -106,6 +106,8 @@ def test_a_script_prints_its_table_and_puts_it_into_a_page(script, tmp_path):
         ("epoch_time.py", ["--methods", "iprmm"], "did you mean 'iprm'?"),
         ("study_hours.py", ["--tflops", "1", "--set", "cremadd.audio=x"], "did you mean 'cremad'?"),
         ("study_hours.py", ["--tflops", "1", "--set", "cremad.audio=stft2s"], "stft20s"),
+        ("step_time.py", ["--added", "--batch", "1"], "--added wants a --batch of 2 or more"),
+        ("step_time.py", ["--added", "--json"], "leave out --added"),
     ],
 )
 def test_a_mistake_ends_a_script_with_code_2_and_without_a_traceback(script, options, said):

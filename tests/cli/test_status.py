@@ -1,6 +1,5 @@
 """``mmbench status``: from files, with SLURM's word beside it when it has one."""
 
-import errno
 import json
 import os
 import subprocess
@@ -179,19 +178,10 @@ def test_a_report_of_other_records_says_that_the_runs_were_interrupted(stopped, 
     assert capsys.readouterr().err == ""
 
 
-def test_a_run_directory_that_may_not_be_read_hides_no_other(
-    sweep, slurm, tmp_path, capsys, monkeypatch
-):
+def test_a_run_directory_that_may_not_be_read_hides_no_other(sweep, slurm, tmp_path, capsys, close):
     folder = tmp_path / "runs" / sweep.entries[1].folder
     folder.mkdir()
-    listdir = os.listdir
-
-    def guarded(path):
-        if Path(path) == folder:
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return listdir(path)
-
-    monkeypatch.setattr(os, "listdir", guarded)
+    close(folder)
     code, text = shown(tmp_path, capsys)
     assert code == 1
     assert text.startswith("1 running, 2 waiting, 1 unreadable of 4 cells")

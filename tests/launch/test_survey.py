@@ -1,6 +1,5 @@
 """One look at a results folder: every cell's state, who is at work, and what sweeps still have."""
 
-import errno
 import json
 import os
 from pathlib import Path
@@ -76,7 +75,7 @@ def test_every_state_is_told_as_the_run_directory_tells_it(tmp_path, done):
 
 
 def test_cells_that_nobody_goes_on_with_are_found_without_reading_records(
-    tmp_path, done, cells, sweep, monkeypatch
+    tmp_path, done, cells, sweep, close
 ):
     runs = tmp_path / "runs"
     sweep()
@@ -87,15 +86,7 @@ def test_cells_that_nobody_goes_on_with_are_found_without_reading_records(
     put(runs, "d-of-a-pool", "cell.json", "checkpoint-000000001")
     put(runs, "e-backup", "notes.txt")
     leases.take(put(runs, "f-running").path, 1, Owner(worker="w"))
-    closed = put(runs, "g-closed", "cell.json").path
-    listdir = os.listdir
-
-    def guarded(path):
-        if Path(path) == closed:
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return listdir(path)
-
-    monkeypatch.setattr(os, "listdir", guarded)
+    close(put(runs, "g-closed", "cell.json").path)
     with announced(tmp_path, ["d-of-a-pool"], lambda: None):
         assert left_alone(tmp_path) == ["b-interrupted", "c-begun"]
         assert survey(tmp_path).left_alone == ["b-interrupted", "c-begun"]
